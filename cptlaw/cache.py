@@ -1,0 +1,22 @@
+"""Where things are kept that can be fetched or compiled again."""
+
+import os
+from pathlib import Path
+
+
+def directory() -> Path:
+    """`$CPTLAW_CACHE`, or `cptlaw` in the user's cache directory."""
+    if path := os.environ.get("CPTLAW_CACHE"):
+        return Path(path).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cptlaw"
+
+
+def keep_compiled() -> None:
+    """Keeps JAX's compiled programs between processes, however small they are."""
+    import jax
+
+    # A caller's own choice, by flag or environment, stands.
+    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
+        jax.config.update("jax_compilation_cache_dir", str(directory() / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

@@ -1,0 +1,106 @@
+"""`cptlaw demo` and `cptlaw study`: the whole loop, of the built-in config or of your own."""
+
+import argparse
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+from cptlaw.errors import UserError
+
+
+def add_parsers(subparsers: argparse._SubParsersAction) -> None:
+    """Registers the two commands."""
+    demo = subparsers.add_parser(
+        "demo",
+        help="the whole loop on this machine: corpora, base models, a grid of runs, the law, the answer, the report",
+        description="Trains small base models on prose, continually pre-trains them on mixes of prose and a domain, "
+        "fits the D-CPT Law, recommends a mixture ratio with its interval, trains it, and writes report.html. "
+        "Stop it with Ctrl-C; the same command continues.",
+    )
+    demo.add_argument("--domain", choices=("code", "biomedical"), default="code", help="the domain corpus")
+    demo.add_argument("--fast", action="store_true", help="about two minutes, for a first look")
+    demo.add_argument("--workdir", type=Path, help="where everything is kept (runs/demo, or runs/demo-fast, ...)")
+    _common(demo)
+    demo.set_defaults(run=_demo)
+
+    study = subparsers.add_parser(
+        "study",
+        help="the whole loop of a config of your own",
+        description="Runs a study's config file (see configs/study_small.py) to its answers and reports. "
+        "Stop it with Ctrl-C; the same command continues.",
+    )
+    study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
+    study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
+    _common(study)
+    study.set_defaults(run=_study)
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--update-config",
+        action="store_true",
+        help="the workdir holds another config's runs: keep those this config still asks for, and train the rest",
+    )
+    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def _demo(args: argparse.Namespace) -> None:
+    _need_training()
+    from cptlaw.configs import demo
+    from cptlaw.data.recipes import Offline
+
+    variants = [v for v in (args.domain if args.domain != "code" else None, "fast" if args.fast else None) if v]
+    workdir = args.workdir or Path("runs") / "-".join(["demo", *variants])
+    config = demo.get_config(",".join(variants))
+    try:
+        _run(config, workdir, args)
+    except Offline as error:
+        if args.domain != "code":
+            raise
+        print(
+            f"cptlaw: {error}\nGoing on without a network: prose from the standard library's docstrings stands in for "
+            "the general corpus, which shows the loop, but is too near to code to mean much.",
+            file=sys.stderr,
+        )
+        config.corpora.prose.source = "recipe:docstring_prose"
+        _run(config, Path(f"{workdir.resolve()}-offline"), args)
+
+
+def _study(args: argparse.Namespace) -> None:
+    _need_training()
+    spec = importlib.util.spec_from_file_location("cptlaw_user_config", args.config)
+    if not args.config.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"{args.config}: no such Python file; start from a copy of configs/demo.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"{args.config}: has no get_config(); start from a copy of configs/demo.py")
+    _run(module.get_config(), args.workdir, args)
+
+
+def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
+    import jax
+
+    from cptlaw.experiments import config as config_lib
+    from cptlaw.experiments import study
+
+    # This process only fits and draws; the workers, which inherit none of this, have the accelerator.
+    jax.config.update("jax_platforms", "cpu")
+    prepared = study.prepare(
+        config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet
+    )
+    command = " ".join(["cptlaw", *sys.argv[1:]])
+    for answer in study.run(prepared, retry_failed=args.retry_failed, command=command):
+        print(answer.text(), flush=True)
+
+
+def _need_training() -> None:
+    for package in ("flax", "orbax.checkpoint", "seqio"):
+        try:
+            found = importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:  # the parent of a dotted name
+            found = False
+        if not found:
+            raise UserError(f"{package} is not installed; training needs the extra: pip install 'cptlaw[train]'")

@@ -1,0 +1,328 @@
+"""`cptlaw plan QUESTION`: decisions from saved fits, or straight from a runs table."""
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from cptlaw.errors import UserError
+
+FIT = "a saved fit (FIT.json), or a corpus of --table"
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Registers `plan` and its questions."""
+    plan = subparsers.add_parser(
+        "plan",
+        help="decide from fitted laws: which mix, how many tokens, which size, what next",
+        description="Decisions from fitted laws, each with its interval, regret and reach.",
+    )
+    questions = plan.add_subparsers(required=True, metavar="QUESTION")
+
+    ask = _question(questions, "trade-off", "the largest domain share under a ceiling on the general loss", _trade_off)
+    _exact(ask)
+    _fits(ask, "general", "domain")
+    _run(ask)
+    ask.add_argument("--base-loss", type=float, help="general loss before CPT (default: the table's, at zero tokens)")
+    ceiling = ask.add_mutually_exclusive_group()
+    ceiling.add_argument("--tolerance", type=float, default=0.03, help="allowed relative rise (default 0.03)")
+    ceiling.add_argument("--rise", type=float, help="allowed rise in nats, instead")
+    ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="NAME=N,...", help="tokens there are of each")
+
+    ask = _question(questions, "share", "the share at which a corpus has a given loss", _share)
+    _exact(ask)
+    _fits(ask, "fit")
+    _run(ask)
+    ask.add_argument("--loss", type=float, required=True, help="nats per token")
+
+    ask = _question(questions, "limited-data", "the share that makes the most of little domain text", _limited)
+    _exact(ask)
+    _fits(ask, "domain")
+    ask.add_argument("--params", type=float, required=True, help="non-embedding parameters, a count")
+    ask.add_argument("--domain-tokens", type=float, required=True, help="unique tokens of domain text, a count")
+    ask.add_argument("--tokens", type=float, default=math.inf, help="most tokens of both corpora (default no limit)")
+    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over the domain text (default 1)")
+    ask.add_argument("--repetition", type=float, default=15.387756, help="epochs after which repeats fade (15.4)")
+
+    ask = _question(questions, "budget", "the best size and tokens for a compute budget", _budget)
+    _exact(ask)
+    _fits(ask, "domain")
+    ask.add_argument("--general", metavar="FIT", help=f"the corpus of --ceiling: {FIT}")
+    ask.add_argument("--flops", type=float, required=True, help="training and inference together")
+    ask.add_argument("--share", type=float, help="of the domain; left out, it is chosen too")
+    ask.add_argument("--ceiling", type=float, help="on the general loss, nats per token")
+    ask.add_argument("--sizes", type=_numbers, metavar="N[,N...]", help="the sizes there are to start from")
+    ask.add_argument("--inference-tokens", type=float, default=0.0, help="served over the model's life")
+
+    ask = _question(questions, "pareto", "general against domain loss over the share", _pareto)
+    _fits(ask, "general", "domain")
+    _run(ask)
+    ask.add_argument("--points", type=int, default=21, help="shares on the front (default 21)")
+
+    ask = _question(questions, "mixture", "the best shares of any number of corpora", _mixture)
+    ask.add_argument("--fits", type=Path, nargs="+", required=True, metavar="FIT.json", help="one a target corpus")
+    ask.add_argument(
+        "--weights", type=_named, default={}, metavar="TARGET=W,...", help="of the losses (default 1 each)"
+    )
+    ask.add_argument("--worst", action="store_true", help="minimise the largest weighted loss, not the sum")
+    ask.add_argument("--params", type=float, help="non-embedding parameters, for laws that read them")
+    ask.add_argument("--tokens", type=float, help="CPT tokens, for laws that read them and for --corpus-tokens")
+    for limit in ("floors", "caps"):
+        ask.add_argument(f"--{limit}", type=_named, default={}, metavar="CORPUS=SHARE,...")
+    ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="CORPUS=N,...", help="unique tokens there are")
+    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over them (default 1)")
+    ask.add_argument("--ceilings", type=_named, default={}, metavar="TARGET=LOSS,...", help="nats per token")
+
+    ask = _question(questions, "subset", "the mean and spread of perplexity of the best domain text", _subset)
+    _fits(ask, "fit")
+    ask.add_argument("--tokens", type=float, required=True, help="of the planned run, a count")
+    ask.add_argument("--reachable", type=Path, metavar="TABLE", help="CSV of the mean, spread that can be chosen")
+
+    ask = _question(questions, "next", "the runs that would make a saved decision surer, for their cost", _next)
+    ask.add_argument("--decision", type=Path, required=True, metavar="DECISION.json", help="what plan --out saved")
+    ask.add_argument(
+        "--fits", type=Path, nargs="+", required=True, metavar="FIT.json", help="the fits it was made from"
+    )
+    ask.add_argument("--candidates", type=Path, metavar="TABLE", help="params, tokens, w_<corpus>, cost (else a grid)")
+    ask.add_argument("-k", type=int, default=1, help="how many runs (default 1)")
+
+    ask = _question(questions, "design", "before any run: the cheapest grid for a wanted precision", _design)
+    ask.add_argument("--assume", metavar="FIT|P=X,...", required=True, help="a saved fit, or --law's parameters")
+    _run(ask)
+    ask.add_argument("--ratio", type=float, required=True, help="share of the corpus in the prediction wanted")
+    ask.add_argument("--precision", type=float, required=True, help="half the interval's width, nats")
+    ask.add_argument("--sizes", type=_numbers, required=True, metavar="N,...", help="sizes that could be trained")
+    ask.add_argument("--lengths", type=_numbers, required=True, metavar="D,...", help="run lengths, tokens")
+    ask.add_argument("--run-noise", type=float, default=0.003, help="between seeds, nats (default 0.003)")
+    ask.add_argument("--checkpoint-noise", type=float, default=0.001, help="within a run, nats (default 0.001)")
+    ask.add_argument("--seeds", type=int, default=3, help="most repeats of a run (default 3)")
+
+
+def _question(questions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
+    ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
+    ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
+    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt)")
+    ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
+    ask.add_argument("--seed", type=int, default=0, help="of the resamples of --table")
+    ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
+    ask.add_argument("--out", type=Path, metavar="DECISION.json", help="save the decision, e.g. for cptlaw report")
+    ask.add_argument("--json", action="store_true", help="print JSON")
+    ask.set_defaults(run=lambda args: _show(run(args), args))
+    return ask
+
+
+def _exact(ask: argparse.ArgumentParser) -> None:
+    ask.add_argument("--exact", action="store_true", help="find the influential runs by refitting without each")
+
+
+def _fits(ask: argparse.ArgumentParser, *names: str) -> None:
+    for name in names:
+        ask.add_argument(f"--{name}", required=True, metavar="FIT", help=FIT)
+
+
+def _run(ask: argparse.ArgumentParser) -> None:
+    ask.add_argument("--params", type=float, required=True, help="non-embedding parameters, a count")
+    ask.add_argument("--tokens", type=float, required=True, help="CPT tokens of all corpora together, a count")
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor numbers separated by commas") from None
+
+
+def _named(text: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
+
+
+def load(args: argparse.Namespace, name: str) -> Any:
+    """The fit that `--name` means."""
+    from cptlaw import fitting
+
+    text = getattr(args, name)
+    if text.endswith(".json"):
+        return fitting.Fit.load(text)
+    if args.table is None:
+        raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
+    return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
+
+
+def _table(args: argparse.Namespace) -> Any:
+    from cptlaw import cache, runs
+
+    cache.keep_compiled()
+    return runs.read(args.table)
+
+
+def _csv(flag: str, path: Path) -> Any:
+    import pandas as pd
+
+    if not path.is_file():
+        raise UserError(f"{flag} {path}: no such file")
+    return pd.read_csv(path)
+
+
+def _show(decision: Any, args: argparse.Namespace) -> None:
+    if args.out:
+        decision.save(args.out)
+    print(json.dumps(decision.to_json(), allow_nan=False) if args.json else decision.text())
+
+
+def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
+    if not args.exact:
+        return decide(*fits, **question)
+    from cptlaw import cache
+    from cptlaw.planning.influence import leave_one_out
+
+    cache.keep_compiled()
+    return leave_one_out(decide, *fits, progress=True, **question)
+
+
+def _trade_off(args: argparse.Namespace) -> Any:
+    from cptlaw.planning import tradeoff
+
+    general, domain = load(args, "general"), load(args, "domain")
+    base = args.base_loss
+    if base is None:
+        if args.table is None:
+            raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
+        base = tradeoff.base_loss(_table(args), general.eval, args.params)
+    return _decide(
+        args,
+        tradeoff.trade_off,
+        general,
+        domain,
+        params=args.params,
+        tokens=args.tokens,
+        base_loss=base,
+        tolerance=args.tolerance,
+        ceiling=None if args.rise is None else base + args.rise,
+        corpus_tokens=args.corpus_tokens or None,
+        level=args.level,
+    )
+
+
+def _share(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.pareto import share_for_loss
+
+    fit = load(args, "fit")
+    return _decide(args, share_for_loss, fit, loss=args.loss, params=args.params, tokens=args.tokens, level=args.level)
+
+
+def _limited(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.limited import limited_data
+
+    return _decide(
+        args,
+        limited_data,
+        load(args, "domain"),
+        params=args.params,
+        domain_tokens=args.domain_tokens,
+        tokens=args.tokens,
+        max_epochs=args.max_epochs,
+        repetition=args.repetition,
+        level=args.level,
+    )
+
+
+def _budget(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.budget import budget
+
+    return _decide(
+        args,
+        budget,
+        load(args, "domain"),
+        *([] if args.general is None else [load(args, "general")]),
+        flops=args.flops,
+        share=args.share,
+        sizes=args.sizes,
+        inference_tokens=args.inference_tokens,
+        ceiling=args.ceiling,
+        level=args.level,
+    )
+
+
+def _pareto(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.pareto import pareto
+
+    fits = load(args, "general"), load(args, "domain")
+    return pareto(*fits, params=args.params, tokens=args.tokens, points=args.points, level=args.level)
+
+
+def _mixture(args: argparse.Namespace) -> Any:
+    from cptlaw import cache
+    from cptlaw.fitting import Fit
+    from cptlaw.planning.mixture import mixture
+
+    cache.keep_compiled()
+    names = (
+        "weights",
+        "worst",
+        "params",
+        "tokens",
+        "floors",
+        "caps",
+        "corpus_tokens",
+        "max_epochs",
+        "ceilings",
+        "level",
+    )
+    return mixture(*map(Fit.load, args.fits), **{name: getattr(args, name) for name in names})
+
+
+def _subset(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.subset import subset
+
+    reachable = None
+    if args.reachable is not None:
+        table = _csv("--reachable", args.reachable)
+        if not {"mean", "spread"} <= set(table):
+            raise UserError(f"--reachable {args.reachable}: needs the columns mean and spread")
+        reachable = table[["mean", "spread"]].to_numpy()
+    return subset(load(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
+
+
+def _next(args: argparse.Namespace) -> Any:
+    from cptlaw.fitting import Fit
+    from cptlaw.planning.decision import Decision
+    from cptlaw.planning.experiments import next_runs
+
+    return next_runs(
+        Decision.load(args.decision),
+        *map(Fit.load, args.fits),
+        candidates=None if args.candidates is None else _csv("--candidates", args.candidates),
+        k=args.k,
+        level=args.level,
+    )
+
+
+def _design(args: argparse.Namespace) -> Any:
+    from cptlaw import fitting, laws
+    from cptlaw.planning.design import design
+
+    if args.assume.endswith(".json"):
+        fit = fitting.Fit.load(args.assume)
+        law, theta = fit.law, fit.params
+    else:
+        law = laws.parse(args.law)
+        try:
+            theta = _named(args.assume)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--assume {error}") from None
+    return design(
+        law,
+        theta,
+        at={"params": args.params, "tokens": args.tokens, "ratio": args.ratio},
+        precision=args.precision,
+        sizes=args.sizes,
+        tokens=args.lengths,
+        run_noise=args.run_noise,
+        checkpoint_noise=args.checkpoint_noise,
+        seeds=args.seeds,
+        level=args.level,
+    )

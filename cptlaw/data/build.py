@@ -1,0 +1,207 @@
+"""From corpora to token stores: everything that has to happen once, before training.
+
+A prepared directory holds
+  vocabulary/sentencepiece.model, vocabulary/vocabulary.json
+  CORPUS/train, CORPUS/validation      token stores, see `cptlaw.data.store`
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cptlaw import atomic
+from cptlaw.data import vocabularies
+from cptlaw.data.corpora import SPLITS, Corpus, CorpusError, Spec, open_corpus
+from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger
+from cptlaw.data.vocabularies import Vocabulary, VocabularyError
+from cptlaw.progress import bar as progress_bar
+
+Stores = dict[str, dict[str, TokenStore]]
+
+
+def prepare(
+    corpora: Mapping[str, str | Mapping[str, Any] | Spec],
+    vocab: Mapping[str, Any],
+    directory: str | Path,
+    cache_dir: str | Path,
+    validation_share: float = 0.05,
+    progress: bool = False,
+) -> Stores:
+    """Fetches, splits and tokenises what is not there yet, and opens all token stores.
+
+    Safe to interrupt and to run again, and to run twice at once (the second waits). When everything is there it only
+    hashes the sources, to know them again, and imports no TensorFlow.
+
+    Args:
+      corpora: name -> source, or the fields of `corpora.Spec`.
+      vocab: {"kind": "sentencepiece", "size": 1024, "train_on": name} or {"kind": "bytes"}.
+      directory: where vocabulary and stores live.
+      cache_dir: where recipes keep their documents, shared between directories.
+      validation_share: expected share of the documents held out; decided by content hash.
+      progress: show progress on a terminal.
+
+    Returns:
+      name -> {"train": store, "validation": store}.
+
+    Raises:
+      CorpusError, RecipeError, Offline, VocabularyError: see `corpora`, `recipes`, `vocabularies`.
+      VocabularyError, StoreError: `directory` holds another vocabulary, or a store made from something else.
+    """
+    directory, cache_dir = Path(directory), Path(cache_dir)
+    if not 0 < validation_share < 1:
+        raise CorpusError(f"validation_share is {validation_share}; give a share between 0 and 1, such as 0.05")
+    for name in corpora:
+        if not name.isidentifier() or name == "vocabulary":
+            raise CorpusError(f"corpus {name!r}: use letters, digits and underscores for names ('vocabulary' is taken)")
+    with _lock(directory):
+        opened = {}
+        for name, source in (
+            bar := progress_bar(progress=progress, iterable=corpora.items(), desc="Fetching", leave=False)
+        ):
+            bar.set_postfix_str(name)
+            opened[name] = open_corpus(name, source, cache_dir)
+        vocabulary = _vocabulary(opened, vocab, directory / "vocabulary", validation_share)
+        return {
+            name: {
+                split: _store(name, split, corpus, vocabulary, directory / name / split, validation_share, progress)
+                for split in SPLITS
+            }
+            for name, corpus in opened.items()
+        }
+
+
+def load_vocabulary(directory: str | Path) -> Vocabulary:
+    """The vocabulary of a prepared directory."""
+    path = Path(directory) / "vocabulary"
+    try:
+        made = json.loads((path / "vocabulary.json").read_text())
+    except FileNotFoundError:
+        raise VocabularyError(f"{path}: no vocabulary here; prepare the directory first") from None
+    if made["kind"] == "bytes":
+        return vocabularies.BYTES
+    return Vocabulary(made["kind"], made["size"], path / "sentencepiece.model")
+
+
+def register(
+    corpora: Mapping[str, str | Mapping[str, Any] | Spec], directory: str | Path, cache_dir: str | Path
+) -> dict[str, Any]:
+    """Registers the seqio Tasks of a prepared directory in this process: name -> Task."""
+    from cptlaw.data.tasks import register_task
+
+    vocabulary = load_vocabulary(directory)
+    tasks = {}
+    for name, source in corpora.items():
+        ledger = TokenStore.open(Path(directory) / name / "train").ledger
+        corpus = open_corpus(name, source, Path(cache_dir))
+        tasks[name] = register_task(ledger["task"], corpus, vocabulary, ledger["made_from"]["validation_share"])
+    return tasks
+
+
+def _vocabulary(
+    corpora: Mapping[str, Corpus], asked: Mapping[str, Any], directory: Path, validation_share: float
+) -> Vocabulary:
+    kind = asked.get("kind")
+    if kind not in ("sentencepiece", "bytes"):
+        raise VocabularyError(f"vocabulary: kind {kind!r}; choose 'sentencepiece' or 'bytes'")
+    wanted: dict[str, Any] = {"kind": kind}
+    size, name = asked.get("size", 0), asked.get("train_on", "")
+    if kind == "sentencepiece":
+        if not isinstance(size, int) or size < 1:
+            raise VocabularyError(f"vocabulary: size {size!r}; give the number of ids, such as 1024")
+        if name not in corpora:
+            raise VocabularyError(f"vocabulary: train_on {name!r} is no corpus; there are {', '.join(corpora)}")
+        wanted |= {"size": size, "trained_on": _made_from(corpora[name], validation_share)}
+    record = directory / "vocabulary.json"
+    if record.exists():
+        if (made := json.loads(record.read_text())) != wanted:
+            raise VocabularyError(_refusal(directory, made, wanted))
+        return load_vocabulary(directory.parent)
+    if kind == "sentencepiece":
+        texts = (document.text for document in corpora[name].split("train", validation_share))
+        vocabularies.train_sentencepiece(texts, size, directory / "sentencepiece.model")
+    atomic.write_text(record, json.dumps(wanted, indent=2) + "\n")
+    return load_vocabulary(directory.parent)
+
+
+def _store(
+    name: str,
+    split: str,
+    corpus: Corpus,
+    vocabulary: Vocabulary,
+    directory: Path,
+    validation_share: float,
+    progress: bool,
+) -> TokenStore:
+    made_from = _made_from(corpus, validation_share) | {"vocabulary": vocabulary.hash}
+    ledger = read_ledger(directory)
+    if ledger is not None:
+        if ledger["made_from"] != made_from:
+            raise StoreError(_refusal(directory, ledger["made_from"], made_from))
+        return TokenStore.open(directory)
+
+    from cptlaw.data.tasks import examples, register_task
+
+    identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    task = register_task(f"cptlaw.{name}.{identity[:12]}", corpus, vocabulary, validation_share)
+    facts = {
+        "source": corpus.spec.source,
+        "licence": corpus.licence,
+        "attribution": corpus.attribution,
+        "vocabulary": {"kind": vocabulary.kind, "size": vocabulary.size, "sha256": vocabulary.hash},
+        "bos_id": None,
+        "eos_id": vocabularies.EOS_ID,
+        "task": task.name,
+        "made_from": made_from,
+    }
+    bar = progress_bar(progress=progress, desc=f"Tokenising {name}/{split}", unit=" documents", leave=False)
+    with Writer(directory, vocabulary.size) as writer, bar:
+        for tokens, text in examples(task, split):
+            writer.add(tokens, len(text))
+            bar.update()
+        if not writer.documents:
+            raise CorpusError(
+                f"corpus {name!r} ({corpus.spec.source}): no {split} documents; about one document in "
+                f"{1 / validation_share:.0f} is held out: split long files into more, or change validation_share"
+            )
+        return writer.finish(name, split, facts)
+
+
+def _made_from(corpus: Corpus, validation_share: float) -> dict[str, Any]:
+    """What decides a corpus's documents and their split; not where the files lie, which may be moved."""
+    return {
+        "content": corpus.fingerprint,
+        "validation_share": validation_share,
+        "max_bytes": corpus.spec.max_bytes,
+        "validation_bytes": corpus.spec.validation_bytes,
+    }
+
+
+def _refusal(directory: Path, made: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    changes = [
+        f"{field} was {made.get(field)!r}, now {wanted.get(field)!r}"
+        for field in {**made, **wanted}
+        if made.get(field) != wanted.get(field)
+    ]
+    return (
+        f"{directory} was made from something else ({'; '.join(changes)}); choose another directory or delete this one"
+    )
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(f"{directory}: cannot be made ({error.strerror}); choose another directory") from None
+    with (directory / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process that is preparing {directory}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

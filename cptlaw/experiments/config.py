@@ -1,0 +1,257 @@
+"""What a study's config may say, and the checks that name the field when it says something else.
+
+Configs are `ml_collections` ConfigDicts (`configs/*.py`), because command lines override those; here they
+become frozen dataclasses, so that a misspelt field is an error and not a silent default.
+"""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import pandas as pd
+
+from cptlaw import laws
+from cptlaw.errors import UserError
+from cptlaw.models import transformer
+from cptlaw.training.step import Optimizer
+
+
+class ConfigError(UserError):
+    """A config field that is unknown, missing or out of range."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Vocabulary:
+    """`kind` is sentencepiece (trained on the general corpus) or bytes, which has no size to choose."""
+
+    kind: str = "sentencepiece"
+    size: int = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Phase:
+    """A stretch of training: pre-training of the base, or continual pre-training."""
+
+    tokens: int
+    peak_lr: float
+    warmup_tokens: int
+    # With a constant learning rate every checkpoint is a run of its own length; a schedule that decays over the run
+    # confounds its tokens with its learning rate.
+    schedule: str = "constant"
+    final_lr: float = 0.0
+    cooldown_tokens: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeGrid:
+    """The continual pre-training runs of one model size.
+
+    `domain_shares` are trained with the study's seed; `repeat_shares` again with each of `repeat_seeds`, which is
+    how the noise between runs is measured.
+    """
+
+    domain_shares: tuple[float, ...]
+    repeat_shares: tuple[float, ...] = ()
+    repeat_seeds: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Rows of `size` with more than `tokens` tokens are never fitted: the law is judged on them."""
+
+    size: str
+    tokens: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's."""
+
+    tolerance: float = 0.03
+
+
+@dataclasses.dataclass(frozen=True)
+class Fit:
+    law: str = "dcpt"
+    bootstrap: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A whole study. Tokens are counts; shares are shares of tokens; learning rates are raw.
+
+    `corpora` maps a name to a source, or to the fields of `data.corpora.Spec`; `model` holds the fields of
+    `models.transformer.Config` but for vocab_size, and each of `sizes` overrides some of them; `optimizer` those of
+    `training.step.Optimizer`.
+    """
+
+    name: str
+    corpora: dict[str, Any]
+    general: str
+    domains: tuple[str, ...]
+    model: dict[str, Any]
+    sizes: dict[str, dict[str, Any]]
+    base: Phase
+    cpt: Phase
+    eval_tokens: tuple[int, ...]
+    grid: dict[str, SizeGrid]
+    held_out: HeldOut
+    seq_len: int = 128
+    batch_size: int = 16
+    eval_batch_size: int = 32
+    seed: int = 0
+    vocabulary: Vocabulary = Vocabulary()
+    # Expected share of the documents held out, and how many of their tokens an evaluation scores (None: all).
+    validation_share: float = 0.05
+    eval_max_tokens: int | None = None
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Sizes of the mesh axes data, fsdp, tensor; all devices on data unless it says otherwise.
+    mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+    question: Question = Question()
+    fit: Fit = Fit()
+    # 0 chooses: one worker a core on a CPU (tiny models gain nothing from a second core), one in all elsewhere.
+    workers: int = 0
+    checkpoint_seconds: float = 60.0
+
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len
+
+    def seeds(self) -> set[int]:
+        """The seeds of all runs of the grid."""
+        return {self.seed, *(seed for grid in self.grid.values() for seed in grid.repeat_seeds)}
+
+    def model_fields(self, size: str) -> dict[str, Any]:
+        """The model config fields of one size: the shared ones, overridden by the size's own."""
+        return {**self.model, **self.sizes[size]}
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
+
+
+def parse(config: Mapping[str, Any]) -> Study:
+    """Checks a config (ConfigDict or dict) and returns it as a `Study`. Raises ConfigError naming the field."""
+    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    study = _build(Study, plain, "config")
+    _check(study)
+    return study
+
+
+def _check(study: Study) -> None:
+    for field in ("seq_len", "batch_size", "eval_batch_size"):
+        if getattr(study, field) < 1:
+            raise ConfigError(f"config.{field}: must be at least 1, not {getattr(study, field)}")
+    for field, names in {"general": (study.general,), "domains": study.domains}.items():
+        for name in names:
+            if name not in study.corpora:
+                raise ConfigError(
+                    f"config.{field}: no corpus {name!r} in config.corpora, which has {', '.join(study.corpora)}"
+                )
+    if study.general in study.domains or not study.domains:
+        raise ConfigError("config.domains: name at least one corpus that is not the general one")
+    for size in study.grid:
+        if size not in study.sizes:
+            raise ConfigError(f"config.grid.{size}: no such size; config.sizes has {', '.join(study.sizes)}")
+        for field in ("domain_shares", "repeat_shares"):
+            for share in getattr(study.grid[size], field):
+                if not 0 <= share <= 1:
+                    raise ConfigError(
+                        f"config.grid.{size}.{field}: a share lies between 0 and 1, not {share} (0.25 is a quarter)"
+                    )
+    if study.held_out.size not in study.grid:
+        raise ConfigError(f"config.held_out.size: {study.held_out.size!r} is not in config.grid")
+    if sorted(study.eval_tokens) != list(study.eval_tokens) or not study.eval_tokens:
+        raise ConfigError("config.eval_tokens: give increasing token counts, at least one")
+    per_step = study.tokens_per_step()
+    for field, tokens in [
+        ("base.tokens", study.base.tokens),
+        ("cpt.tokens", study.cpt.tokens),
+        *(("eval_tokens", t) for t in study.eval_tokens),
+    ]:
+        if tokens % per_step or tokens <= 0:
+            near = max(per_step, round(tokens / per_step) * per_step)
+            raise ConfigError(
+                f"config.{field}: {tokens} is not a whole number of steps of {per_step} tokens "
+                f"(batch_size x seq_len); the nearest is {near}"
+            )
+    if study.eval_tokens[-1] != study.cpt.tokens:
+        raise ConfigError(
+            f"config.eval_tokens: the last, {study.eval_tokens[-1]}, must be config.cpt.tokens, {study.cpt.tokens}"
+        )
+    _check_fields("model", study.model, transformer.Config, but="vocab_size")
+    for size, fields in study.sizes.items():
+        _check_fields(f"sizes.{size}", fields, transformer.Config, but="vocab_size")
+    _check_fields("optimizer", study.optimizer, Optimizer)
+    if not study.grid[study.held_out.size].domain_shares:
+        raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares: the held-out size needs runs")
+    laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in (study.general, *study.domains)]))
+    if not 0 < study.question.tolerance < 1:
+        raise ConfigError("config.question.tolerance: a relative rise of the general loss, such as 0.03 for 3%")
+    for axis in study.mesh:
+        if axis not in ("data", "fsdp", "tensor"):
+            raise ConfigError(f"config.mesh.{axis}: no such axis; data, fsdp and tensor are the mesh's axes")
+    if study.vocabulary.kind not in ("sentencepiece", "bytes"):
+        raise ConfigError(f"config.vocabulary.kind: sentencepiece or bytes, not {study.vocabulary.kind!r}")
+
+
+def _check_fields(path: str, given: Mapping[str, Any], kind: type, but: str = "") -> None:
+    known = [field.name for field in dataclasses.fields(kind) if field.name != but]
+    for name in given:
+        if name not in known:
+            raise _unknown(f"config.{path}", name, known)
+
+
+def _unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+    return ConfigError(f"{path}.{name}: no such field; {hint}")
+
+
+def _build(kind: type, values: Any, path: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{path}: expected fields, got {values!r}")
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    for name in values:
+        if name not in fields:
+            raise _unknown(path, name, fields)
+    hints = typing.get_type_hints(kind)
+    arguments = {name: _convert(hints[name], value, f"{path}.{name}") for name, value in values.items()}
+    for name, field in fields.items():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and name not in arguments:
+            raise ConfigError(f"{path}.{name}: missing; every config must give it")
+    return kind(**arguments)
+
+
+def _convert(hint: Any, value: Any, path: str) -> Any:
+    """`value` as the annotated type, or a ConfigError. Lists pass for tuples, whole floats for integers."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in args:
+            return None
+        return _convert(next(a for a in args if a is not type(None)), value, path)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, path)
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path}: expected a mapping, got {value!r}")
+        return {str(k): _convert(args[1], v, f"{path}.{k}") for k, v in value.items()}
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            raise ConfigError(f"{path}: expected a list, got {value!r}")
+        items = [args[0]] * len(value) if args[-1] is Ellipsis else list(args)
+        if len(items) != len(value):
+            raise ConfigError(f"{path}: expected {len(items)} entries, got {value!r}")
+        return tuple(_convert(a, v, f"{path}[{i}]") for i, (a, v) in enumerate(zip(items, value)))
+    if hint is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigError(f"{path}: expected {hint.__name__}, got {value!r}")
+    return value

@@ -1,0 +1,281 @@
+"""`fit`: a runs table and a law become a `Fit`."""
+
+import contextlib
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+import cptlaw
+from cptlaw import laws, runs
+from cptlaw.fitting import baselines, diagnose, folds, sensitivity
+from cptlaw.fitting import bootstrap as resampling
+from cptlaw.fitting.objective import Objective
+from cptlaw.fitting.result import Fit, FitError
+from cptlaw.fitting.rows import Rows, collect, evaluated
+from cptlaw.fitting.scores import score
+from cptlaw.fitting.solver import CODES, Problem, Solution, solve
+from cptlaw.laws import Law
+
+STARTS = 64
+FOLD_STARTS = 32
+SAME = 1e-4  # relative difference of objectives below which two optima are one
+RESAMPLE_TOLERANCE = 1e-9
+CHECKED_SHARE, CHECKED_LEAST = 10, 16  # a tenth of the resamples, and at least 16, also start cold
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best of many starts: parameters (P,), objective, how all starts ended, share of them that agree."""
+
+    theta: np.ndarray
+    value: float
+    code: int
+    starts: Solution
+    agree: float
+
+
+def fit(
+    table: pd.DataFrame,
+    law: str | Law = "dcpt",
+    eval: str | Sequence[str] | None = None,
+    *,
+    shared: Sequence[str] = (),
+    fixed: Mapping[str, float] | None = None,
+    objective: str = "huber",
+    delta: float = 1e-3,
+    bootstrap: int = 1000,
+    resample: str = "runs",
+    hold_out: str | ArrayLike | None = None,
+    starts: int | np.ndarray = STARTS,
+    seed: int = 0,
+    progress: bool = False,
+) -> Fit:
+    """Fits a law to the losses of one evaluated corpus, or jointly to several.
+
+    Args:
+      table: a runs table (`cptlaw.runs`).
+      law: a `Law`, a built-in's name (with options, `dcpt:constrained=false`), or `FILE.py:NAME`.
+      eval: corpus, or several: `shared` parameters (or "all") are then common and the others per corpus, `E[code]`.
+      fixed: parameters held at a value (reported units), not fitted.
+      objective, delta: see `cptlaw.fitting.objective.NAMES`.
+      bootstrap: number of resamples; 0 for none. Drawn over runs unless `resample` names another way.
+      hold_out: rows kept for scoring: a pandas query or a boolean per row. None: the forward fold (the largest size, or
+        the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
+      starts: how many, or an array (starts, fitted parameters).
+
+    Raises:
+      UserError: bad table, law, corpus or rows; the message says what to do.
+    """
+    warnings = runs.check(table)
+    corpora = evaluated(table, eval)
+    made = laws.for_table(law, table) if isinstance(law, str) else law
+    chosen = laws.joint(made, corpora, shared) if len(corpora) > 1 else made
+    rows = collect(table, chosen, corpora, hold_out)
+    problem = pose(rows, chosen, Objective(objective, delta), dict(fixed or {}))
+    best = optimise(problem, rows.fitted, starts, seed, progress)
+    predicted = np.asarray(chosen.predict(problem.reported(best.theta), rows.x), float)
+    warnings += _warn_of_starts(best)
+
+    samples, codes = {name: np.empty(0) for name in chosen.names}, {"starts": _count(best.starts.code)}
+    if bootstrap:
+        drawn, code = _resample(problem, rows, best, predicted, bootstrap, resample, seed, progress)
+        samples, codes["resamples"] = {name: drawn[name] for name in chosen.names}, _count(code)
+        if failed := int(np.isnan(drawn[chosen.names[0]]).sum()):
+            warnings.append(f"{failed} of {bootstrap} resamples failed and are left out of the intervals")
+
+    scores: dict[str, Any] = {"fit": {**score(rows.y[rows.fitted], predicted[rows.fitted]), "objective": best.value}}
+    scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed)
+    warnings += note + diagnose.warnings(problem, rows, best.theta)
+    frame = rows.frame.assign(observed=rows.y, predicted=predicted, held_out=rows.held_out)
+    return Fit(
+        law=chosen,
+        eval=corpora[0] if len(corpora) == 1 else corpora,
+        params={name: float(value) for name, value in problem.reported(best.theta).items()},
+        samples=samples,
+        codes=codes,
+        influence=sensitivity.run_influence(problem, rows, best.theta) if bootstrap else {},
+        scores=scores,
+        residuals=frame.reset_index(drop=True),
+        ranges={k: (float(v[rows.fitted].min()), float(v[rows.fitted].max())) for k, v in rows.x.items()},
+        n_rows=int(rows.fitted.sum()),
+        digest=runs.digest(table),
+        settings={
+            "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
+            "bootstrap": bootstrap, "resample": resample, "seed": seed,
+            "hold_out": hold_out if isinstance(hold_out, str) else None,
+            "starts": starts if isinstance(starts, int) else len(starts),
+        },
+        warnings=warnings,
+        versions={
+            "cptlaw": cptlaw.__version__, "python": platform.python_version(),
+            **{name: version(name) for name in ("jax", "numpy", "pandas")},
+        },
+        command=" ".join(sys.argv),
+    )  # fmt: skip
+
+
+def pose(rows: Rows, law: Law, objective: Objective, fixed: dict[str, float]) -> Problem:
+    """The problem of fitting `law` to the fitted rows; held-out rows stay in its arrays, to be given no weight."""
+    if unknown := [name for name in fixed if name not in law.names]:
+        raise FitError(f"law {law.name} has no {', '.join(unknown)} to fix; it has {', '.join(law.names)}")
+    train = {k: v[rows.fitted] for k, v in rows.x.items()}
+    held = {name: find(train) for name, find in law.fixed.items()}
+    problem = Problem(law, objective, rows.x, rows.y, fixed | held)
+    n, p = int(rows.fitted.sum()), len(problem.free)
+    if n <= p:
+        raise FitError(
+            f"{n} rows are too few for the {p} parameters of {law.name}; "
+            "give more rows, fix some, or choose a smaller law"
+        )
+    return problem
+
+
+def draw_starts(problem: Problem, count: int, seed: int) -> np.ndarray:
+    """A Latin hypercube over the start ranges, (count, P); linear parameters are to be solved for."""
+    rng = np.random.default_rng(seed)
+    chosen = [p for p in problem.law.params if p.name in problem.free]
+    ranks = np.stack([rng.permutation(count) for _ in chosen], axis=1)
+    unit = (ranks + rng.random((count, len(chosen)))) / count
+    low, high = np.array([p.start for p in chosen]).T
+    return low + unit * (high - low)
+
+
+def optimise(
+    problem: Problem, fitted: np.ndarray, starts: int | np.ndarray = STARTS, seed: int = 0, progress: bool = False
+) -> Optimum:
+    """The best of many starts on the rows of mask `fitted`."""
+    given = not isinstance(starts, int)
+    begin = draw_starts(problem, starts, seed) if isinstance(starts, int) else np.asarray(starts, float)
+    if begin.ndim != 2 or begin.shape[1] != len(problem.free):
+        raise FitError(f"starts must be (starts, {len(problem.free)}) in the order {', '.join(problem.free)}")
+    weight = fitted.astype(float)
+    with bar(progress, len(begin), "starts") as tick:
+        found = solve(
+            problem, begin, lambda i: np.broadcast_to(weight, (len(i), len(weight))), project=not given, progress=tick
+        )
+    value = np.where(np.isfinite(found.value), found.value, np.inf)
+    if not np.isfinite(value).any():
+        raise FitError(
+            f"law {problem.law.name}: no start gives a finite loss on these rows; check its columns and starts"
+        )
+    best = int(np.argmin(value))
+    agree = float(np.mean(value <= value[best] + SAME * abs(value[best]) + 1e-15))
+    return Optimum(found.theta[best], float(value[best]), int(found.code[best]), found, agree)
+
+
+def _resample(
+    problem: Problem, rows: Rows, best: Optimum, predicted: np.ndarray, count: int, kind: str, seed: int, progress: bool
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Refits every resample; reported parameters (count,) and codes.
+
+    All start from the best optimum, a tenth from a cold start as well; where a cold start finds a better optimum for
+    any of those, every resample gets one. (On identified tables none does, and a cold start costs five times as much.)
+    """
+    made = resampling.draw(kind, count, rows, predicted, seed)
+    of_y = made.y
+
+    def refit(which: np.ndarray, begin: np.ndarray, cold: bool) -> Solution:
+        found = solve(
+            problem,
+            begin,
+            lambda i: made.weights(which[i]),
+            None if of_y is None else lambda i: of_y(which[i]),
+            project=cold,
+            stages=None if cold else problem.objective.stages()[-1:],
+            tolerance=RESAMPLE_TOLERANCE,
+            progress=tick,
+        )
+        return found._replace(value=np.where(np.isfinite(found.value), found.value, np.inf))
+
+    everyone = np.arange(count)
+    checked = everyone[: max(CHECKED_LEAST, count // CHECKED_SHARE)]
+    with bar(progress, count + len(checked), "resamples") as tick:
+        found = refit(everyone, np.tile(best.theta, (count, 1)), cold=False)
+        for which in (checked, everyone[len(checked) :]):
+            again = refit(which, draw_starts(problem, len(which), seed + 1), cold=True)
+            better = again.value < found.value[which] * (1 - np.sign(found.value[which]) * SAME)
+            for old, new in zip(found, again, strict=True):
+                old[which[better]] = new[better]
+            if not better.any():
+                break
+    theta = np.where(np.isfinite(found.value)[:, None], found.theta, np.nan)
+    return problem.reported(theta), found.code
+
+
+def _held_out(
+    problem: Problem, rows: Rows, predicted: np.ndarray, best: Optimum, hold_out: Any, seed: int
+) -> tuple[dict[str, Any], list[str]]:
+    """Scores of law and baselines on held-out rows; without a hold-out, on the forward fold, by a second fit."""
+    if hold_out is None:
+        try:
+            what, held = folds.make("forward", rows)[0]
+        except FitError as error:
+            return {"what": str(error), "n": 0}, [f"no held-out score: {error}"]
+        rows = replace(rows, held_out=held)
+        try:
+            fold = pose(
+                rows, problem.law, problem.objective, {k: v for k, v in problem.fixed.items() if k in problem.law.names}
+            )
+        except FitError as error:
+            return {"what": what, "n": 0}, [f"no held-out score on {what}: {error}"]
+        theta = optimise(fold, rows.fitted, FOLD_STARTS, seed).theta
+        predicted = np.asarray(fold.law.predict(fold.reported(theta), rows.x), float)
+    else:
+        what = hold_out if isinstance(hold_out, str) else "the rows held out"
+    return judge(rows, predicted, what)
+
+
+def judge(rows: Rows, predicted: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:
+    """Law and baselines on the held-out rows, and a warning when the law does not win."""
+    held = rows.held_out
+    if not held.any():
+        return {"what": what, "n": 0}, [f"no held-out score: no usable row is held out by {what!r}"]
+    observed = rows.y[held]
+    others = baselines.predict(rows.frame[rows.fitted], rows.frame[held])
+    scored = {name: score(observed, value) for name, value in others.items()}
+    own = score(observed, predicted[held])
+    beaten = [name for name, s in scored.items() if not own["mean_log"] < s["mean_log"]]
+    steps = {}
+    for name in ("params", "tokens"):
+        if name in rows.x:
+            train, far = np.log(rows.x[name][rows.fitted]), np.log(rows.x[name][held])
+            if (reach := float(max(far.max() - train.max(), train.min() - far.min()))) > 0:
+                steps[name] = reach
+    warnings = [f"on {what} the law does not beat {' and '.join(beaten)}: do not rely on it there"] * bool(beaten)
+    return {"what": what, "n": int(held.sum()), "law": own, **scored, "beaten_by": beaten, "steps": steps}, warnings
+
+
+def _count(code: np.ndarray) -> dict[str, int]:
+    return {name: int((code == i).sum()) for i, name in enumerate(CODES) if (code == i).any()}
+
+
+def _warn_of_starts(best: Optimum) -> list[str]:
+    out = []
+    if best.agree < 0.1:
+        out.append(
+            f"only {best.agree:.0%} of the starts agree on the optimum: there may be a better one; raise --starts"
+        )
+    if CODES[best.code] == "stalled":
+        out.append("the best start stalled before converging; parameters may still drift along a flat direction")
+    return out
+
+
+def bar(progress: bool, total: int, what: str) -> Any:
+    """A context manager giving `update`, or one giving None when nothing is to be shown."""
+    if not progress:
+        return contextlib.nullcontext()
+    from tqdm import tqdm
+
+    @contextlib.contextmanager
+    def shown() -> Any:
+        with tqdm(total=total, desc=what, unit="fit", disable=None, leave=False) as bar:
+            yield bar.update
+
+    return shown()

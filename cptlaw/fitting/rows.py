@@ -1,0 +1,97 @@
+"""From a runs table to the arrays a fit reads."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import ArrayLike
+
+from cptlaw import runs
+from cptlaw.fitting.result import FitError
+from cptlaw.laws import Law
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one fit: columns `x` (rows,), observed loss `y`, and the run of each as an index into `runs`.
+
+    `runs` are the sorted run ids of the WHOLE table, so that fits of two corpora resample the same runs.
+    """
+
+    frame: pd.DataFrame
+    x: dict[str, np.ndarray]
+    y: np.ndarray
+    run: np.ndarray
+    runs: tuple[str, ...]
+    held_out: np.ndarray
+
+    @property
+    def fitted(self) -> np.ndarray:
+        """Rows that are fitted."""
+        return ~self.held_out
+
+
+def evaluated(table: pd.DataFrame, eval: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The corpora asked for; the only one of the table when none is."""
+    present = sorted(map(str, table["eval"].dropna().unique()))
+    if eval is None:
+        if len(present) > 1:
+            raise FitError(f"the table evaluates {', '.join(present)}: choose one with --eval")
+        return tuple(present)
+    wanted = (eval,) if isinstance(eval, str) else tuple(eval)
+    if absent := [name for name in wanted if name not in present]:
+        raise FitError(f"no rows with eval {', '.join(absent)}; the table evaluates {', '.join(present)}")
+    return wanted
+
+
+def collect(table: pd.DataFrame, law: Law, corpora: Sequence[str], hold_out: str | ArrayLike | None = None) -> Rows:
+    """Selects the usable rows of `corpora` with the law's columns: no failed runs, no rows at zero tokens."""
+    held = pd.Series(False, index=table.index)
+    if isinstance(hold_out, str):
+        held[runs.select(table, hold_out, "hold-out").index] = True
+    elif hold_out is not None:
+        mask = np.asarray(hold_out)
+        if mask.shape != (len(table),) or mask.dtype != bool:
+            raise FitError(f"hold_out must be a query or {len(table)} booleans, not {mask.dtype} {mask.shape}")
+        held[:] = mask
+    usable = runs.finished(table) & table["eval"].isin(list(corpora))
+    if "tokens" in table:
+        usable &= table["tokens"] > 0
+    frame = table[usable]
+    if frame.empty:
+        raise FitError(f"no usable rows with eval {', '.join(corpora)}: all failed or at zero tokens")
+    x = {name: _column(frame, name, law, corpora) for name in law.columns}
+    everyone = tuple(sorted(map(str, table["run"].unique())))
+    position = {name: i for i, name in enumerate(everyone)}
+    index = np.array([position[name] for name in frame["run"].astype(str)])
+    held_rows = held[usable].to_numpy()
+    if held_rows.all():
+        raise FitError("the hold-out takes every row; nothing is left to fit")
+    return Rows(frame, x, frame["loss"].to_numpy(float), index, everyone, held_rows)
+
+
+def _column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> np.ndarray:
+    if name == "corpus":
+        return frame["eval"].map({c: i for i, c in enumerate(corpora)}).to_numpy(float)
+    own = {"ratio": "w_", "unique_tokens": "unique_tokens_"}.get(name)
+    if own and not (name in frame and frame[name].notna().all()):
+        values = np.full(len(frame), np.nan)
+        for corpus in corpora:
+            mask = (frame["eval"] == corpus).to_numpy()
+            if name == "ratio":
+                values[mask] = runs.ratio(frame, corpus)[mask]
+            elif own + corpus in frame:
+                values[mask] = frame[own + corpus][mask]
+    elif name in frame:
+        values = pd.to_numeric(frame[name], errors="coerce").to_numpy(float)
+    else:
+        values = np.full(len(frame), np.nan)
+    bad = ~np.isfinite(values)
+    if bad.all():
+        raise FitError(f"law {law.name} reads {name!r}, which the table lacks; name it with --columns {name}=HEADER")
+    if bad.any():
+        raise FitError(
+            f"law {law.name} reads {name!r}, which is empty in row {frame.index[bad.argmax()]}; drop the row"
+        )
+    return values

@@ -1,0 +1,145 @@
+"""Scaling laws as data: `get("dcpt")`, `names()`, `load("my_laws.py:name")`. Equations only; fitting is next door."""
+
+import dataclasses
+import difflib
+import functools
+import hashlib
+import importlib.util
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cptlaw import runs
+from cptlaw.laws import chinchilla, cmr, cross_domain, dcpt, dynamics, forgetting, mixing, perplexity
+from cptlaw.laws.base import Law, LawError, Param, joint, law
+
+__all__ = ["Law", "LawError", "Param", "for_table", "get", "joint", "law", "load", "names", "parse"]
+
+
+def _form(form: str) -> Law:
+    return dcpt.compared(form)
+
+
+BUILDERS: dict[str, Callable[..., Law]] = {
+    "dcpt": dcpt.dcpt,
+    **{f"dcpt_{form.lower()}": functools.partial(_form, form) for form in dcpt.EQUATIONS if form != "L3"},
+    "cross_domain": cross_domain.cross_domain,
+    "perplexity": perplexity.perplexity,
+    **{
+        f"perplexity_{form}": functools.partial(perplexity.perplexity, form)
+        for form in perplexity.EQUATIONS
+        if form != "full"
+    },
+    "chinchilla": chinchilla.chinchilla,
+    "repetition": chinchilla.repetition,
+    "cmr": cmr.cmr,
+    "cmr_tokens": cmr.cmr_tokens,
+    "cmr_general": cmr.cmr_general,
+    "mixing": mixing.mixing,
+    "additive": mixing.additive,
+    "joint_mixture": mixing.joint_mixture,
+    "forgetting": forgetting.forgetting,
+    "dynamics": dynamics.dynamics,
+}
+
+
+def names() -> list[str]:
+    """Every built-in law."""
+    return list(BUILDERS)
+
+
+def get(name: str, **options: Any) -> Law:
+    """A built-in law by name, or a user's by `FILE.py:NAME`. The same call returns the same object.
+
+    Raises:
+      LawError: no such law or option.
+    """
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return _get(name, tuple(sorted(options.items())))
+
+
+@functools.lru_cache(maxsize=256)
+def _get(name: str, options: tuple[tuple[str, Any], ...]) -> Law:
+    if ".py:" in name:
+        if options:
+            raise LawError(f"{name}: a law from a file takes no options")
+        return load(name)
+    if name not in BUILDERS:
+        near = difflib.get_close_matches(name, BUILDERS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILDERS)}, or FILE.py:NAME"
+        raise LawError(f"no law {name!r}; {hint}")
+    known = options_of(name)
+    for option, _ in options:
+        if option not in known:
+            raise LawError(f"law {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    built = BUILDERS[name](**dict(options))
+    return dataclasses.replace(built, options=dict(options))
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """Option -> default of a built-in law."""
+    return {k: p.default for k, p in inspect.signature(BUILDERS[name]).parameters.items()}
+
+
+def example(name: str) -> Law:
+    """A built-in law as `get` gives it; a mixing law with two corpora named web and code."""
+    return get(name, **({"corpora": ("web", "code")} if "corpora" in options_of(name) else {}))
+
+
+def for_table(text: str, table: pd.DataFrame) -> Law:
+    """`parse`, with the corpora of a mixing law taken from the table's shares."""
+    name = text.partition(":")[0]
+    known = options_of(name) if name in BUILDERS else {}
+    return parse(text, **({"corpora": tuple(runs.corpora(table))} if "corpora" in known else {}))
+
+
+def parse(text: str, **options: Any) -> Law:
+    """A law from the command line: `NAME`, `NAME:option=value:option=value` or `FILE.py:NAME`."""
+    if ".py:" in text:
+        return get(text)
+    name, *pairs = text.split(":")
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise LawError(f"{text}: write options as {name}:option=value")
+        options[key] = _value(value)
+    return get(name, **options)
+
+
+def load(spec: str) -> Law:
+    """A user's law from `FILE.py:NAME`, where NAME is a `Law` (see `cptlaw.laws.law`)."""
+    path_text, _, name = spec.rpartition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise LawError(f"{spec}: no such file {path}; a user's law is given as FILE.py:NAME")
+    module_spec = importlib.util.spec_from_file_location(
+        f"cptlaw_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}", path
+    )
+    assert module_spec is not None and module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    try:
+        module_spec.loader.exec_module(module)
+    except Exception as error:
+        raise LawError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
+    found = getattr(module, name, None)
+    if not isinstance(found, Law):
+        laws = [key for key, value in vars(module).items() if isinstance(value, Law)]
+        raise LawError(
+            f"{path}: {name} is no law; it defines {', '.join(laws) or 'none (decorate with @cptlaw.laws.law)'}"
+        )
+    return dataclasses.replace(found, name=f"{path.resolve()}:{name}", file=str(path.resolve()))
+
+
+def _value(text: str) -> Any:
+    lowered = text.lower()
+    if lowered in ("true", "false"):
+        return lowered == "true"
+    if lowered == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        return tuple(text.split(",")) if "," in text else text

@@ -1,0 +1,83 @@
+"""Which runs an answer hangs on: the same decision with each run taken out.
+
+A fit carries the derivative of its parameters by every run's weight (implicit differentiation), so taking a run out
+moves the parameters against it, and one vectorised decision answers for all runs at once. `leave_one_out` refits
+instead, which is exact and, for small tables, affordable.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+
+from cptlaw.planning.decision import Decision
+
+if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
+    from cptlaw.fitting import Fit
+
+MOST = 5
+Question = ParamSpec("Question")
+
+
+def with_influence(decide: Callable[Question, Decision]) -> Callable[Question, Decision]:
+    """Makes a decision carry the runs whose removal moves its first coordinate most. Its fits are positional."""
+
+    @functools.wraps(decide)
+    def decided(*fits: Question.args, **question: Question.kwargs) -> Decision:
+        decision = decide(*fits, **question)
+        runs = _runs(fits)
+        if len(runs) < 2 or not decision.samples:
+            return decision
+        moved: list[Any] = [None if fit is None else without(fit, runs) for fit in fits]  # type: ignore[arg-type]
+        return _told(decision, decide(*moved, **question), runs)
+
+    return decided
+
+
+def without(fit: "Fit", runs: list[str]) -> "Fit":
+    """The fit with one draw a run: its parameters to first order without that run, kept within their bounds."""
+    bounds = {p.name: (p.low, p.high) for p in fit.law.params}
+    samples = {}
+    for name in fit.samples:
+        moved = [fit.params[name] - fit.influence.get(run, {}).get(name, 0.0) for run in runs]
+        samples[name] = np.clip(np.array(moved, dtype=float), *bounds.get(name, (-np.inf, np.inf)))
+    return dataclasses.replace(fit, samples=samples)
+
+
+def leave_one_out(decide: Callable[..., Decision], *fits: "Fit", progress: bool = False, **question: Any) -> Decision:
+    """`decide(*fits, **question)` with its influential runs found by refitting without each: a fit a run and corpus."""
+    from tqdm import tqdm
+
+    from cptlaw import fitting
+
+    runs = _runs(fits)
+    refits: list[Fit] = []
+    with tqdm(total=len(runs) * len(fits), desc="leave one run out", disable=None if progress else True) as bar:
+        for fit in fits:
+            found = []
+            held = fit.residuals["held_out"].to_numpy(dtype=bool)
+            for run in runs:
+                # Rows held out keep their place with no weight, so every refit has one shape and compiles once.
+                out = held | (fit.residuals["run"] == run).to_numpy()
+                settings = {name: fit.settings[name] for name in ("fixed", "objective", "delta", "seed")}
+                table = fit.residuals.drop(columns=["observed", "predicted", "held_out"])
+                found.append(fitting.fit(table, fit.law, fit.eval, bootstrap=0, hold_out=out, **settings).params)
+                bar.update()
+            samples = {name: np.array([params[name] for params in found]) for name in fit.samples}
+            refits.append(dataclasses.replace(fit, samples=samples, influence={}))
+    return _told(decide(*fits, **question), decide(*refits, **question), runs)
+
+
+def _runs(fits: Any) -> list[str]:
+    return list(dict.fromkeys(run for fit in fits if fit is not None for run in fit.influence))
+
+
+def _told(decision: Decision, moved: Decision, runs: list[str]) -> Decision:
+    """The decision with the runs that move its first coordinate most; draw i of `moved` is that without run i."""
+    name, found = next(iter(moved.samples.items()))
+    shift = found - decision.point[name]
+    order = [i for i in np.argsort(-np.abs(np.nan_to_num(shift)))[:MOST] if shift[i]]
+    rows = tuple({"run": runs[i], f"{name} without it": float(found[i]), "change": float(shift[i])} for i in order)
+    return dataclasses.replace(decision, influence=rows)

@@ -1,0 +1,245 @@
+"""The best mix of any number of corpora: a weighted sum or the worst of target losses over the simplex, in JAX."""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cptlaw.planning import decision as d
+from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.influence import with_influence
+from cptlaw.planning.tradeoff import AGREE
+
+if TYPE_CHECKING:
+    from cptlaw.fitting import Fit
+
+STEPS = 300
+STARTS, RESTARTS = 64, 3  # of the fitted parameters, and of each resample (its first is the fitted parameters' optimum)
+PENALTY = 20.0  # nats a nat over a ceiling costs: more than any trade of one loss for another
+SLACK = 1e-3  # nats over a ceiling that count as meeting it
+
+
+@with_influence
+def mixture(
+    *fits: "Fit",
+    weights: Mapping[str, float] | None = None,
+    worst: bool = False,
+    params: float | None = None,
+    tokens: float | None = None,
+    floors: Mapping[str, float] | None = None,
+    caps: Mapping[str, float] | None = None,
+    corpus_tokens: Mapping[str, float] | None = None,
+    max_epochs: float | Mapping[str, float] = 1.0,
+    ceilings: Mapping[str, float] | None = None,
+    level: float = 0.9,
+) -> Decision:
+    """The shares with the smallest weighted sum (or the smallest worst) of the fits' losses.
+
+    Args:
+      fits: one for each target corpus, laws of `w_<corpus>` or of the corpus's own share.
+      weights: target -> weight, 1 each by default.
+      worst: minimise the largest weighted loss instead of the sum.
+      params, tokens: of the planned run, for laws that read them and for `corpus_tokens`.
+      floors, caps: corpus -> smallest and largest share.
+      corpus_tokens, max_epochs: unique tokens there are of a corpus, and the most passes over them.
+      ceilings: target -> largest loss allowed, nats per token.
+      level: of every interval.
+
+    Raises:
+      DecisionError: an unknown corpus or target, limits that leave no mix, a ceiling that no mix meets.
+    """
+    d.check_level(level)
+    targets = [d.corpus(fit) for fit in fits]
+    corpora = _corpora(fits)
+    scale = _named("weights", weights or dict.fromkeys(targets, 1.0), targets)
+    limit = _named("ceilings", ceilings or {}, targets, missing=np.inf)
+    low, high = _limits(corpora, floors or {}, caps or {}, corpus_tokens or {}, max_epochs, tokens)
+    x = {}
+    for name, value, unit in (("params", params, "parameters"), ("tokens", tokens, "tokens")):
+        if value is not None:
+            x[name] = d.check_positive(name, value, unit)
+        elif any(name in fit.law.columns for fit in fits):
+            raise DecisionError(f"these laws depend on {name}: give the planned run's")
+    kept, warnings = d.paired(*fits)
+
+    def parts(theta: list[dict[str, Any]], mix: Any) -> tuple[Any, Any]:
+        """(objective, nats over the ceilings) of shares (..., corpora)."""
+        values = []
+        for fit, own in zip(kept, theta):
+            named = {f"w_{name}": mix[..., i] for i, name in enumerate(corpora)}
+            given = {**x, **named, "ratio": named.get(f"w_{fit.eval}")}
+            values.append(fit.law.predict(own, {c: given[c] for c in fit.law.columns}) + 0 * mix[..., 0])
+        weighted = [w * value for w, value in zip(scale, values)]
+        total = partial(jnp.max, axis=0)(jnp.stack(weighted)) if worst else sum(weighted)
+        over = sum(jnp.maximum(value - c, 0.0) for value, c in zip(values, limit))
+        return total, over
+
+    def solve(theta: list[dict[str, np.ndarray]], starts: np.ndarray) -> np.ndarray:
+        """Best shares (M, corpora) of M draws from starts (M, R, corpora)."""
+        with jax.enable_x64(True):
+            found, value = _descend(parts, jax.tree.map(lambda v: jnp.asarray(v)[:, None], theta), starts, low, high)
+            pick = np.argmin(np.asarray(value), axis=1)
+        return np.asarray(found)[np.arange(len(pick)), pick]
+
+    def judged(mix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(objective, nats over) of one mix a draw (S + 1, corpora), row 0 the fitted parameters."""
+        with jax.enable_x64(True):
+            return tuple(np.asarray(v) for v in parts(_thetas(kept, everything=True), jnp.asarray(mix)))  # type: ignore[return-value]
+
+    rng = np.random.default_rng(0)
+    draws = d.draws(kept[0])
+    cold = rng.dirichlet(np.ones(len(corpora)), (1, STARTS))
+    point = solve([{n: np.array([v]) for n, v in fit.params.items()} for fit in kept], cold)[0]
+    warm = np.concatenate([np.broadcast_to(point, (draws, 1, len(corpora))),
+                           rng.dirichlet(np.ones(len(corpora)), (draws, RESTARTS - 1))], axis=1)  # fmt: skip
+    own = solve(_thetas(kept), warm)
+    at_point, over = judged(np.broadcast_to(point, (draws + 1, len(corpora))))
+    if over[0] > SLACK:
+        raise DecisionError(
+            f"no mix meets the ceilings: the nearest found is over by {over[0]:.4f} nats in all; raise one of "
+            + ", ".join(f"{name} <= {value:g}" for name, value in (ceilings or {}).items())
+        )
+    at_own, own_over = judged(np.concatenate([point[None], own]))
+    regret = np.maximum(at_point - at_own, 0)[1:] + np.maximum(over - own_over, 0)[1:]
+    distance = np.abs(own - point).sum(axis=1) / 2
+
+    def losses(mix: np.ndarray) -> dict[str, dict[str, float]]:
+        named = {f"w_{name}": share for name, share in zip(corpora, mix)}
+        return {
+            name: d.banded(d.losses(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})[:, 0], level)
+            for name, fit in zip(targets, kept)
+        }
+
+    options = []
+    rules = {"equal shares": np.full(len(corpora), 1 / len(corpora))}
+    if corpus_tokens and set(corpus_tokens) == set(corpora):
+        size = np.array([corpus_tokens[name] for name in corpora])
+        rules["proportional to size"] = size / size.sum()
+    for rule, mix in rules.items():
+        held = None if not ceilings else float((judged(np.broadcast_to(mix, (draws + 1, len(mix))))[1][1:] <= 0).mean())
+        options.append(Option(rule, dict(zip(corpora, mix.tolist())), losses(mix), held))
+    what = "largest" if worst else "weighted sum of the"
+    return Decision(
+        kind="mixture",
+        question=f"Which mix of {', '.join(corpora)} gives the smallest {what} {', '.join(targets)} loss?",
+        answer=", ".join(f"{d.percent(share)} {name}" for name, share in zip(corpora, point)) + ".",
+        inputs={
+            **x, "weights": dict(zip(targets, scale.tolist())), "worst": worst, "ceilings": dict(ceilings or {}),
+            "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())),
+        },
+        point=dict(zip(corpora, point.tolist())),
+        interval={name: d.interval(own[:, i], level) for i, name in enumerate(corpora)},
+        samples={name: own[:, i] for i, name in enumerate(corpora)},
+        level=level,
+        agreement=float(np.mean(distance <= AGREE)),
+        agreement_means=f"their own mix moves at most {100 * AGREE:.0f} points of share",
+        regret=d.summarise_regret(regret),
+        losses=losses(point),
+        options=tuple(options),
+        extrapolation=tuple(dict.fromkeys(
+            note for fit in kept
+            for note in d.extrapolation(fit, x | {f"w_{name}": float(s) for name, s in zip(corpora, point)})
+        )),
+        warnings=warnings,
+    )  # fmt: skip
+
+
+def _descend(parts: Any, theta: Any, starts: np.ndarray, low: Any, high: Any) -> tuple[Any, Any]:
+    """Mirror descent, w <- w exp(-step gradient), projected onto the limits; (shares, penalised value), the best seen.
+
+    The gradient is scaled to a spread of 1 over the corpora and the step falls from 1 to 1e-5, so that the kinks of a
+    worst case or a ceiling are met as closely as smooth optima.
+    """
+
+    def value(mix: Any) -> Any:
+        total, over = parts(theta, mix)
+        return total + PENALTY * over
+
+    slope = jax.grad(lambda mix: value(mix).sum())
+
+    def step(i: Any, state: Any) -> Any:
+        mix, best, least = state
+        gradient = slope(mix)
+        gradient = gradient - gradient.mean(axis=-1, keepdims=True)
+        size = 10.0 ** (-5.0 * i / STEPS)
+        moved = mix * jnp.exp(-size * gradient / (jnp.abs(gradient).max(axis=-1, keepdims=True) + 1e-12))
+        mix = _project(moved, low, high)
+        found = value(mix)
+        better = found < least
+        return mix, jnp.where(better[..., None], mix, best), jnp.where(better, found, least)
+
+    @jax.jit
+    def run(mix: Any) -> Any:
+        mix = _project(mix, low, high)
+        return jax.lax.fori_loop(0, STEPS, step, (mix, mix, value(mix)))[1:]
+
+    return run(jnp.asarray(starts))
+
+
+def _project(mix: Any, low: Any, high: Any) -> Any:
+    """The nearest point by relative entropy: clip(c w, low, high) with c such that shares sum to 1, by bisection."""
+    mix = jnp.maximum(mix / mix.sum(axis=-1, keepdims=True), 1e-12)
+
+    def halve(_: Any, ends: Any) -> Any:
+        small, large = ends
+        middle = jnp.sqrt(small * large)
+        over = jnp.clip(mix * middle, low, high).sum(axis=-1, keepdims=True) > 1
+        return jnp.where(over, small, middle), jnp.where(over, middle, large)
+
+    ends = jnp.full((*mix.shape[:-1], 1), 1e6)
+    small, large = jax.lax.fori_loop(0, 32, halve, (1 / ends, ends))
+    return jnp.clip(mix * jnp.sqrt(small * large), low, high)
+
+
+def _thetas(fits: list["Fit"], everything: bool = False) -> list[dict[str, Any]]:
+    """Parameters of every resample (S,), after the fitted ones if `everything`."""
+
+    def of(fit: "Fit", name: str, value: float) -> Any:
+        draws = fit.samples.get(name, np.full(d.draws(fit), value))
+        return np.concatenate([[value], draws]) if everything else draws
+
+    return [{name: of(fit, name, value) for name, value in fit.params.items()} for fit in fits]
+
+
+def _corpora(fits: tuple["Fit", ...]) -> list[str]:
+    """The training corpora the laws read, in their order."""
+    names = [c[2:] for fit in fits for c in fit.law.columns if c.startswith("w_")]
+    names += [d.corpus(fit) for fit in fits if "ratio" in fit.law.columns]
+    found = list(dict.fromkeys(names))
+    if len(found) < 2:
+        raise DecisionError("a mixture needs laws of two corpora or more, e.g. --law mixing")
+    return found
+
+
+def _named(what: str, given: Mapping[str, float], known: list[str], missing: float = 0.0) -> np.ndarray:
+    if unknown := [name for name in given if name not in known]:
+        raise DecisionError(f"{what}: there is no {', '.join(unknown)}; there are {', '.join(known)}")
+    return np.array([given.get(name, missing) for name in known], dtype=float)
+
+
+def _limits(
+    corpora: list[str], floors: Mapping[str, float], caps: Mapping[str, float], there: Mapping[str, float],
+    max_epochs: float | Mapping[str, float], tokens: float | None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """Smallest and largest share of each corpus, token limits included."""
+    for what, given in (("floors", floors), ("caps", caps)):
+        for name, value in given.items():
+            d.check_share(f"{what}[{name}]", value)
+    low, high = _named("floors", floors, corpora), _named("caps", caps, corpora, missing=1.0)
+    size = _named("corpus_tokens", there, corpora, missing=np.inf)
+    if there:
+        if tokens is None:
+            raise DecisionError("corpus_tokens limits the shares of a run of known tokens: give tokens")
+        epochs = max_epochs if isinstance(max_epochs, Mapping) else dict.fromkeys(corpora, max_epochs)
+        high = np.minimum(high, size * _named("max_epochs", epochs, corpora, missing=1.0) / tokens)
+    if (bad := low > high).any():
+        i = int(np.argmax(bad))
+        raise DecisionError(f"{corpora[i]}: its floor {low[i]:.3g} is over its largest share {high[i]:.3g}")
+    if low.sum() > 1 or high.sum() < 1:
+        raise DecisionError(
+            f"the limits leave no mix: floors sum to {low.sum():.3g}, largest shares to {high.sum():.3g}"
+        )
+    return low, high

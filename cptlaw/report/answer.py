@@ -1,0 +1,171 @@
+"""The first screen: the question, the answer, what it promises, and what was measured afterwards."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from cptlaw.planning import noise
+from cptlaw.planning.decision import Decision, DecisionError, interval, percent, spread
+from cptlaw.planning.tradeoff import base_loss
+from cptlaw.report.html import Markup, table, tag, text
+
+if TYPE_CHECKING:
+    from cptlaw.fitting import Fit
+
+
+def first_screen(
+    decision: Decision,
+    fits: Mapping[str, "Fit"],
+    measured: pd.DataFrame,
+    confirm: pd.DataFrame | None,
+    question: str | None,
+) -> Markup:
+    """The decision the page is about.
+
+    Args:
+      measured: the runs table, for the base model's losses.
+      confirm: rows of the run trained at the recommendation, if any.
+    """
+    parts = [tag("p", question or decision.question, class_="question"), tag("h1", headline(decision))]
+    if decision.kind == "trade-off":
+        parts.append(_strip(decision))
+    parts.append(tag("p", _promise(decision), class_="lead"))
+    if confirm is None:
+        parts.append(_predictions(decision, measured))
+    else:
+        checked = confirmation(fits, confirm, decision.level)
+        parts += [_verdict(decision, checked, confirm), _comparison(checked, decision, measured)]
+    parts += [tag("p", f"Extrapolation: {note}.", class_="note") for note in decision.extrapolation]
+    parts += _cautions(fits)
+    return Markup("".join(parts))
+
+
+def headline(decision: Decision) -> str:
+    """The answer without its qualifications, which follow it."""
+    if decision.kind != "trade-off" or not decision.supported:
+        return decision.answer
+    share, domain, general = decision.point["share"], decision.inputs["domain"], decision.inputs["general"]
+    if share in (0, 1):
+        return f"{(general, domain)[int(share)]} text only"
+    return f"{percent(share)} {domain} text, {percent(1 - share)} {general} text"
+
+
+def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float) -> pd.DataFrame:
+    """Prediction beside measurement for each corpus at the confirming run's last evaluation.
+
+    The interval is that of one run: the law's own, widened by how far single runs lie from it (`noise.of_fit`).
+
+    Returns:
+      rows of eval, predicted, low, high, measured, difference, inside.
+    """
+    rows = []
+    for name, fit in fits.items():
+        for row in confirm[confirm["eval"] == name].sort_values("tokens").tail(1).to_dict("records"):
+            given = row | {"ratio": row[f"w_{name}"]}
+            found = fit.predict(**{column: given[column] for column in fit.law.columns}, level=level)
+            scatter = np.random.default_rng(0).normal(0, np.hypot(*noise.of_fit(fit)), len(found.samples))
+            point, (low, high) = float(found.point), interval(found.samples + scatter, level)
+            rows.append({
+                "eval": name, "predicted": point, "low": low, "high": high, "measured": row["loss"],
+                "difference": row["loss"] - point, "inside": low <= row["loss"] <= high,
+            })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _cautions(fits: Mapping[str, "Fit"]) -> list[Markup]:
+    """Laws that predict rows they never saw no better than a rule that knows no law: the interval cannot tell that."""
+    notes = []
+    for name, fit in fits.items():
+        held = fit.scores.get("held_out", {})
+        if beaten := held.get("beaten_by"):
+            rivals = " and ".join(rival.replace("_", " ") for rival in beaten)
+            off = f"typically {100 * held['law']['mean_log']:.1f}% off"
+            words = f"on {held['n']} rows it never saw the {name} law is {off}, no better than {rivals}."
+            notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
+    return notes
+
+
+def _strip(decision: Decision) -> Markup:
+    """The share and its interval on a line from 0 to 100%."""
+    point, (low, high) = decision.point["share"], decision.interval["share"]
+    words = f"{decision.level:.0%} interval: {spread(low, high)} {decision.inputs['domain']} text"
+    parts = (
+        tag("span", class_="track"),
+        tag("span", class_="span", style=f"left: {100 * low:.2f}%; width: {100 * max(high - low, 0.004):.2f}%"),
+        tag("span", class_="mark", style=f"left: {100 * point:.2f}%"),
+        tag("span", tag("span", "0%"), tag("span", f"100% {decision.inputs['domain']} text"), class_="ends"),
+    )
+    bar = tag("div", *parts, class_="strip", role="img", aria_label=f"{percent(point)}; {words}")
+    return Markup(tag("p", words, class_="interval") + bar)
+
+
+def _promise(decision: Decision) -> str:
+    words = []
+    if decision.kind == "trade-off":
+        rise = decision.losses[decision.inputs["general"]]["point"] / decision.inputs["base_loss"] - 1
+        words.append(
+            f"At this mix the law predicts a {decision.inputs['general']} loss {rise:+.1%} from the base model's."
+        )
+    if decision.regret:
+        mean, p90 = decision.regret["mean"], decision.regret["p90"]
+        words.append(
+            f"If the law is off, the choice costs {mean:.2g} nats on average and more than {p90:.2g} one time in ten."
+        )
+    return " ".join(words)
+
+
+def _predictions(decision: Decision, measured: pd.DataFrame) -> Markup:
+    rows = []
+    for corpus, loss in decision.losses.items():
+        rows.append(
+            [corpus, _base(decision, measured, corpus), f"{loss['point']:.3f}", _span(loss["low"], loss["high"])]
+        )
+    header = ["Nats per token", "base model", "predicted", f"{decision.level:.0%} interval"]
+    return table(header, rows, cards=True)
+
+
+def _comparison(checked: pd.DataFrame, decision: Decision, measured: pd.DataFrame) -> Markup:
+    rows = []
+    for row in checked.itertuples():
+        inside = tag("span", "inside", class_="yes") if row.inside else tag("span", "outside", class_="no")
+        rows.append([
+            f"{row.eval} loss", _base(decision, measured, row.eval), f"{row.predicted:.3f}", _span(row.low, row.high),
+            f"{row.measured:.3f}", f"{row.difference:+.3f}", inside,
+        ])  # fmt: skip
+    span = f"{decision.level:.0%} interval for one run"
+    header = ["Nats per token", "base model", "predicted", span, "measured", "difference", "measured is"]
+    return table(header, rows, cards=True)
+
+
+def _verdict(decision: Decision, checked: pd.DataFrame, confirm: pd.DataFrame) -> Markup:
+    inside, trained = int(checked["inside"].sum()), "This mix was then trained once"
+    if decision.kind == "trade-off":
+        share = confirm[f"w_{decision.inputs['domain']}"].iloc[-1]
+        trained = f"A mix of {percent(share)} {decision.inputs['domain']} text was then trained once"
+    which = "every measured loss lies inside its predicted interval"
+    if inside == 0:
+        which = "no measured loss lies inside its predicted interval"
+    elif inside < len(checked):
+        which = f"{inside} of {len(checked)} measured losses lie inside their predicted intervals"
+    words = f"{trained}: {which}"
+    if decision.kind == "trade-off":
+        for value in checked[checked["eval"] == decision.inputs["general"]]["measured"]:
+            rise = value / decision.inputs["base_loss"] - 1
+            held = "and the ceiling holds" if value <= decision.inputs["ceiling"] else "but the ceiling is passed"
+            words += f", {held} ({rise:+.1%} against {decision.inputs['tolerance']:+.1%} allowed)"
+    return tag("p", text(words + "."))
+
+
+def _base(decision: Decision, measured: pd.DataFrame, corpus: str) -> str:
+    if corpus == decision.inputs.get("general"):
+        return f"{decision.inputs['base_loss']:.3f}"
+    try:
+        return f"{base_loss(measured, corpus, decision.inputs['params']):.3f}"
+    except (DecisionError, KeyError):  # the table need not have it, nor the question a size
+        return ""
+
+
+def _span(low: float, high: float) -> str:
+    return f"{low:.3f} to {high:.3f}"

@@ -1,0 +1,236 @@
+"""The report: question and answer on the first screen, then how sure it is, then what it was made from."""
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+import cptlaw
+from cptlaw import atomic, runs
+from cptlaw.planning import noise
+from cptlaw.planning.decision import Decision, cells, count, percent
+from cptlaw.report import answer, figures, html, style
+from cptlaw.report.html import Markup, tag
+
+if TYPE_CHECKING:
+    from cptlaw.fitting import Fit
+
+
+KINDS = {
+    "trade-off": "Another trade-off",
+    "share-for-loss": "The share for a wanted loss",
+    "limited-data": "With little domain text",
+    "budget": "For a compute budget",
+    "mixture": "The best mix",
+    "pareto": "The front",
+    "subset": "Which text to choose",
+    "next": "What to run next",
+    "design": "Before the first run",
+}
+
+
+def write(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    table: pd.DataFrame,
+    fits: Mapping[str, "Fit"],
+    decisions: Sequence[Decision] = (),
+    confirm: pd.DataFrame | None = None,
+    question: str | None = None,
+    command: str = "",
+    level: float = 0.9,
+) -> Path:
+    """Writes the report, and every figure as PNG and CSV in the folder NAME_figures beside it.
+
+    Args:
+      path: the HTML file.
+      title: names the study, small, above the question.
+      table: the runs table the fits come from.
+      fits: evaluated corpus -> fit.
+      decisions: the answers; the first is the one the page opens with.
+      confirm: rows of a run trained at the recommendation, if there is one; it was in no fit. Its last evaluations
+        are shown.
+      question: asked in your words; the first decision's own by default.
+      command: what made this report.
+      level: of every interval that a decision does not bring along.
+    """
+    path = Path(path)
+    if confirm is not None:
+        confirm = confirm[confirm["tokens"] == confirm["tokens"].max()]
+    folder = path.parent / f"{path.stem}_figures"
+
+    def show(drawing: figures.Drawing, heading: str = "h2", before: Markup = html.NOTHING) -> Markup:
+        wide, narrow, png = drawing.render()
+        atomic.write_bytes(folder / f"{drawing.name}.png", png)
+        atomic.write_text(folder / f"{drawing.name}.csv", drawing.data.to_csv(index=False))
+        return Markup(tag(heading, drawing.title) + before + html.figure(drawing, wide, narrow, folder.name))
+
+    body = [tag("p", title, class_="title")]
+    trade = next((d for d in decisions[:1] if d.kind == "trade-off"), None)
+    if decisions:
+        body.append(answer.first_screen(decisions[0], fits, table, confirm, question))
+    if trade is not None:
+        general, domain = fits[trade.inputs["general"]], fits[trade.inputs["domain"]]
+        body.append(show(figures.front(general, domain, trade, confirm, level)))
+        body.append(_options(trade))
+        body.append(show(figures.share_distribution(trade), before=_agreement(trade)))
+    body += [_other(decision) for decision in decisions[1:]]
+    if all(set(fit.law.columns) <= {"params", "tokens", "ratio"} for fit in fits.values()):
+        two = trade.inputs["domain"] if trade is not None and len(runs.corpora(table)) == 2 else None
+        body.append(show(figures.loss_by_share(fits, two, confirm, level)))
+    body += [tag("h2", "Can the law be trusted?"), _warnings(fits, decisions), _scores(fits)]
+    body.append(show(figures.predicted_observed(fits), "h3"))
+    body.append(show(figures.residuals(fits), "h3"))
+    body += [_noise(table), tag("h2", "The law"), *(_law(fit, level) for fit in fits.values())]
+    body += [tag("h2", "Where this comes from"), _provenance(fits, table, command), _runs(table)]
+
+    atomic.write_text(path, html.document(title, style.css(), Markup("\n".join(body))))
+    return path
+
+
+def _options(decision: Decision) -> Markup:
+    """The recommendation beside the rules of thumb at the same cost."""
+    corpora = list(decision.losses)
+
+    def losses(found: Mapping[str, Mapping[str, float]]) -> list[str]:
+        return [f"{found[c]['point']:.3f} ({found[c]['low']:.3f} to {found[c]['high']:.3f})" for c in corpora]
+
+    own = decision.samples["share"]
+    met = float((own >= decision.point["share"]).mean())
+    rows = [["recommended", percent(decision.point["share"]), *losses(decision.losses), f"{met:.0%}"]]
+    for option in decision.options:
+        rows.append([option.name, percent(option.point["share"]), *losses(option.losses), f"{option.holds:.0%}"])
+    header = ["Mix", f"{decision.inputs['domain']} share", *(f"{c} loss" for c in corpora), "ceiling holds in"]
+    note = "Ceiling: share of resamples in which it holds."
+    if math.isclose(decision.losses[decision.inputs["general"]]["point"], decision.inputs["ceiling"], rel_tol=1e-6):
+        note += (
+            " The recommendation sits where the law meets the ceiling, so about half is expected; a share of "
+            f"{100 * decision.interval['share'][0]:.1f}%, the low end of the interval, holds in "
+            f"{(1 + decision.level) / 2:.0%}."
+        )
+    return Markup(html.table(header, rows, marked=0, cards=True) + tag("p", note, class_="table-note"))
+
+
+def _agreement(decision: Decision) -> Markup:
+    return tag("p", f"{decision.agreement:.0%} of resamples agree: {decision.agreement_means}.")
+
+
+def _other(decision: Decision) -> Markup:
+    """A decision beside the one the page is about."""
+    parts = [tag("h2", KINDS.get(decision.kind, decision.kind)), tag("p", decision.question, class_="question")]
+    parts.append(tag("p", tag("strong", decision.answer), class_="lead"))
+    rows = []
+    for corpus, loss in decision.losses.items():
+        rows.append([f"{corpus} loss", f"{loss['point']:.3f}", f"{loss['low']:.3f} to {loss['high']:.3f}"])
+    if rows:
+        parts.append(html.table(["Nats per token", "predicted", f"{decision.level:.0%} interval"], rows))
+    if decision.rows:
+        parts.append(html.table(*cells(decision.rows)))
+    parts += [tag("p", f"Extrapolation: {note}.", class_="note") for note in decision.extrapolation]
+    return Markup("".join(parts))
+
+
+def _warnings(fits: Mapping[str, "Fit"], decisions: Sequence[Decision]) -> Markup:
+    of: dict[str, list[str]] = {}
+    for name, fit in fits.items():
+        for warning in fit.warnings:
+            of.setdefault(warning, []).append(name)
+    notes = [f"{', '.join(names)}: {warning}" for warning, names in of.items()]
+    notes += [warning for decision in decisions for warning in decision.warnings]
+    if not notes:
+        return tag("p", "The fits gave no warnings.")
+    return tag("ul", *(tag("li", note) for note in dict.fromkeys(notes)), class_="warnings")
+
+
+def _noise(table: pd.DataFrame) -> Markup:
+    """Spread between runs that differ in their seed alone."""
+    found = noise.of_seeds(table)
+    heading = tag("h3", "Noise between runs")
+    if found.empty:
+        return Markup(
+            heading + tag("p", "No setting was run with more than one seed, so the noise between runs is unknown.")
+        )
+    lead = tag(
+        "p",
+        "Standard deviation of the loss between runs that differ in the seed alone. No law can be nearer than this.",
+    )
+    header = ["Loss of", "nats per token", "of the loss", "repeated settings"]
+    rows = [[row.eval, f"{row.sd:.4f}", f"{100 * row.relative:.2f}%", row.settings] for row in found.itertuples()]
+    return Markup(heading + lead + html.table(header, rows))
+
+
+def _law(fit: "Fit", level: float) -> Markup:
+    rows = []
+    for name, value in fit.params.items():
+        low, high = fit.interval(name, level) if name in fit.samples else (None, None)
+        rows.append([name, f"{value:.4g}", "fixed" if low is None else f"{low:.4g} to {high:.4g}"])
+    heading = tag("h3", f"{fit.eval}: ", tag("code", fit.law.equation))
+    note = tag("p", f"{fit.law.title}. {fit.law.source}.", class_="note")
+    return Markup(heading + note + html.table(["Parameter", "value", f"{level:.0%} interval"], rows))
+
+
+def _provenance(fits: Mapping[str, "Fit"], table: pd.DataFrame, command: str) -> Markup:
+    parts = [
+        html.definitions({
+            "report made by": tag("code", command) if command else "",
+            "cptlaw": cptlaw.__version__,
+            "runs table": f"{len(table)} rows, {table['run'].nunique()} runs",
+            "its sha256": tag("code", runs.digest(table)),
+        })
+    ]  # fmt: skip
+    for name, fit in fits.items():
+        held = int(fit.residuals["held_out"].sum())
+        parts.append(tag("h3", f"Fit of {name}"))
+        parts.append(
+            html.definitions({
+                "law": f"{fit.law.title} ({fit.law.name})",
+                "rows": f"{fit.n_rows} fitted, {held} held out",
+                "resamples": str(len(next(iter(fit.samples.values()), ()))),
+                "made by": tag("code", fit.command) if fit.command else "",
+                "table's sha256": tag("code", fit.digest),
+                "versions": ", ".join(f"{package} {version}" for package, version in fit.versions.items()),
+            })
+        )  # fmt: skip
+    return Markup("".join(parts))
+
+
+def _runs(table: pd.DataFrame) -> Markup:
+    shown = table.dropna(axis="columns", how="all")
+    rows = [[_cell(value, name) for name, value in row.items()] for row in shown.to_dict("records")]
+    return tag(
+        "details", tag("summary", f"All {len(table)} rows of the runs table"), html.table(list(map(str, shown)), rows)
+    )
+
+
+def _cell(value: object, column: str = "") -> str:
+    if value is None or value != value:
+        return ""
+    if isinstance(value, float | int) and not isinstance(value, bool):
+        return count(float(value)) if column in ("params", "tokens") and value else f"{value:.4g}" if value else "0"
+    return str(value)
+
+
+def _scores(fits: Mapping[str, "Fit"]) -> Markup:
+    """Errors on rows the fit never saw, beside predictors that know no law."""
+    parts = []
+    for name, fit in fits.items():
+        held = fit.scores.get("held_out", {})
+        if not held.get("n"):
+            parts.append(
+                tag("p", f"The {name} law has no held-out score: {held.get('what', 'no rows were held out')}.")
+            )
+            continue
+        found = {key: value for key, value in held.items() if isinstance(value, Mapping) and "mean_log" in value}
+        ours = list(found).index("law")
+        rows = []
+        for key, score in found.items():
+            sizes = (f"{100 * score['mean_log']:.2f}%", f"{100 * score['rms_log']:.2f}%", f"{score['mae']:.4f}")
+            rows.append(["the law" if key == "law" else key.replace("_", " "), *sizes])
+        parts.append(tag("h3", f"{name} loss: {held['n']} rows the fit never saw ({held['what']})"))
+        header = ["Predictor", "typical error", "root mean square", "nats per token"]
+        parts.append(html.table(header, rows, marked=ours))
+    return Markup("".join(parts))

@@ -1,0 +1,1 @@
+"""Training of one model: step, schedules, sharding, checkpoints and the loop. Token arrays only."""

@@ -1,0 +1,210 @@
+"""Checkpoints: the only file that knows Orbax.
+
+A checkpoint is whole or absent (Orbax renames it when all is written) and is written while training goes on. Each
+has three items: `params`, which other runs start from; `training`, the optimizer's state and the step; and
+`checksums`, because the array format does not notice a flipped bit.
+"""
+
+import contextlib
+import os
+import time
+import warnings
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers as managers
+
+from cptlaw.errors import UserError
+from cptlaw.models.transformer import Params
+from cptlaw.training.sharding import path_name
+from cptlaw.training.step import State
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged or of another model."""
+
+
+class CheckpointWarning(UserWarning):
+    """A damaged checkpoint was passed over."""
+
+
+class Checkpoints:
+    """The checkpoints of one run, to be used as a context manager.
+
+    Attributes:
+      seconds: how much work a crash may cost: `due` says when that is reached; None, never.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        recent: int = 2,
+        keep: Collection[int] = (),
+        seconds: float | None = 60.0,
+    ):
+        """Keeps the `recent` last checkpoints and those of the steps in `keep`."""
+        self.directory = Path(directory).absolute()
+        self.seconds = seconds
+        self._saved = time.monotonic()
+        policy = managers.AnyPreservationPolicy([managers.LatestN(recent), managers.CustomSteps(list(keep))])
+        self._manager = ocp.CheckpointManager(
+            self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy)
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._manager.close()
+
+    def due(self) -> bool:
+        return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
+
+    def save(self, step: int, state: State) -> None:
+        """Starts writing; returns once the state may be donated. A step that is saved already is left alone."""
+        self._saved = time.monotonic()
+        if step in self._manager.all_steps():
+            return
+        items = _items(state)
+        items["checksums"] = {name: _checksums(tree) for name, tree in items.items()}
+        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
+
+    def restore(self, abstract: State) -> tuple[int, State] | None:
+        """(step, state) of the newest sound checkpoint, placed as `abstract` says; None when there is none.
+
+        A damaged checkpoint is removed with a CheckpointWarning, and the one before is taken. Raises CheckpointError
+        when all are damaged, or when one is of another model or optimizer.
+        """
+        self._manager.wait_until_finished()
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        damaged = {}
+        for step in steps:
+            try:
+                items = _read(self.directory / str(step), _items(abstract))
+            except _Damaged as error:
+                damaged[step] = str(error)
+                continue
+            for bad, reason in damaged.items():
+                self._manager.delete(bad)
+                warnings.warn(
+                    f"{self.directory}: the checkpoint of step {bad} is damaged ({reason}) and was removed; "
+                    f"continuing from step {step}",
+                    CheckpointWarning,
+                    stacklevel=2,
+                )
+            training = items["training"]
+            moments = jax.tree_util.tree_map_with_path(
+                lambda path, _, read=training: read[f"optimizer/{path_name(path)}"], abstract.optimizer
+            )
+            return step, State(step=training["step"], params=items["params"], optimizer=moments)
+        if damaged:
+            raise CheckpointError(
+                f"{self.directory}: every checkpoint is damaged ({damaged[steps[0]]}); delete them to start over"
+            )
+        return None
+
+
+def load_params(directory: str | os.PathLike[str], abstract: Params, step: int | None = None) -> Params:
+    """The parameters in another run's checkpoint: its newest, or the one of `step`.
+
+    Args:
+      directory: the run's checkpoint directory.
+      abstract: shapes, dtypes and shardings wanted (`make_start(...)[1].params`).
+      step: which checkpoint.
+
+    Raises CheckpointError when there is no such checkpoint, it is damaged, or it is of another model.
+    """
+    directory = Path(directory).absolute()
+    if not directory.is_dir():
+        raise CheckpointError(f"{directory}: no such directory; name the checkpoint directory of a finished run")
+    options = ocp.CheckpointManagerOptions(create=False)
+    with contextlib.closing(ocp.CheckpointManager(directory, options=options)) as manager:
+        steps = sorted(manager.all_steps())
+    if not steps or (step is not None and step not in steps):
+        raise CheckpointError(f"{directory}: no checkpoint of step {step or 'any'}; it has {steps or 'none'}")
+    step = steps[-1] if step is None else step
+    try:
+        return _read(directory / str(step), {"params": abstract})["params"]
+    except _Damaged as error:
+        raise CheckpointError(f"{directory}: the checkpoint of step {step} is damaged: {error}") from error
+
+
+class _Damaged(Exception):
+    """What was written cannot be read back."""
+
+
+def _items(state: State) -> dict[str, Any]:
+    # A flat dictionary, so that what is stored has names (optimizer/1/mu/embed) and none of optax's classes.
+    rest = jax.tree_util.tree_leaves_with_path({"step": state.step, "optimizer": state.optimizer})
+    return {"params": state.params, "training": {path_name(path): leaf for path, leaf in rest}}
+
+
+def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
+    """Some items of a checkpoint, compared with what is wanted before and with their checksums after."""
+    wanted = dict(abstract)
+    handler = ocp.StandardCheckpointHandler()
+    with contextlib.closing(ocp.Checkpointer(handler)) as reader:
+        try:
+            stored = {name: handler.metadata(checkpoint / name) for name in (*abstract, "checksums")}
+        except Exception as error:  # Orbax has no class for this: TensorStore, JSON and OS errors all mean damage
+            raise _Damaged(_first_line(error)) from error
+        for name, tree in abstract.items():
+            _check_same(f"{checkpoint}, {name}", tree, stored[name])
+        wanted["checksums"] = {
+            name: jax.ShapeDtypeStruct(meta.shape, meta.dtype) for name, meta in stored["checksums"].items()
+        }
+        try:
+            items = {
+                name: reader.restore(checkpoint / name, args=ocp.args.StandardRestore(tree))
+                for name, tree in wanted.items()
+            }
+        except Exception as error:
+            raise _Damaged(_first_line(error)) from error
+    for name in abstract:
+        differ = np.flatnonzero(np.asarray(items["checksums"][name]) != np.asarray(_checksums(items[name])))
+        if differ.size:
+            paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(items[name])]
+            raise _Damaged("wrong checksum of " + ", ".join(paths[i] for i in differ))
+    return items
+
+
+def _check_same(where: str, wanted: Any, stored: Any) -> None:
+    want = {path_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
+    have = {path_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(stored)}
+    wrong = [f"{name} {shape} is missing" for name, shape in want.items() if name not in have]
+    wrong += [f"{name} {shape} is not in this model" for name, shape in have.items() if name not in want]
+    wrong += [
+        f"{name} is {have[name]}, this model's is {shape}"
+        for name, shape in want.items()
+        if have.get(name, shape) != shape
+    ]
+    if wrong:
+        raise CheckpointError(
+            f"{where}: of another model or optimizer: {'; '.join(wrong)}. Use its config, or another directory"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"[:200]
+
+
+@jax.jit
+def _checksums(tree: Any) -> jax.Array:
+    """A uint32 for every array: its words, each times an odd weight by place, summed modulo 2^32.
+
+    Integer sums do not depend on order, so neither do checksums on sharding; any single changed word changes them.
+    """
+
+    def checksum(x: jax.Array) -> jax.Array:
+        kind = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
+        words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32).ravel()
+        return (words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+
+    return jnp.stack([checksum(x) for x in jax.tree.leaves(tree)])

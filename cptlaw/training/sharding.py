@@ -1,0 +1,121 @@
+"""Which device holds what: ordered (path regex -> mesh axes) rules over a mesh (data, fsdp, tensor)."""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from cptlaw.errors import UserError
+
+AXES = ("data", "fsdp", "tensor")
+Spec = tuple[str | None, ...]
+
+# For the parameter tree of models.transformer. An axis of size 1 splits nothing, so the same rules serve pure data
+# parallelism. A tensor axis splits heads, the feed-forward width and the vocabulary; fsdp splits the model width.
+RULES: tuple[tuple[str, Spec], ...] = (
+    (r"(^|/)(un)?embed$", ("tensor", "fsdp")),
+    (r"attention/[qkv]$", (None, "fsdp", "tensor")),
+    (r"attention/o$", (None, "tensor", None, None, "fsdp")),
+    (r"mlp/(gate|up)$", (None, "fsdp", "tensor")),
+    (r"mlp/down$", (None, "tensor", "fsdp")),
+    (r"norm$", ()),
+)
+
+
+class ShardingError(UserError):
+    """A mesh that does not fit the devices, or a parameter that the rules do not place."""
+
+
+def make_mesh(
+    data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+    """A mesh over all devices of all processes, or over those given; one size may be -1, "the rest"."""
+    sizes, count = [data, fsdp, tensor], jax.device_count() if devices is None else len(devices)
+    if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
+        raise ShardingError(f"mesh {dict(zip(AXES, sizes))}: sizes are positive, and one may be -1 for the rest")
+    if -1 in sizes:
+        sizes[sizes.index(-1)] = count // -math.prod(sizes)
+    if math.prod(sizes) != count:
+        raise ShardingError(f"mesh {dict(zip(AXES, sizes))}: does not multiply to the {count} devices there are")
+    return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+
+
+def path_name(path: tuple[Any, ...]) -> str:
+    """`layers/attention/q` for a key path of jax.tree_util."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """A mesh with its rules; hashable, so that compiled steps are cached by it."""
+
+    mesh: jax.sharding.Mesh
+    rules: tuple[tuple[str, Spec], ...] = RULES
+
+    @property
+    def replicated(self) -> jax.NamedSharding:
+        return jax.NamedSharding(self.mesh, jax.P())
+
+    @property
+    def batch(self) -> jax.NamedSharding:
+        """Rows of a batch are split over data and fsdp."""
+        return jax.NamedSharding(self.mesh, jax.P(("data", "fsdp")))
+
+    def shardings(self, tree: Any) -> Any:
+        """The sharding of every array of a tree (or of its shapes): the first rule whose regex is found in the path.
+
+        Optimizer moments end in their parameter's path, so they follow it; scalars are replicated. Raises
+        ShardingError naming a path without a rule, or a dimension that its axis does not divide.
+        """
+        return jax.tree_util.tree_map_with_path(self._sharding, tree)
+
+    def _sharding(self, path: tuple[Any, ...], array: Any) -> jax.NamedSharding:
+        if not array.shape:
+            return self.replicated
+        name = path_name(path)
+        spec = next((spec for pattern, spec in self.rules if re.search(pattern, name)), None)
+        if spec is None:
+            raise ShardingError(f"parameter {name} {array.shape}: no sharding rule matches; add one to the config")
+        if len(spec) > len(array.shape):
+            raise ShardingError(f"parameter {name} {array.shape}: its rule {spec} has more axes than it has dimensions")
+        for dimension, axis in enumerate(spec):
+            if axis is None:
+                continue
+            if axis not in self.mesh.shape:
+                raise ShardingError(f"parameter {name}: its rule names axis {axis!r}; the mesh has {', '.join(AXES)}")
+            if array.shape[dimension] % self.mesh.shape[axis]:
+                raise ShardingError(
+                    f"parameter {name} {array.shape}: dimension {dimension} is not divisible by mesh axis {axis!r} of "
+                    f"size {self.mesh.shape[axis]}; change the mesh or its rule"
+                )
+        return jax.NamedSharding(self.mesh, jax.P(*spec))
+
+    def table(self, tree: Any) -> str:
+        """One line an array: path, shape, spec, MiB per device; then the total."""
+        lines, total = [], 0.0
+        shardings = jax.tree.leaves(self.shardings(tree))
+        for (path, array), sharding in zip(jax.tree_util.tree_leaves_with_path(tree), shardings):
+            mib = math.prod(sharding.shard_shape(array.shape)) * array.dtype.itemsize / 2**20
+            total += mib
+            lines.append(f"{path_name(path):40} {array.shape!s:24} {sharding.spec!s:40} {mib:10.3f}")
+        head = f"{'path':40} {'shape':24} {'spec':40} {'MiB/device':>10}"
+        return "\n".join([head, *lines, f"{'total':106} {total:10.3f}"])
+
+    def rows(self, batch_size: int) -> slice:
+        """The rows of a global batch that this process feeds."""
+        split = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
+        if batch_size % split:
+            raise ShardingError(f"batch_size {batch_size}: not divisible by data x fsdp = {split} of the mesh")
+        mine = [index[0] for index in self.batch.addressable_devices_indices_map((batch_size,)).values() if index]
+        return slice(min(rows.start or 0 for rows in mine), max(rows.stop or batch_size for rows in mine))
+
+    def put(self, local: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
+        """Global arrays (B, ...) from this process's rows of them."""
+        return {
+            name: jax.make_array_from_process_local_data(self.batch, array, (batch_size, *array.shape[1:]))
+            for name, array in local.items()
+        }

@@ -1,0 +1,141 @@
+"""One optimizer step: loss as sums and counts, AdamW, donated buffers, gradients accumulated as sums."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from cptlaw.errors import UserError
+from cptlaw.models import transformer
+from cptlaw.training.sharding import Layout
+
+Batch = dict[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+    """AdamW with decoupled decay (not of norms), after clipping to a global norm. The learning rate is data."""
+
+    b1: float = 0.9
+    b2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+
+    def transform(self) -> optax.GradientTransformation:
+        """The direction of the step, to be scaled by minus the learning rate."""
+        return optax.chain(
+            optax.clip_by_global_norm(self.clip),
+            optax.scale_by_adam(self.b1, self.b2, self.eps),
+            optax.add_decayed_weights(self.weight_decay, mask=decayed),
+        )
+
+
+def decayed(params: transformer.Params) -> Any:
+    """True for the weights that decay: all but norm scales (stacked over layers, so not told by their rank)."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: not str(path[-1].key).endswith("norm"), params)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class State:
+    """All that a step changes. `step` counts the updates done (int32)."""
+
+    step: jax.Array
+    params: transformer.Params
+    optimizer: optax.OptState
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass
+class Sums:
+    """What a step measured, before its update: float32 scalars."""
+
+    nats: jax.Array
+    tokens: jax.Array
+    grad_norm: jax.Array
+
+
+def loss_sums(params: transformer.Params, cfg: transformer.Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(nats, tokens) summed over the positions where mask_BT is 1."""
+    nll_BT = transformer.token_nll(params, cfg, batch)
+    return (nll_BT * batch["mask_BT"]).sum(), batch["mask_BT"].sum()
+
+
+@functools.lru_cache(maxsize=64)
+def make_init(cfg: transformer.Config, layout: Layout) -> Callable[[int], transformer.Params]:
+    """The compiled random initialisation: seed -> params, placed by the layout."""
+    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
+    return jax.jit(lambda seed: transformer.init(jax.random.key(seed), cfg), out_shardings=layout.shardings(shapes))
+
+
+@functools.lru_cache(maxsize=64)
+def make_start(
+    cfg: transformer.Config, optimizer: Optimizer, layout: Layout
+) -> tuple[Callable[[transformer.Params], State], State]:
+    """The compiled params -> State at step 0 (a copy: steps donate their state), and the state's abstract arrays."""
+
+    def start(params: transformer.Params) -> State:
+        params = jax.tree.map(jnp.copy, params)
+        return State(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.transform().init(params))
+
+    shapes = jax.eval_shape(lambda: start(transformer.init(jax.random.key(0), cfg)))
+    shardings = layout.shardings(shapes)
+    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+    return jax.jit(start, out_shardings=shardings), abstract
+
+
+def default_microbatches(layout: Layout, batch_size: int, seq_len: int) -> int:
+    """How many parts to take a batch in: 1, but on a CPU as many as leave a device 256 tokens or more at a time.
+
+    There the step's arrays then stay in the cache, which makes it 1.4 to 2 times faster (benchmarks/cpu_step.py).
+    """
+    if layout.mesh.devices.flat[0].platform != "cpu":
+        return 1
+    rows = batch_size // (layout.mesh.shape["data"] * layout.mesh.shape["fsdp"])
+    return max(m for m in range(1, rows + 1) if rows % m == 0 and (m == 1 or rows // m * seq_len >= 256))
+
+
+@functools.lru_cache(maxsize=64)
+def make_step(
+    cfg: transformer.Config, optimizer: Optimizer, layout: Layout, microbatches: int = 1
+) -> Callable[[State, Batch, float], tuple[State, Sums]]:
+    """The compiled step (state, batch, learning rate) -> (state, sums); cached, so many runs share one program.
+
+    The state is donated. With `microbatches` > 1 the rows are taken in that many parts, one after the other, and
+    gradients and counts are added: the same update as one large batch, whatever the masks.
+    """
+    transform = optimizer.transform()
+    _, abstract = make_start(cfg, optimizer, layout)
+    value_and_grad = jax.value_and_grad(loss_sums, has_aux=True)
+
+    def gradients(params: transformer.Params, batch: Batch) -> Any:
+        if microbatches == 1:
+            return value_and_grad(params, cfg, batch)
+        rows = len(batch["mask_BT"])
+        if rows % microbatches:
+            raise UserError(f"microbatches: {microbatches} does not divide the batch of {rows} rows")
+        # Strided, so that every part has rows of every device.
+        parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
+
+        def add(total: Any, part: Batch) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, value_and_grad(params, cfg, part)), None
+
+        zero = jnp.zeros((), jnp.float32)
+        total, _ = jax.lax.scan(add, ((zero, zero), jax.tree.map(jnp.zeros_like, params)), parts)
+        return total
+
+    def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Sums]:
+        (nats, tokens), grads = gradients(state.params, batch)
+        grads = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1), grads)
+        direction, moments = transform.update(grads, state.optimizer, state.params)
+        params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
+        sums = Sums(nats=nats, tokens=tokens, grad_norm=optax.global_norm(grads))
+        return State(step=state.step + 1, params=params, optimizer=moments), sums
+
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))

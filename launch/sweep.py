@@ -1,0 +1,27 @@
+"""Trains a study's grid and writes its runs table.
+
+    python -m launch.sweep --config configs/study_small.py --workdir runs/study_small
+    python -m launch.sweep --config configs/demo.py:fast --config.batch_size=8 --workdir runs/mine
+
+Stop it with Ctrl-C; the same command continues. Several of these may work on one workdir at the same time.
+"""
+
+from absl import flags
+
+from cptlaw import runs as runs_table
+from cptlaw.experiments import study
+from launch import common
+
+_RETRY = flags.DEFINE_bool("retry-failed", False, "Train failed runs again.")
+
+
+def main() -> None:
+    prepared = common.prepare()
+    table = study.train_grid(prepared, retry_failed=_RETRY.value)
+    path = prepared.workdir / "runs.csv"
+    runs_table.write(table, path)
+    print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: cptlaw fit {path} --law dcpt --eval CORPUS")
+
+
+if __name__ == "__main__":
+    common.run(main)

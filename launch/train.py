@@ -1,0 +1,103 @@
+"""Trains one run of a study: a base model, or one continual pre-training mix from it (its base is trained first).
+
+    python -m launch.train --config configs/demo.py --workdir runs/one --size small --share code=0.25
+    python -m launch.train --config configs/demo.py --config.model.layers=4 --workdir runs/deeper
+
+Without --size the model is `config.model` as it stands; without --share only its base is trained. Stop it with Ctrl-C
+or SIGTERM; the same command continues, bitwise.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+from absl import flags
+
+from cptlaw import cache
+from cptlaw.errors import UserError
+from cptlaw.experiments import grid, rundir, worker
+from cptlaw.experiments.grid import Run
+from cptlaw.experiments.rundir import RunDir
+from cptlaw.models import transformer
+from cptlaw.progress import bar as progress_bar
+from cptlaw.training.loop import on_sigterm
+from launch import common
+
+# What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
+EXIT_RELAUNCH = 75
+
+_SIZE = flags.DEFINE_string("size", None, "A size of config.sizes; without it, config.model itself.")
+_SHARE = flags.DEFINE_multi_string("share", [], "Token share of a domain corpus, NAME=SHARE; the rest is general.")
+_SEED = flags.DEFINE_integer("seed", None, "Seed of the data order; without it, config.seed.")
+
+
+def main() -> None:
+    cache.keep_compiled()
+    settings = common.study()
+    size = _SIZE.value or "model"
+    if _SIZE.value is not None and size not in settings.sizes:
+        raise UserError(f"--size: no size {size!r}; config.sizes has {', '.join(settings.sizes)}")
+    prepared = common.prepare()
+    settings = dataclasses.replace(settings, sizes={"model": {}, **settings.sizes})
+    base = grid.base_run(settings, size, prepared.vocab_size, prepared.data)
+    runs = [base]
+    if _SHARE.value:
+        seed = settings.seed if _SEED.value is None else _SEED.value
+        runs.append(grid.cpt_run(settings, base, _shares(settings.domains), seed, prepared.data))
+    print(_placement(runs[-1]))
+    for run in runs:
+        _train(run, prepared.workdir, settings.checkpoint_seconds)
+
+
+def _placement(run: Run) -> str:
+    """Which device holds what."""
+    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), transformer.Config(**run.model)))
+    return worker.layout(run).table(shapes)
+
+
+def _train(run: Run, workdir: Path, checkpoint_seconds: float) -> None:
+    directory = RunDir(workdir, run)
+    with (
+        progress_bar(progress=True, total=run.tokens, desc=run.id, unit="token", unit_scale=True) as bar,
+        on_sigterm() as stop,
+    ):
+        try:
+            worker.train(
+                run,
+                workdir,
+                checkpoint_seconds=checkpoint_seconds,
+                keep_checkpoint=True,
+                progress=lambda tokens: bar.update(tokens - bar.n),
+                should_stop=stop,
+            )
+        except worker.Stopped:
+            raise SystemExit(EXIT_RELAUNCH) from None
+    result = directory.result()
+    if result is None:
+        raise UserError(f"{directory.path}: another process ({directory.holder()}) is training this run; wait for it")
+    if result["state"] == rundir.FAILED:
+        raise UserError(f"{directory.path}: {result['reason']}. Delete its result.json to try again")
+    for row in directory.rows():
+        error = "" if row["loss_se"] is None else f" +- {row['loss_se']:.4f}"
+        print(f"{run.id}: {row['tokens']:>10,} tokens  {row['eval']:<12} {row['loss']:.4f}{error} nats")
+
+
+def _shares(domains: tuple[str, ...]) -> dict[str, float]:
+    shares = {}
+    for text in _SHARE.value:
+        name, _, share = text.partition("=")
+        if name not in domains:
+            raise UserError(f"--share: no domain {name!r}; config.domains has {', '.join(domains)}")
+        try:
+            shares[name] = float(share)
+        except ValueError:
+            raise UserError(f"--share {text}: write NAME=SHARE, such as {domains[0]}=0.25") from None
+        if not 0 <= shares[name] <= 1:
+            raise UserError(f"--share {text}: a share lies between 0 and 1 (0.25 is a quarter)")
+    if sum(shares.values()) > 1:
+        raise UserError(f"--share: the domains' shares sum to {sum(shares.values()):g}; they leave no room above 1")
+    return shares
+
+
+if __name__ == "__main__":
+    common.run(main)

@@ -1,0 +1,68 @@
+"""Packaging of cptlaw. Lock files in requirements/ are made from this file by `make lock`."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.*)"', (HERE / "cptlaw" / "__init__.py").read_text()).group(1)
+
+# Ranges: the lower bound is what 3.11's lock tests or older with the same interface, the upper bound the next
+# release that may break it.
+CORE = [
+    # Laws, fitter, planning and figures: `cptlaw fit` on a CSV needs nothing else.
+    "jax>=0.10.2,<0.13",  # 0.10.2 is the last for Python 3.11
+    "numpy>=2.0,<3",
+    "optax>=0.2.8,<0.3",
+    "pandas>=2.2,<4",
+    "pyarrow>=17",  # runs tables as Parquet
+    "scipy>=1.14,<2",
+    "matplotlib>=3.9,<4",  # every figure; 3.9 has petroff10, the colour-blind-safe cycle
+    "tqdm>=4.66",  # progress: light, works in notebooks and logs
+    "ml-collections>=1.0,<2",  # experiment configs; pure Python
+    "absl-py>=2.1",
+]
+EXTRAS = {
+    # Training, scoring and the demo. TensorFlow comes in here, for seqio alone.
+    "train": [
+        "flax>=0.12.6,<0.13",
+        "orbax-checkpoint>=0.12.0,<0.13",
+        "seqio>=0.0.20,<0.1",
+        "tensorflow>=2.19,<3",
+        "tensorflow-text>=2.19,<3",
+        "tensorflow-datasets>=4.9.9,<5",
+        "tensorboard",  # seqio imports it without naming it
+        "importlib_resources",  # likewise
+        "sentencepiece>=0.2.1",
+    ],
+    "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
+}
+EXTRAS["dev"] = [
+    *EXTRAS["train"],
+    *EXTRAS["notebook"],
+    "pytest>=8",
+    "pytest-xdist>=3.6",
+    "hypothesis>=6.100",
+    "ruff>=0.15",
+    "mypy>=1.15",
+    "import-linter>=2.3",
+    "uv>=0.9",  # remakes the lock files
+]
+
+setup(
+    name="cptlaw",
+    version=VERSION,
+    description="Predict continual pre-training before paying for it: scaling laws with honest intervals, in JAX",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11,<3.14",
+    # The configs live at the top of the checkout, where config_flags users look for them, and are installed
+    # inside the package, so that `cptlaw demo` finds them without a checkout.
+    packages=[*find_packages(include=["cptlaw", "cptlaw.*"]), "cptlaw.configs"],
+    package_dir={"cptlaw.configs": "configs"},
+    install_requires=CORE,
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["cptlaw = cptlaw.cli:main"]},
+)

@@ -1,0 +1,100 @@
+"""The launchers, as a shell runs them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+CONFIG = """
+from ml_collections import ConfigDict
+
+def get_config():
+    return ConfigDict({{
+        "name": "tiny",
+        "corpora": {{"prose": {{"source": "{0}/prose.jsonl"}}, "code": {{"source": "{0}/code.jsonl"}}}},
+        "general": "prose",
+        "domains": ("code",),
+        "vocabulary": {{"kind": "bytes"}},
+        "validation_share": 0.2,
+        "model": {{"layers": 1, "d_model": 8, "heads": 1, "kv_heads": 1, "d_ff": 16}},
+        "sizes": {{"small": {{}}, "large": {{"d_model": 16}}}},
+        "base": {{"tokens": 640, "peak_lr": 1e-2, "warmup_tokens": 64}},
+        "cpt": {{"tokens": 256, "peak_lr": 1e-2, "warmup_tokens": 64}},
+        "eval_tokens": (128, 256),
+        "grid": {{"small": {{"domain_shares": (0.5,)}}, "large": {{"domain_shares": (0.5,)}}}},
+        "held_out": {{"size": "large", "tokens": 128}},
+        "seq_len": 8,
+        "batch_size": 8,
+        "workers": 2,
+    }})
+"""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launch")
+    rng = np.random.default_rng(0)
+    for name in ("prose", "code"):
+        lines = [json.dumps({"text": f"{name} {i} " + "".join(rng.choice(list("abc de"), 60))}) for i in range(40)]
+        (folder / f"{name}.jsonl").write_text("\n".join(lines))
+    (folder / "config.py").write_text(CONFIG.format(folder))
+    return folder / "config.py"
+
+
+def launch(module, config, *arguments):
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            f"launch.{module}",
+            f"--config={config}",
+            f"--workdir={config.parent / 'work'}",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
+    )
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_one_run_then_the_grid_that_holds_it(config):
+    one = launch("train", config, "--size=small", "--share=code=0.5")
+    assert one.returncode == 0, one.stderr
+    assert re.search(r"layers/attention/q +\(1, 8, 1, 1, 8\) +P\(", one.stdout), "the start-up table of what is where"
+    assert len(re.findall(r"small-code0\.5-s0-\w+: +256 tokens  (?:prose|code) ", one.stdout)) == 2
+    assert "checkpoint_manager" not in one.stderr
+    grid = launch("sweep", config, "--config.workers=1")
+    assert grid.returncode == 0, grid.stderr
+    assert "runs.csv: 2 runs, 12 rows" in grid.stdout
+    refused = launch("train", config, "--config.model.layers=2")
+    assert refused.returncode == 2 and "config.model.layers" in refused.stderr and "--update-config" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--size=huge"], "--size: no size 'huge'; config.sizes has"),
+        (["--share=law=0.5"], "--share: no domain 'law'; config.domains has code"),
+        (["--share=code=25"], "--share code=25: a share lies between 0 and 1"),
+        (["--config.wrkers=1"], "wrkers: the config file has no such field"),
+        (["share=code=0.25"], "unexpected argument 'share=code=0.25'"),
+    ],
+)
+def test_a_wrong_flag_is_named(config, arguments, message):
+    done = launch("train", config, *arguments)
+    assert done.returncode == 2 and message in done.stderr
+
+
+def test_a_config_that_is_not_there_is_named(config):
+    done = launch("train", config.with_name("none.py"))
+    assert done.returncode == 2 and "none.py" in done.stderr

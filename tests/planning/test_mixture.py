@@ -1,0 +1,129 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cptlaw import cli, laws
+from cptlaw.fitting import Fit
+from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.mixture import mixture
+
+CORPORA = ("web", "code", "math")
+LAW = laws.get("mixing", corpora=CORPORA)
+GRID = np.array(
+    [(a, b, 1 - a - b) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1, 101) if a + b <= 1 + 1e-9]
+)
+
+
+def make(eval, c, k, t, seed):
+    rng = np.random.default_rng(seed)
+    params = {"c": c, "k": k, **{f"t[{name}]": value for name, value in zip(CORPORA, t)}}
+    samples = {name: value * np.exp(rng.normal(0, 0.05, 50)) for name, value in params.items()}
+    empty = {
+        "codes": {},
+        "influence": {},
+        "scores": {},
+        "residuals": pd.DataFrame({"held_out": [False]}),
+        "settings": {},
+    }
+    ranges = {f"w_{name}": (0.0, 0.6) for name in CORPORA}
+    return Fit(law=LAW, eval=eval, params=params, samples=samples, ranges=ranges, n_rows=0, digest="a", **empty)
+
+
+FITS = [
+    make("web", 1.5, 1.0, (-2.0, -0.2), 0),
+    make("code", 1.0, 1.2, (0.5, -2.5), 1),
+    make("math", 1.2, 1.0, (0.3, -0.3), 2),
+]
+
+
+def losses(mix, draw=None):
+    x = {f"w_{name}": mix[..., i] for i, name in enumerate(CORPORA)}
+    thetas = [fit.params if draw is None else {n: v[draw] for n, v in fit.samples.items()} for fit in FITS]
+    return np.stack([LAW.predict(theta, x) for theta in thetas])
+
+
+@pytest.mark.parametrize(
+    ("question", "allowed", "worst"),
+    [
+        ({}, lambda w, loss: w[:, 0] > -1, False),
+        ({"worst": True}, lambda w, loss: w[:, 0] > -1, True),
+        ({"ceilings": {"web": 2.0}}, lambda w, loss: loss[0] <= 2.0, False),
+        ({"floors": {"math": 0.2}, "caps": {"code": 0.3}}, lambda w, loss: (w[:, 2] >= 0.2) & (w[:, 1] <= 0.3), False),
+        ({"tokens": 1e9, "corpus_tokens": {"code": 1e8}, "max_epochs": 2}, lambda w, loss: w[:, 1] <= 0.2, False),
+    ],
+    ids=["sum", "worst", "ceiling", "limits", "epochs"],
+)
+def test_no_mix_of_a_fine_grid_is_better(question, allowed, worst):
+    decision = mixture(*FITS, **question)
+    mix = np.array(list(decision.point.values()))
+    assert mix.sum() == pytest.approx(1, abs=1e-6) and (mix >= 0).all()
+
+    def value(loss):
+        return loss.max(axis=0) if worst else loss.sum(axis=0)
+
+    on_grid = losses(GRID)
+    assert value(losses(mix)) <= value(on_grid)[allowed(GRID, on_grid)].min() + 1e-4
+    for target, most in question.get("ceilings", {}).items():
+        assert decision.losses[target]["point"] <= most + 1e-3
+    # A resample's own mix is the best of its own laws.
+    own = np.array([decision.samples[name][7] for name in CORPORA])
+    drawn = losses(GRID, 7)
+    assert value(losses(own, 7)) <= value(drawn)[allowed(GRID, drawn)].min() + 3e-4
+
+
+def test_floors_and_caps_are_kept_exactly():
+    decision = mixture(*FITS, floors={"math": 0.2}, caps={"code": 0.3})
+    for values in ({name: np.array([share]) for name, share in decision.point.items()}, decision.samples):
+        assert (values["math"] >= 0.2 - 1e-9).all() and (values["code"] <= 0.3 + 1e-9).all()
+
+
+def test_weights_move_the_mix_and_the_front_agrees():
+    plain, heavy = mixture(*FITS).point, mixture(*FITS, weights={"web": 5.0, "code": 1.0, "math": 1.0}).point
+    assert heavy["web"] > plain["web"] + 0.1
+
+
+def test_it_says_where_it_extrapolates_and_compares_with_equal_shares():
+    decision = mixture(*FITS)
+    assert any("of code is outside the fitted shares" in note for note in decision.extrapolation)
+    assert decision.options[0].point == pytest.approx(dict.fromkeys(CORPORA, 1 / 3))
+    assert decision.regret["mean"] >= 0
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ({"floors": {"prose": 0.1}}, "floors: there is no prose; there are web, code, math"),
+        ({"floors": {"web": 0.7, "code": 0.7}}, "leave no mix"),
+        ({"caps": {"web": 0.1, "code": 0.1, "math": 0.1}}, "largest shares to 0.3"),
+        ({"floors": {"web": 0.5}, "caps": {"web": 0.2}}, "web: its floor 0.5 is over"),
+        ({"ceilings": {"web": 0.1}}, "no mix meets the ceilings"),
+        ({"corpus_tokens": {"web": 1e9}}, "give tokens"),
+        ({"caps": {"web": 20}}, r"not a share in \[0, 1\]"),
+    ],
+)
+def test_bad_questions_are_refused(question, words):
+    with pytest.raises(DecisionError, match=words):
+        mixture(*FITS, **question)
+
+
+def test_laws_of_a_run_need_its_tokens():
+    law = laws.get("additive", corpora=CORPORA)
+    params = {p.name: 0.5 for p in law.params}
+    fit = dataclasses.replace(FITS[0], law=law, params=params, samples={n: np.full(9, v) for n, v in params.items()})
+    with pytest.raises(DecisionError, match="depend on params"):
+        mixture(fit, tokens=1e9)
+    assert mixture(fit, params=1e9, tokens=1e9).point["web"] == pytest.approx(
+        1 / 3, abs=1e-3
+    )  # all alike, concave gains
+
+
+def test_the_command(tmp_path, capsys):
+    for fit in FITS:
+        fit.save(tmp_path / f"{fit.eval}.json")
+    files = [str(tmp_path / f"{name}.json") for name in CORPORA]
+    out = str(tmp_path / "d.json")
+    assert cli.main(["plan", "mixture", "--fits", *files, "--floors", "math=0.2", "--out", out]) == 0
+    assert Decision.load(out).point["math"] >= 0.2 - 1e-9
+    assert cli.main(["plan", "mixture", "--fits", *files, "--floors", "prose=0.2"]) == 2

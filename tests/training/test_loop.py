@@ -1,0 +1,115 @@
+import math
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+from tiny_run import CFG, Batches
+
+from cptlaw.models import transformer
+from cptlaw.training import loop
+from cptlaw.training.checkpoints import Checkpoints
+from cptlaw.training.schedules import Schedule, dynamics
+from cptlaw.training.sharding import Layout, make_mesh
+from cptlaw.training.step import Optimizer, make_init, make_start
+
+SCHEDULE = Schedule(2e-2, 12, warmup=2, kind="cosine")
+
+
+@pytest.fixture(scope="module")
+def layout():
+    return Layout(make_mesh())
+
+
+def train(layout, **changes):
+    events = []
+    options = {
+        "layout": layout,
+        "log_every": 5,
+        "log": lambda metrics: events.append(("log", metrics.point.step, metrics.loss)),
+        "evaluate": lambda point, params: events.append(("eval", point.step, float(params["embed"].sum()))),
+        **changes,
+    }
+    schedule, batches = options.pop("schedule", SCHEDULE), options.pop("batches", Batches())
+    result = loop.train(CFG, schedule, batches, lambda: make_init(CFG, layout)(0), **options)
+    return result, events
+
+
+def test_a_run_learns_evaluates_and_reports_where_it_is(layout):
+    result, events = train(layout, eval_steps=(0, 6, 12))
+    assert [(kind, step) for kind, step, _ in events] == [
+        ("eval", 0),
+        ("log", 5),
+        ("eval", 6),
+        ("log", 10),
+        ("log", 12),
+        ("eval", 12),
+    ]
+    losses = [value for kind, _, value in events if kind == "log"]
+    assert losses[-1] < losses[0] < math.log(64) + 0.2
+    rates = SCHEDULE.learning_rates()
+    lr_sum, lr_anneal = dynamics(rates, before=0.0)
+    tokens = 12 * 8 * 16
+    flops = tokens * transformer.flops_per_token(CFG, 16)["training"]
+    assert result.status == loop.FINISHED
+    assert result.point == loop.Point(12, tokens, rates[-1], lr_sum[-1], lr_anneal[-1], flops)
+    assert events[-1][2] == float(result.params["embed"].sum())
+
+
+def test_metrics_are_read_one_step_late(layout):
+    order = []
+
+    class Watched(Batches):
+        def batch(self, step, rows=slice(None)):
+            order.append(("batch", step + 1))
+            return super().batch(step, rows)
+
+    train(layout, batches=Watched(), log=lambda metrics: order.append(("log", metrics.point.step)))
+    assert order.index(("log", 5)) == order.index(("batch", 6)) + 1
+
+
+def test_stopping_saves_and_the_next_run_continues(layout, tmp_path):
+    whole, _ = train(layout)
+    asked = iter([False] * 6 + [True])
+    with Checkpoints(tmp_path, seconds=None) as checkpoints:
+        stopped, _ = train(layout, checkpoints=checkpoints, should_stop=lambda: next(asked))
+    assert (stopped.status, stopped.point.step) == (loop.STOPPED, 7)
+    with Checkpoints(tmp_path, seconds=None) as checkpoints:
+        resumed, events = train(layout, checkpoints=checkpoints, eval_steps=(0, 6, 12))
+        assert resumed.status == loop.FINISHED
+        assert [step for kind, step, _ in events if kind == "eval"] == [12], "6 was done before the stop"
+        n, state = checkpoints.restore(make_start(CFG, Optimizer(), layout)[1])
+    assert n == 12
+    jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
+    jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+
+
+def test_sigterm_asks_to_stop():
+    before = signal.getsignal(signal.SIGTERM)
+    with loop.on_sigterm() as asked:
+        assert not asked()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert asked()
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_diverging_run_fails_with_its_reason_and_keeps_the_last_sound_state(layout, tmp_path):
+    class Poisoned(Batches):
+        def batch(self, step, rows=slice(None)):
+            batch = super().batch(step, rows)
+            if step == 7:
+                batch["mask_BT"] = np.where(batch["mask_BT"] > 0, np.float32(np.inf), np.float32(0))
+            return batch
+
+    with Checkpoints(tmp_path, seconds=0.0) as checkpoints:
+        result, events = train(layout, batches=Poisoned(), checkpoints=checkpoints, eval_steps=(7, 8, 9))
+        assert result.status == loop.FAILED
+        assert "not finite at step 8" in result.reason and "learning rate" in result.reason
+        assert [step for kind, step, _ in events if kind == "eval"] == [7]
+        assert checkpoints.restore(make_start(CFG, Optimizer(), layout)[1])[0] == 7
+
+
+def test_divergence_is_noticed_without_evaluations_or_checkpoints(layout):
+    result, _ = train(layout, schedule=Schedule(1e30, 12))
+    assert result.status == loop.FAILED and result.point.step in (5, 10)
