@@ -99,7 +99,8 @@ class RunDir:
         """Records that the run's process died. Returns whether that was once too often, and the run is failed."""
         runs.append(self.path / "attempts.jsonl", [{"reason": reason}])
         attempts = (self.path / "attempts.jsonl").read_text().splitlines()
-        if len(attempts) < MAX_ATTEMPTS:
+        # Another process may have taken it up already: that one may yet finish it, and if it dies, it is asked again.
+        if len(attempts) < MAX_ATTEMPTS or self._locked():
             return False
         self.fail(f"{reason}, {len(attempts)} times")
         return True

@@ -152,8 +152,12 @@ class _Worker:
             start_new_session=True,
         )
         self.errors: list[str] = []
-        for stream, take in [(self.process.stdout, self._event), (self.process.stderr, self.errors.append)]:
-            threading.Thread(target=lambda s=stream, t=take: [t(line) for line in s], daemon=True).start()
+        self.readers = [
+            threading.Thread(target=lambda s=stream, t=take: [t(line) for line in s], daemon=True)
+            for stream, take in [(self.process.stdout, self._event), (self.process.stderr, self.errors.append)]
+        ]
+        for reader in self.readers:
+            reader.start()
 
     def _event(self, line: str) -> None:
         with contextlib.suppress(ValueError):  # a line torn by the worker's death
@@ -169,12 +173,13 @@ class _Worker:
         if code == 0:
             self.idle = True
             return
+        for reader in self.readers:  # what it said last
+            reader.join(timeout=10)
         reason = _how_it_died(code, self.errors)
         if self.run is None:
             raise UserError(f"a worker died before it took a run: {reason}")
         directory = directories[self.run]
-        # Another process may have taken the run up, or it was ended just before the worker died.
-        if directory.state() in (rundir.RESUMABLE, rundir.PENDING):
+        if directory.result() is None:  # else the worker died after it had ended the run
             directory.died(reason)
         self.start()
 

@@ -188,6 +188,14 @@ def test_a_run_that_always_kills_its_process_is_failed(runs, workdir):
     assert directory.state() == rundir.PENDING
 
 
+def test_a_run_that_another_process_has_taken_up_is_not_failed_under_its_hands(runs, workdir):
+    directory = RunDir(workdir, runs[0])
+    with directory.claim():
+        assert not any(directory.died("killed") for _ in range(rundir.MAX_ATTEMPTS))
+        assert directory.state() == rundir.RUNNING
+    assert directory.died("killed") and directory.state() == rundir.FAILED
+
+
 def test_two_sweeps_on_one_grid_share_it(runs, workdir, tmp_path, started):
     long_runs = longer(runs, 300)
     both = [start_sweep(long_runs, workdir, tmp_path, started) for _ in range(2)]
