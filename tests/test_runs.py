@@ -149,3 +149,45 @@ def test_appends_of_two_processes_do_not_mix(tmp_path):
         worker.join()
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     assert len({row["run"] for row in rows}) == len(rows) == 100
+
+
+def checkpoints(count=200, runs_=("a", "b")):
+    rows = [
+        {"run": run, "params": 1e9 * (1 + i), "tokens": 1e6 * k, "w_code": 0.5, "w_web": 0.5, "eval": corpus, "loss": 2}
+        for i, run in enumerate(runs_)
+        for k in range(count)
+        for corpus in ("code", "web")
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_thinning_keeps_the_early_checkpoints_and_both_corpora():
+    kept = runs.thin(checkpoints(), 0.02)
+    counts = kept.groupby(["run", "eval"])["tokens"].count()
+    # sum of exp(-0.02 i) over 200 checkpoints is 49.6, with a standard deviation of 5
+    assert counts.between(30, 70).all() and (counts.xs("code", level=1) == counts.xs("web", level=1)).all()
+    early = kept["tokens"] < 50e6
+    assert early.mean() > 0.5 and (kept.groupby("run")["tokens"].min() == 0).all()
+    pd.testing.assert_frame_equal(kept, runs.thin(checkpoints().sample(frac=1, random_state=0), 0.02).sort_index())
+    assert len(runs.thin(checkpoints(), 0)) == 800
+    with pytest.raises(runs.TableError, match="rate"):
+        runs.thin(checkpoints(), -1)
+
+
+def test_learnability_is_measured_on_the_smallest_run_with_the_most_of_the_corpus():
+    rows = [
+        (run, params, tokens, share, 1 - share, corpus, loss)
+        for run, params, share, first in (("a", 1e9, 0.2, 9.0), ("b", 1e9, 0.8, 4.0), ("c", 2e9, 0.8, 7.0))
+        for corpus, offset in (("code", 0.0), ("web", -1.0))
+        for tokens, loss in ((1e6, first + offset), (5e6, first + offset - 1.0), (10e6, first + offset - 1.5))
+    ]
+    df = pd.DataFrame(rows, columns=["run", "params", "tokens", "w_code", "w_web", "eval", "loss"])
+    found = runs.learnability(df, (1e6, 5e6, 10e6)).drop_duplicates("eval").set_index("eval")
+    assert found.loc["code", ["k1", "k2", "k3"]].tolist() == [4.0, 1.0, 0.5]  # run b
+    assert found.loc["web", ["k1", "k2", "k3"]].tolist() == [8.0, 1.0, 0.5]  # run a has most of web
+    asked = runs.learnability(df, (1e6, 5e6), where="run == 'c'")
+    assert "k3" not in asked and set(asked["k1"]) == {7.0, 6.0}
+    with pytest.raises(runs.TableError, match=r"code: no probing run was evaluated at 2e\+06 tokens"):
+        runs.learnability(df, (1e6, 2e6))
+    with pytest.raises(runs.TableError, match="two or three, rising"):
+        runs.learnability(df, (5e6, 1e6))

@@ -57,6 +57,15 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         "--columns", default="", metavar="OURS=THEIRS,...", help="map foreign headers: params=N,loss=val"
     )
     parser.add_argument("--where", metavar="QUERY", help="use only these rows")
+    parser.add_argument(
+        "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
+    )
+    parser.add_argument(
+        "--learnability",
+        type=_numbers,
+        metavar="T0,T1[,T2]",
+        help="measure k1, k2, k3 of each corpus for cross_domain, from its smallest run's losses at these tokens",
+    )
     parser.add_argument("--objective", default="huber", help="huber, huber_scale, squared, squared_loss, asymmetric")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0)
@@ -91,7 +100,10 @@ def _read(args: argparse.Namespace) -> Any:
         if not equals:
             raise UserError(f"--columns {pair}: write OURS=THEIRS, e.g. params=N")
         columns[ours] = theirs
-    return runs.read(args.table, columns, args.where)
+    table = runs.read(args.table, columns, args.where)
+    if args.learnability:
+        table = runs.learnability(table, args.learnability)
+    return table if args.thin is None else runs.thin(table, args.thin, args.seed)
 
 
 def _eval(args: argparse.Namespace) -> Any:

@@ -53,6 +53,19 @@ def test_compare_ranks_laws_and_baselines(csv, capsys):
     assert "w_web" in told["refused"]["dcpt"] and len(told["folds"]) == 5
 
 
+def test_the_table_is_thinned_and_given_its_learnability_before_the_fit(dcpt_table, tmp_path, capsys):
+    path = tmp_path / "dcpt.csv"
+    dcpt_table.to_csv(path, index=False)
+    law = ["fit", str(path), "--law", "cross_domain", "--eval", "code,web", "--shared", "all"]
+    for flags, words in {
+        (): "k1",
+        ("--learnability", "1e3,2e3"): "no probing run was evaluated at 1000 tokens",
+        ("--thin", "-1"): "thinning rate -1",
+    }.items():
+        assert main([*law, *flags]) == 2
+        assert words in capsys.readouterr().err
+
+
 def test_laws_lists_every_law(capsys):
     assert main(["laws", "--json"]) == 0
     assert {law["name"] for law in json.loads(capsys.readouterr().out)} == set(laws.names())
