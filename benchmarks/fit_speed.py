@@ -7,7 +7,7 @@ twice: cold counts imports and compilation, warm is the second call. The SciPy p
 starts on the log-sum-exp form with its analytic gradient, then a refit a resample) is timed on a fiftieth of its starts
 and of its resamples and scaled up. Last, D-CPT on the paper's full grid: 5,400 rows, 27 runs, 1000 draws over runs.
 
-Measured on 2 cores, in one run beside other work: CPU seconds of the first call (imports and compilation) / of the second,
+Measured on 2 cores, in one run beside other work: CPU seconds of the first call (imports, compilation) / of the second,
 peak memory. Ours 4.0 / 0.36, 499 MiB, objective 4.6145e-4; simple-scaling-laws 0.2.0 2.4 / 1.5, 170 MiB, objective 0.7%
 higher (run on 3.11, it declares 3.12); SciPy 83 / 60 (scaled up), 86 MiB, our objective to 1e-8. D-CPT on 5,400 rows
 with 1000 draws: 54 s of wall time the first time, 51 s again, on a quiet machine; 705 MiB.
