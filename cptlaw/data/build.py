@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from cptlaw import atomic
 from cptlaw.data import vocabularies
 from cptlaw.data.corpora import SPLITS, Corpus, CorpusError, Spec, open_corpus
 from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger
+from cptlaw.data.tokenise import tokenise
 from cptlaw.data.vocabularies import Vocabulary, VocabularyError
 from cptlaw.progress import bar as progress_bar
 
@@ -31,11 +33,13 @@ def prepare(
     cache_dir: str | Path,
     validation_share: float = 0.05,
     progress: bool = False,
+    processes: int = 0,
 ) -> Stores:
     """Fetches, splits and tokenises what is not there yet, and opens all token stores.
 
-    Safe to interrupt and to run again, and to run twice at once (the second waits). When everything is there it only
-    hashes the sources, to know them again, and imports no TensorFlow.
+    Safe to interrupt or kill and to run again, which goes on from the parts that are done (see `tokenise`), and to run
+    twice at once (the second waits). When everything is there it only hashes the sources, to know them again.
+    TensorFlow is imported to read a `tfds:` source, and for nothing else.
 
     Args:
       corpora: name -> source, or the fields of `corpora.Spec`.
@@ -44,6 +48,7 @@ def prepare(
       cache_dir: where recipes keep their documents, shared between directories.
       validation_share: expected share of the documents held out; decided by content hash.
       progress: show progress on a terminal.
+      processes: how many tokenise; 0 takes one a core. With more than one, a script needs its `__name__` guard.
 
     Returns:
       name -> {"train": store, "validation": store}.
@@ -68,7 +73,9 @@ def prepare(
         vocabulary = _vocabulary(opened, vocab, directory / "vocabulary", validation_share)
         return {
             name: {
-                split: _store(name, split, corpus, vocabulary, directory / name / split, validation_share, progress)
+                split: _store(
+                    name, split, corpus, vocabulary, directory / name / split, validation_share, progress, processes
+                )
                 for split in SPLITS
             }
             for name, corpus in opened.items()
@@ -136,18 +143,17 @@ def _store(
     directory: Path,
     validation_share: float,
     progress: bool,
+    processes: int,
 ) -> TokenStore:
     made_from = _made_from(corpus, validation_share) | {"vocabulary": vocabulary.hash}
+    identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
+    parts = directory.with_name(f".{split}-{identity}")
     ledger = read_ledger(directory)
     if ledger is not None:
         if ledger["made_from"] != made_from:
             raise StoreError(_refusal(directory, ledger["made_from"], made_from))
+        shutil.rmtree(parts, ignore_errors=True)  # of a build that was killed at its very end
         return TokenStore.open(directory)
-
-    from cptlaw.data.tasks import examples, register_task
-
-    identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-    task = register_task(f"cptlaw.{name}.{identity[:12]}", corpus, vocabulary, validation_share)
     facts = {
         "source": corpus.spec.source,
         "licence": corpus.licence,
@@ -155,20 +161,22 @@ def _store(
         "vocabulary": {"kind": vocabulary.kind, "size": vocabulary.size, "sha256": vocabulary.hash},
         "bos_id": None,
         "eos_id": vocabularies.EOS_ID,
-        "task": task.name,
+        "task": f"cptlaw.{name}.{identity}",
         "made_from": made_from,
     }
+    texts = (document.text for document in corpus.split(split, validation_share))
     bar = progress_bar(progress=progress, desc=f"Tokenising {name}/{split}", unit=" documents", leave=False)
     with Writer(directory, vocabulary.size) as writer, bar:
-        for tokens, text in examples(task, split):
-            writer.add(tokens, len(text))
-            bar.update()
+        for part in tokenise(texts, vocabulary, parts, processes, bar.update):
+            writer.extend(*part)
         if not writer.documents:
             raise CorpusError(
                 f"corpus {name!r} ({corpus.spec.source}): no {split} documents; about one document in "
                 f"{1 / validation_share:.0f} is held out: split long files into more, or change validation_share"
             )
-        return writer.finish(name, split, facts)
+        store = writer.finish(name, split, facts)
+    shutil.rmtree(parts)
+    return store
 
 
 def _made_from(corpus: Corpus, validation_share: float) -> dict[str, Any]:

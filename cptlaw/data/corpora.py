@@ -2,8 +2,14 @@
 
 A source is one of
   recipe:NAME            see `cptlaw.data.recipes`
-  tfds:NAME              a TensorFlow Datasets builder, `name`, `name/config` or `name/config:version`
-  a file or a folder     .jsonl, .jsonl.gz and .parquet hold a document a row; any other file is one UTF-8 document
+  tfds:NAME              a TensorFlow Datasets builder, `name`, `name/config` or `name/config:version`, prepared where
+                         $TFDS_DATA_DIR says. The text of c4/en, wikipedia/20230601.en and wiki40b/en is in the field
+                         "text", that of scientific_papers/arxiv (or /pubmed) in "article", of pg19 in "book_text".
+  a file or a folder     .jsonl (also .jsonl.gz, .jsonl.zst, .json.gz, .json.zst) and .parquet hold a document a row;
+                         any other file is one UTF-8 document. A folder may mix them.
+
+At full size a corpus is read in a stream; what is held in memory is the digest of every document taken (about 100 bytes
+each) and the validation documents themselves: set `validation_bytes` where a twentieth of the corpus is too much.
 """
 
 import dataclasses
@@ -11,16 +17,23 @@ import difflib
 import gzip
 import hashlib
 import heapq
+import io
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+from cptlaw import atomic
 from cptlaw.data import recipes
 from cptlaw.data.documents import Document, Key, content_key
 from cptlaw.errors import UserError
 
 SPLITS = ("train", "validation")
+JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
+
+# Files of this many bytes are hashed once, not at every start: a terabyte takes half an hour.
+_REMEMBERED = 1 << 26
 
 
 class CorpusError(UserError):
@@ -97,15 +110,17 @@ class Corpus:
         """
         limit = self.spec.max_bytes if side == "train" else self.spec.validation_bytes
         last_rank = self._last_rank(side, validation_share, limit) if limit is not None else 2**64
-        chosen = (pair for pair in self._side(side, validation_share) if pair[0].rank <= last_rank)
+        chosen = self._side(side, validation_share, lambda key: key.rank <= last_rank)
         pairs = chosen if side == "train" else sorted(chosen, key=lambda pair: pair[0].rank)
         return (document for _, document in pairs)
 
-    def _side(self, side: str, validation_share: float) -> Iterator[tuple[Key, Document]]:
-        seen = set()
+    def _side(
+        self, side: str, validation_share: float, wanted: Callable[[Key], bool]
+    ) -> Iterator[tuple[Key, Document]]:
+        seen = set()  # only of the wanted, so that a sample of a large corpus takes the memory of a sample
         for document in self.documents():
             key = content_key(document.text)
-            if (key.side < validation_share) == (side == "validation") and key.digest not in seen:
+            if (key.side < validation_share) == (side == "validation") and wanted(key) and key.digest not in seen:
                 seen.add(key.digest)
                 if document.text.strip():
                     yield key, document
@@ -114,11 +129,14 @@ class Corpus:
         """The rank up to which documents together have at most `limit` bytes (at least one document)."""
         largest_first: list[tuple[int, int]] = []
         total, ceiling = 0, 2**64
-        for key, document in self._side(side, validation_share):
-            if key.rank < ceiling:
-                size = len(document.text.encode())
-                heapq.heappush(largest_first, (-key.rank, size))
-                total += size
+
+        def below(key: Key) -> bool:
+            return key.rank < ceiling
+
+        for key, document in self._side(side, validation_share, below):
+            size = len(document.text.encode())
+            heapq.heappush(largest_first, (-key.rank, size))
+            total += size
             while total > limit and len(largest_first) > 1:
                 negative, size = heapq.heappop(largest_first)
                 ceiling, total = -negative, total - size
@@ -145,9 +163,20 @@ def open_corpus(name: str, value: str | Mapping[str, Any] | Spec, cache_dir: Pat
     files = _files(name, root)
     digest = hashlib.sha256(spec.text_field.encode())
     for path in files:
-        with path.open("rb") as file:
-            digest.update(f"{path.relative_to(root)} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+        digest.update(f"{path.relative_to(root)} {_sha256(path, cache_dir)}\n".encode())
     return Corpus(spec, digest.hexdigest(), lambda: (d for path in files for d in _records(path, spec.text_field)))
+
+
+def _sha256(path: Path, cache_dir: Path) -> str:
+    stat = path.stat()
+    if stat.st_size < _REMEMBERED:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+    known = cache_dir / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+    if not known.exists():
+        with path.open("rb") as file:
+            atomic.write_text(known, hashlib.file_digest(file, "sha256").hexdigest())
+    return known.read_text()
 
 
 def _files(name: str, root: Path) -> list[Path]:
@@ -155,8 +184,8 @@ def _files(name: str, root: Path) -> list[Path]:
         return [root]
     if not root.is_dir():
         raise CorpusError(
-            f"corpus {name!r}: {root}: no such file or folder; give recipe:NAME, tfds:NAME, a folder of text files, "
-            "or a .jsonl, .jsonl.gz or .parquet file"
+            f"corpus {name!r}: {root}: no such file or folder; give recipe:NAME, tfds:NAME, a folder of files, or a "
+            f"text, Parquet or JSON lines file ({', '.join(JSON_LINES)})"
         )
     hidden = (path for path in root.rglob("*") if path.is_file())
     files = [path for path in hidden if not any(part.startswith(".") for part in path.relative_to(root).parts)]
@@ -166,7 +195,7 @@ def _files(name: str, root: Path) -> list[Path]:
 
 
 def _records(path: Path, text_field: str) -> Iterator[Document]:
-    if path.name.endswith((".jsonl", ".jsonl.gz")):
+    if path.name.endswith(JSON_LINES):
         return _json_lines(path, text_field)
     if path.suffix == ".parquet":
         return _parquet(path, text_field)
@@ -183,7 +212,7 @@ def _text(path: Path) -> Iterator[Document]:
 def _json_lines(path: Path, text_field: str) -> Iterator[Document]:
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+        with _open(path) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     row = json.loads(line)
@@ -197,10 +226,23 @@ def _json_lines(path: Path, text_field: str) -> Iterator[Document]:
                     text.encode()  # JSON may hold lone surrogates, which are no text: a ValueError
                     source = row.get("source")
                     yield Document(text, source if isinstance(source, str) else f"{path}:{number}")
-    except (ValueError, gzip.BadGzipFile, EOFError) as error:
-        # A UnicodeDecodeError and a JSONDecodeError are ValueErrors.
+    except (ValueError, EOFError, zlib.error, OSError) as error:
+        # A UnicodeDecodeError and a JSONDecodeError are ValueErrors; what gzip and Arrow cannot unpack is an OSError
+        # without a number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         where = f"line {number}" if isinstance(error, json.JSONDecodeError) else f"after line {number}"
         raise CorpusError(f"{path}, {where}: not JSON lines ({error}); mend or remove it") from None
+
+
+def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import pyarrow  # it brings zstd; the standard library has it from Python 3.14 on
+
+        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 1 << 20)
+    return path.open("rb")
 
 
 def _parquet(path: Path, text_field: str) -> Iterator[Document]:
@@ -245,4 +287,7 @@ def _tfds(name: str, spec: Spec) -> Iterator[Document]:
                 f"tfds:{name}: no feature {spec.text_field!r} (there are: {', '.join(sorted(row))}); "
                 "set text_field to the one that holds the text"
             )
-        yield Document(row[spec.text_field].decode(), f"tfds:{name}:{number}")
+        text = row[spec.text_field]
+        if not isinstance(text, bytes):
+            raise CorpusError(f"tfds:{name}: feature {spec.text_field!r} is {type(text).__name__}, not text")
+        yield Document(text.decode(), f"tfds:{name}:{number}")

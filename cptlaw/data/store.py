@@ -83,7 +83,6 @@ class Writer:
 
     def __init__(self, directory: str | os.PathLike[str], vocab_size: int):
         self.directory = Path(directory)
-        self.dtype = np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
         self.vocab_size = vocab_size
         if self.directory.exists():
             shutil.rmtree(self.directory)
@@ -106,16 +105,18 @@ class Writer:
 
     def add(self, tokens: np.ndarray, text_bytes: int) -> None:
         """Appends one document of at least one token whose text has `text_bytes` UTF-8 bytes."""
-        tokens = np.asarray(tokens)
-        if not tokens.size:
+        tokens = pack(np.asarray(tokens), self.vocab_size)
+        self.extend(tokens, np.array([tokens.size]), np.array([text_bytes]))
+
+    def extend(self, tokens: np.ndarray, lengths: np.ndarray, doc_bytes: np.ndarray) -> None:
+        """Appends documents: their packed tokens one after the other, each one's number of tokens and UTF-8 bytes."""
+        if not (lengths > 0).all():
             raise ValueError("a document needs at least one token (its end)")
-        if tokens.min() < 0 or tokens.max() >= self.vocab_size:
-            raise ValueError(f"token {tokens.min()} or {tokens.max()} outside the vocabulary of {self.vocab_size}")
-        data = tokens.astype(self.dtype).tobytes()
+        data = tokens.tobytes()
         self._file.write(data)
         self._hash.update(data)
-        self._offsets.append(self._offsets[-1] + tokens.size)
-        self._doc_bytes.append(text_bytes)
+        self._offsets.extend((self._offsets[-1] + lengths.cumsum()).tolist())
+        self._doc_bytes.extend(doc_bytes.tolist())
 
     def finish(self, name: str, split: str, facts: Mapping[str, Any]) -> TokenStore:
         """Writes arrays, then the ledger (`facts` and the counts), and opens the store."""
@@ -132,11 +133,22 @@ class Writer:
             "documents": len(self._doc_bytes),
             "tokens": self._offsets[-1],
             "bytes": sum(self._doc_bytes),
-            "dtype": self.dtype.str,
+            "dtype": _dtype(self.vocab_size).str,
             "tokens_sha256": self._hash.hexdigest(),
         }
         atomic.write_text(self.directory / "ledger.json", json.dumps(counts | dict(facts), indent=2) + "\n")
         return TokenStore.open(self.directory)
+
+
+def pack(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+    """Token ids in the type that a store of this vocabulary keeps them in. Raises ValueError for one outside it."""
+    if tokens.size and (tokens.min() < 0 or tokens.max() >= vocab_size):
+        raise ValueError(f"token {tokens.min()} or {tokens.max()} outside the vocabulary of {vocab_size}")
+    return tokens.astype(_dtype(vocab_size))
+
+
+def _dtype(vocab_size: int) -> np.dtype:
+    return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
 def read_ledger(directory: Path) -> dict[str, Any] | None:

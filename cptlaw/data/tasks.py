@@ -1,6 +1,32 @@
-"""Corpora as seqio Tasks (documents -> tokens), and mixtures of them for seqio's own users.
+"""Corpora as seqio Tasks (documents -> tokens) and Mixtures of them, for seqio's own users (T5X and others).
 
-A Task is the definition of a corpus's tokens; `build` runs it once into a token store.
+A Task's examples are exactly the documents of the corpus's token store (the tests hold the two together), so a model
+trained elsewhere on the Task can be scored and continued here on the store. `build.register` registers the Tasks of a
+prepared directory.
+
+Caching on a cluster. seqio's own script runs any Task once through Apache Beam (install `apache-beam` beside seqio) and
+writes TFRecords that every later reader shuffles and shards freely:
+
+    seqio_cache_tasks --module_import=my_tasks --tasks='cptlaw.*' --output_cache_dir=gs://BUCKET/cache \\
+        --pipeline_options=--runner=DataflowRunner,--project=PROJECT,--region=REGION,--temp_location=gs://BUCKET/tmp
+
+where `my_tasks.py` calls `build.register(...)` and readers call `seqio.add_global_cache_dirs(["gs://BUCKET/cache"])`.
+Beam divides a Task by the shards of its source, and a corpus here is one shard, because duplicates are removed over all
+of it: one machine reads, and `build.prepare` with its processes is the quicker way to tokens. What Beam is for is a
+builder of hundreds of gigabytes that is taken as it is, without that check; there a Task reads the builder's own files,
+with a vocabulary of ours:
+
+    seqio.TaskRegistry.add(
+        "c4_en",
+        source=seqio.TfdsDataSource("c4/en:3.1.0"),
+        preprocessors=[
+            functools.partial(seqio.preprocessors.rekey, key_map={"targets": "text"}),
+            seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos,
+        ],
+        output_features={"targets": seqio.Feature(build.load_vocabulary(directory).seqio(), add_eos=True)},
+    )
 """
 
 import itertools
@@ -12,11 +38,7 @@ import numpy as np
 from cptlaw.data.corpora import SPLITS, Corpus
 from cptlaw.data.mixture import check_weights
 from cptlaw.data.store import TokenStore
-from cptlaw.data.vocabularies import Vocabulary, quiet_tensorflow, silent
-from cptlaw.errors import UserError
-
-# What reading a corpus refused: TensorFlow passes on a traceback as text, not the exception.
-_refused: list[UserError] = []
+from cptlaw.data.vocabularies import Vocabulary, quiet_seqio
 
 
 def register_task(name: str, corpus: Corpus, vocabulary: Vocabulary, validation_share: float) -> Any:
@@ -25,20 +47,15 @@ def register_task(name: str, corpus: Corpus, vocabulary: Vocabulary, validation_
     Splits are "train" and "validation"; an example is one document, "targets" its int32 token ids with the end of
     document, "targets_pretokenized" its text. Reading with `shuffle=False` keeps the corpus's order.
     """
-    quiet_tensorflow()
-    import seqio
+    seqio = quiet_seqio()
     import tensorflow as tf
 
     def dataset(split: str, shuffle_files: bool, seed: int | None = None) -> Any:
         def batches() -> Iterator[list[str]]:
             # Handing documents over one by one would take longer than tokenising them.
             documents = corpus.split(split, validation_share)
-            try:
-                while batch := [document.text for document in itertools.islice(documents, 256)]:
-                    yield batch
-            except UserError as error:
-                _refused.append(error)
-                raise
+            while batch := [document.text for document in itertools.islice(documents, 256)]:
+                yield batch
 
         texts = tf.data.Dataset.from_generator(batches, output_signature=tf.TensorSpec((None,), tf.string)).unbatch()
         return texts.map(lambda text: {"targets": text})
@@ -48,28 +65,14 @@ def register_task(name: str, corpus: Corpus, vocabulary: Vocabulary, validation_
     return seqio.TaskRegistry.add(
         name,
         source=seqio.FunctionDataSource(dataset, splits=SPLITS),
-        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos],
+        preprocessors=[
+            seqio.preprocessors.tokenize,
+            seqio.CacheDatasetPlaceholder(),
+            seqio.preprocessors.append_eos,
+        ],
         output_features={"targets": seqio.Feature(vocabulary.seqio(), add_eos=True)},
         metric_fns=[],
     )
-
-
-def examples(task: Any, split: str) -> Iterator[tuple[np.ndarray, bytes]]:
-    """Token ids (int32, with the end of document) and UTF-8 text of the task's documents, in the corpus's order."""
-    import tensorflow as tf
-
-    try:
-        with silent():
-            batches = iter(task.get_dataset(None, split, use_cached=False, shuffle=False).ragged_batch(256))
-            batch = next(batches, None)
-        while batch is not None:
-            tokens = np.split(batch["targets"].values.numpy(), batch["targets"].row_splits.numpy()[1:-1])
-            yield from zip(tokens, batch["targets_pretokenized"].numpy())
-            batch = next(batches, None)
-    except tf.errors.OpError:
-        if _refused:
-            raise _refused.pop() from None
-        raise
 
 
 def register_mixture(
@@ -82,8 +85,7 @@ def register_mixture(
     `mixture.Schedule` is right in every window. Corpora of weight 0 are left out.
     """
     check_weights(weights, stores)
-    quiet_tensorflow()
-    import seqio
+    seqio = quiet_seqio()
 
     rates = []
     for corpus, weight in weights.items():

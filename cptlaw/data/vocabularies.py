@@ -11,9 +11,11 @@ import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from cptlaw import atomic
 from cptlaw.errors import UserError
@@ -45,15 +47,26 @@ class Vocabulary:
         """SHA-256 of what decides the tokens; equal hashes, equal tokens."""
         return hashlib.sha256(self.path.read_bytes() if self.path else b"bytes").hexdigest()
 
+    def encode(self, texts: list[str]) -> list[np.ndarray]:
+        """The ids of each text (int32, without the end of document): those that `seqio()` gives, without TensorFlow."""
+        if self.path is None:
+            return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) + 3 for text in texts]
+        return [np.array(ids, np.int32) for ids in _sentencepiece(self.path, self.hash).encode(texts)]
+
     def seqio(self) -> Any:
         """The seqio vocabulary (imports TensorFlow)."""
-        quiet_tensorflow()
-        import seqio
-
+        seqio = quiet_seqio()
         return seqio.SentencePieceVocabulary(str(self.path)) if self.path else seqio.ByteVocabulary()
 
 
 BYTES = Vocabulary("bytes", 256 + 3)
+
+
+@lru_cache(maxsize=2)
+def _sentencepiece(path: Path, content: str) -> Any:
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
 
 
 def train_sentencepiece(texts: Iterable[str], size: int, path: Path) -> Vocabulary:
@@ -126,13 +139,19 @@ def silent() -> Iterator[None]:
 
 
 def quiet_tensorflow() -> None:
-    """Imports TensorFlow and seqio without their log lines and keeps them off the accelerators, which belong to JAX."""
-    if "seqio" in sys.modules:
-        return
+    """Imports TensorFlow without its log lines and keeps it off the accelerators, which belong to JAX."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with silent():
-        import seqio  # noqa: F401
         import tensorflow as tf
-
-        for kind in ("GPU", "TPU"):
+    for kind in ("GPU", "TPU"):
+        # A program that has used TensorFlow before has settled this for itself.
+        with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], kind)
+
+
+def quiet_seqio() -> Any:
+    """seqio, imported as quietly."""
+    quiet_tensorflow()
+    with silent():
+        import seqio
+    return seqio

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from cptlaw.data import build, tasks, vocabularies
+from cptlaw.data import build, tasks, tokenise, vocabularies
 from cptlaw.data.corpora import CorpusError
 from cptlaw.data.store import StoreError, TokenStore
 from cptlaw.data.vocabularies import VocabularyError
@@ -59,6 +60,7 @@ def test_prepared(text, directory, stores):
 
 def test_the_seqio_task_gives_exactly_the_store(text, directory, stores):
     registered = build.register(text, directory, directory / "cache")
+    assert all(task.supports_caching for task in registered.values())
     vocabulary = build.load_vocabulary(directory).seqio()
     for name, task in registered.items():
         for split, store in stores[name].items():
@@ -87,47 +89,104 @@ def test_the_seqio_mixture_reads_at_about_the_asked_token_share(text, directory,
     assert [task.name for task in alone.tasks] == [train["code"].ledger["task"]]
 
 
-def test_prepared_directories_open_without_tensorflow(text, directory, stores):
+def run(code, *request):
+    """In a process of its own, which must say nothing."""
+    said = subprocess.run([sys.executable, "-c", code, json.dumps(request)], capture_output=True, text=True)
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+
+
+def test_prepared_directories_open_without_tensorflow_and_more(text, directory, stores):
     code = (
         "import json, sys; from cptlaw.data import batches, build; request = json.loads(sys.argv[1]);"
         "stores = build.prepare(*request, validation_share=0.2); assert len(stores) == 2;"
         "assert not {'tensorflow', 'seqio', 'jax', 'pandas', 'sentencepiece'} & set(sys.modules)"
     )
-    request = json.dumps([text, VOCAB, str(directory), str(directory / "cache")])
-    subprocess.run([sys.executable, "-c", code, request], check=True)
+    run(code, text, VOCAB, str(directory), str(directory / "cache"))
 
 
-def test_building_says_nothing_and_leaves_the_accelerators_alone(text, tmp_path):
+def test_building_imports_no_tensorflow(text, tmp_path):
     code = (
-        "import json, sys; from cptlaw.data import build;"
-        "build.prepare(*json.loads(sys.argv[1])); import tensorflow as tf;"
-        "assert not tf.config.get_visible_devices('GPU'); assert not tf.config.get_visible_devices('TPU')"
+        "import json, sys; from cptlaw.data import build; build.prepare(*json.loads(sys.argv[1]));"
+        "assert not {'tensorflow', 'seqio', 'jax'} & set(sys.modules)"
     )
-    request = json.dumps([text, VOCAB, str(tmp_path), str(tmp_path)])
-    said = subprocess.run([sys.executable, "-c", code, request], capture_output=True, text=True)
-    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
+    run(code, text, VOCAB, str(tmp_path), str(tmp_path))
+
+
+def test_tensorflow_is_kept_off_the_accelerators_whoever_imported_it(monkeypatch):
+    import tensorflow as tf
+
+    hidden = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: hidden.append((devices, kind)))
+    vocabularies.quiet_seqio()
+    assert hidden == [([], "GPU"), ([], "TPU")]
 
 
 def test_interrupted_builds_are_resumed(text, directory, stores, tmp_path, monkeypatch):
-    def interrupted(task, split):
-        for number, example in enumerate(complete(task, split)):
-            if "code" in task.name and number == 100:
-                raise KeyboardInterrupt
-            yield example
+    encode = vocabularies.Vocabulary.encode
+    encoded = []
 
-    complete = tasks.examples
-    monkeypatch.setattr(tasks, "examples", interrupted)
+    def interrupted(vocabulary, texts):
+        encoded.append(len(texts))
+        if len(encoded) == 12:
+            raise KeyboardInterrupt
+        return encode(vocabulary, texts)
+
+    monkeypatch.setattr(tokenise, "PART", 5_000)
+    monkeypatch.setattr(vocabularies.Vocabulary, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build.prepare(text, VOCAB, tmp_path, tmp_path, validation_share=0.2)
-    assert TokenStore.open(tmp_path / "general" / "train")
+        build.prepare(text, VOCAB, tmp_path, tmp_path, validation_share=0.2, processes=1)
+    finished = [path.parent for path in tmp_path.rglob("ledger.json")]
+    assert tmp_path / "general" / "train" in finished
+    (parts,) = {path.parent for path in tmp_path.rglob("*.npz")}
     with pytest.raises(StoreError, match="no finished token store"):
-        TokenStore.open(tmp_path / "code" / "train")
-    monkeypatch.undo()
-    resumed = build.prepare(text, VOCAB, tmp_path, tmp_path, validation_share=0.2)
+        TokenStore.open(parts.with_name(parts.name[1:].split("-")[0]))
+
+    before = sum(encoded[:-1])
+    encoded[:] = [0] * 12
+    resumed = build.prepare(text, VOCAB, tmp_path, tmp_path, validation_share=0.2, processes=1)
+    assert before + sum(encoded) == 600, "no document was tokenised twice"
     for name, splits in resumed.items():
         for split, store in splits.items():
             # A vocabulary trained again is the same vocabulary, so everything is.
             assert store.ledger == stores[name][split].ledger
+    assert not list(tmp_path.rglob("*.npz"))
+
+
+KILLED = """
+import os, signal, sys
+from cptlaw.data import build, corpora, tokenise
+if __name__ == "__main__":
+    text, directory = sys.argv[1:]
+    tokenise.PART = 2_000
+    read = corpora._json_lines
+    def dying(path, field):
+        for number, document in enumerate(read(path, field)):
+            if number == 200:
+                os.kill(os.getpid(), signal.SIGKILL)
+            yield document
+    corpora._json_lines = dying
+    build.prepare({"code": text}, {"kind": "bytes"}, directory, directory, validation_share=0.2, processes=2)
+"""
+
+
+def test_killed_builds_go_on_with_any_number_of_processes(text, tmp_path, monkeypatch):
+    (tmp_path / "killed.py").write_text(KILLED)
+    command = [sys.executable, str(tmp_path / "killed.py"), text["code"], str(tmp_path / "a")]
+    assert subprocess.run(command, capture_output=True).returncode == -signal.SIGKILL
+    done = set((tmp_path / "a").rglob("*.npz"))
+    assert len(done) > 1
+
+    write, written = tokenise._write, []
+    monkeypatch.setattr(tokenise, "PART", 2_000)
+    monkeypatch.setattr(
+        tokenise, "_write", lambda vocabulary, path, texts: written.append(path) or write(vocabulary, path, texts)
+    )
+    resumed = build.prepare({"code": text["code"]}, {"kind": "bytes"}, tmp_path / "a", tmp_path, 0.2, processes=1)
+    assert written and not done & set(written)
+    monkeypatch.undo()
+    whole = build.prepare({"code": text["code"]}, {"kind": "bytes"}, tmp_path / "b", tmp_path, 0.2, processes=1)
+    for split in whole["code"]:
+        assert resumed["code"][split].ledger == whole["code"][split].ledger
 
 
 def test_bytes(text, tmp_path):

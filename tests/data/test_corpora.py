@@ -1,12 +1,15 @@
 import gzip
+import hashlib
 import json
 import random
 
 import hypothesis.strategies as st
 import pandas as pd
+import pyarrow as pa
 import pytest
 from hypothesis import given
 
+from cptlaw.data import corpora
 from cptlaw.data.corpora import Corpus, CorpusError, Spec, open_corpus
 from cptlaw.data.documents import Document
 
@@ -64,20 +67,31 @@ def read(source, **spec):
     return list(open_corpus("mine", {"source": str(source), **spec}, cache_dir=None).documents())
 
 
+def zstd(content):
+    stream = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(stream, "zstd") as file:
+        file.write(content)
+    return stream.getvalue().to_pybytes()
+
+
 def test_files_of_every_kind(tmp_path):
     rows = [{"text": "first", "source": "book"}, {"text": "sécond"}]
     lines = "\n".join(json.dumps(row) for row in rows) + "\n\n"
     (tmp_path / "a.jsonl").write_text(lines)
     (tmp_path / "b.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    # Two frames in one file, as parallel compressors write them.
+    (tmp_path / "b.jsonl.zst").write_bytes(b"".join(zstd(line) for line in lines.encode().splitlines(keepends=True)))
+    (tmp_path / "b.json.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "b.json.zst").write_bytes(zstd(lines.encode()))
     pd.DataFrame({"text": ["first", "sécond"], "other": [1, 2]}).to_parquet(tmp_path / "c.parquet")
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "one.txt").write_text("first", encoding="utf-8")
     (tmp_path / "d" / "two.md").write_text("sécond", encoding="utf-8")
     (tmp_path / "d" / ".hidden").write_bytes(b"\xff")
-    for name in ("a.jsonl", "b.jsonl.gz", "c.parquet", "d"):
+    for name in ("a.jsonl", "b.jsonl.gz", "b.jsonl.zst", "b.json.gz", "b.json.zst", "c.parquet", "d"):
         assert [document.text for document in read(tmp_path / name)] == ["first", "sécond"]
     assert [document.source for document in read(tmp_path / "a.jsonl")] == ["book", f"{tmp_path}/a.jsonl:2"]
-    assert len(read(tmp_path)) == 8
+    assert len(read(tmp_path)) == 14
 
 
 def test_other_text_fields(tmp_path):
@@ -112,6 +126,13 @@ def test_fingerprints_follow_the_content(tmp_path):
         ("a.jsonl", b'{"text": "\xff"}\n', r"a.jsonl, after line 1: not JSON lines"),
         ("a.jsonl.gz", b"not gzip", r"a.jsonl.gz, after line 0: not JSON lines"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "x"}\n', mtime=0)[:-9], r"a.jsonl.gz, after line \d: not JSON lines"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(b'{"text": "x"}\n', mtime=0)[:10] + b"\xff" * 9,
+            r"a.jsonl.gz, after line 0: not JSON",
+        ),
+        ("a.jsonl.zst", b"not zstd", r"a.jsonl.zst, after line 0: not JSON lines"),
+        ("a.jsonl.zst", zstd(b'{"text": "x"}\n')[:-4], r"a.jsonl.zst, after line \d: not JSON lines"),
         ("a.parquet", b"not parquet", r"a.parquet: not a Parquet file"),
         ("a.txt", b"caf\xe9", r"a.txt: not UTF-8 text.*convert it"),
     ],
@@ -143,14 +164,51 @@ def test_bad_sources(tmp_path):
         open_corpus("mine", {"text_field": "body"}, cache_dir=None)
 
 
-def test_tensorflow_datasets():
+def test_a_large_file_is_hashed_once_for_each_content(tmp_path, monkeypatch):
+    def fingerprint():
+        return open_corpus("mine", str(tmp_path / "a.txt"), tmp_path / "cache").fingerprint
+
+    (tmp_path / "a.txt").write_text("one")
+    plain = fingerprint()
+    assert not (tmp_path / "cache").exists()
+    monkeypatch.setattr(corpora, "_REMEMBERED", 1)
+    assert fingerprint() == plain
+    monkeypatch.setattr(hashlib, "file_digest", None)
+    assert fingerprint() == plain
+    monkeypatch.undo()
+    (tmp_path / "a.txt").write_text("longer")
+    assert fingerprint() != plain
+
+
+@pytest.mark.parametrize(
+    "name, field",
+    [
+        ("c4/en", "text"),
+        ("wikipedia/20230601.en", "text"),
+        ("wiki40b/en", "text"),
+        ("scientific_papers/arxiv", "article"),
+        ("scientific_papers/pubmed:1.1.1", "article"),
+        ("pg19", "book_text"),
+    ],
+)
+def test_tensorflow_datasets(name, field):
     import tensorflow_datasets as tfds
 
     with tfds.testing.mock_data(num_examples=5):
-        documents = read("tfds:imdb_reviews")
-        assert len(documents) == 5
-        assert documents[3].source == "tfds:imdb_reviews:3"
-        with pytest.raises(CorpusError, match=r"no feature 'body' \(there are: label, text\)"):
-            read("tfds:imdb_reviews", text_field="body")
-    with pytest.raises(CorpusError, match="tfds:no_such_thing, split 'train': cannot be read"):
-        read("tfds:no_such_thing")
+        documents = read(f"tfds:{name}", text_field=field)
+        assert [document.source for document in documents] == [f"tfds:{name}:{row}" for row in range(5)]
+        assert all(document.text for document in documents)
+
+
+def test_tensorflow_datasets_without_such_text():
+    import tensorflow_datasets as tfds
+
+    with tfds.testing.mock_data(num_examples=5):
+        with pytest.raises(
+            CorpusError, match=r"no feature 'text' \(there are: abstract, article, section_names\).*set"
+        ):
+            read("tfds:scientific_papers/arxiv")
+        with pytest.raises(CorpusError, match=r"feature 'label' is int64, not text"):
+            read("tfds:imdb_reviews", text_field="label")
+    with pytest.raises(CorpusError, match="tfds:no_such_thing, split 'train\\[:1%\\]': cannot be read"):
+        read("tfds:no_such_thing", tfds_split="train[:1%]")
