@@ -1,0 +1,72 @@
+"""Scores a corpus of a study under one of its models: nats of every chunk, in Parquet shards.
+
+    python -m launch.score --config configs/demo.py --workdir runs/demo --corpus code --size small
+    python -m launch.score --config configs/demo.py --workdir runs/demo --corpus code --run small-code0.25-s0-1f2e3d4c
+
+Without --run the model is the base of --size, which is trained first if need be. Stop it with Ctrl-C; the same command
+continues. Next: `cptlaw landscape` and `cptlaw select`.
+"""
+
+import json
+from pathlib import Path
+
+from absl import flags
+
+from cptlaw import cache
+from cptlaw.errors import UserError
+from cptlaw.experiments import grid, rundir, scoring, sweep
+from cptlaw.experiments.grid import Run
+from cptlaw.perplexity import score as score_lib
+from launch import common
+
+_CORPUS = flags.DEFINE_string("corpus", None, "Which corpus of the config.", required=True)
+_SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation"], "Which part of it.")
+_SIZE = flags.DEFINE_string("size", None, "Score under the base model of this size of config.sizes.")
+_RUN = flags.DEFINE_string("run", None, "Score under this run of the workdir (its checkpoint must have been kept).")
+_CHUNK = flags.DEFINE_integer("chunk", None, "Tokens of a chunk; without it, config.seq_len.")
+_BATCH = flags.DEFINE_integer("batch_tokens", 16_384, "Positions of a batch.")
+_OUT = flags.DEFINE_string("out", None, "Where the scores go; without it, a folder in WORKDIR/scores.")
+
+
+def main() -> None:
+    cache.keep_compiled()
+    study = common.study()
+    if _CORPUS.value not in (study.general, *study.domains):
+        raise UserError(
+            f"--corpus: no corpus {_CORPUS.value!r}; the study has {study.general}, {', '.join(study.domains)}"
+        )
+    if (_SIZE.value is None) == (_RUN.value is None):
+        raise UserError("--size, --run: name the model by one of them")
+    if _SIZE.value is not None and _SIZE.value not in study.sizes:
+        raise UserError(f"--size: no size {_SIZE.value!r}; config.sizes has {', '.join(study.sizes)}")
+    prepared = common.prepare()
+    if _RUN.value is not None:
+        run = _of_workdir(prepared.workdir, _RUN.value)
+    else:
+        run = grid.base_run(study, _SIZE.value, prepared.vocab_size, prepared.data)
+        sweep.sweep([run], prepared.workdir, checkpoint_seconds=study.checkpoint_seconds, title="base")
+    out = scoring.score_run(
+        prepared.workdir,
+        run,
+        _CORPUS.value,
+        _SPLIT.value,
+        chunk=_CHUNK.value or study.seq_len,
+        out=None if _OUT.value is None else Path(_OUT.value),
+        batch_tokens=_BATCH.value,
+        progress=True,
+    )
+    rows = score_lib.read(out)
+    nats, tokens = rows["nats"].sum(), rows["tokens"].sum()
+    print(f"{out}: {len(rows):,} chunks, {tokens:,} tokens, {nats / tokens:.4f} nats per token")
+
+
+def _of_workdir(workdir: Path, run_id: str) -> Run:
+    path = rundir.path_of(workdir, run_id) / "run.json"
+    if not path.is_file():
+        known = sorted(p.parent.name for p in (workdir / "runs").glob("*/run.json"))
+        raise UserError(f"--run: no run {run_id!r} in {workdir}; there are {', '.join(known) or 'none'}")
+    return Run.of(json.loads(path.read_text()))
+
+
+if __name__ == "__main__":
+    common.run(main)
