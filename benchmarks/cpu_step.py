@@ -51,7 +51,7 @@ def replaced(names: tuple[str, ...]) -> Iterator[None]:
     """Puts the plain version of each named piece in its place while a step is traced."""
     with contextlib.ExitStack() as stack:
         if "attention" in names:
-            stack.enter_context(mock.patch.object(transformer, "attention", plain_attention))
+            stack.enter_context(mock.patch.object(attention, "attention", plain_attention))
         if "contract_rows" in names:
             stack.enter_context(mock.patch.object(attention, "contract_rows", plain_contract_rows))
         yield

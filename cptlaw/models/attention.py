@@ -1,21 +1,73 @@
 """Causal attention that respects packed documents. Shape letters: see `cptlaw.models.transformer`."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from cptlaw.errors import UserError
+from cptlaw.models.config import Config
 
-def mask_bias(segments_BT: jax.Array) -> jax.Array:
+# (q_BKGTC, k_BKSC, v_BKSC) -> o_BKGTC
+Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
+
+
+def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
+    """The attention of all layers over one batch; what it needs of the segments is made once.
+
+    xla: scores (B, heads, T, S) in memory, with a gradient written for CPUs.
+    cudnn: flash attention; scores stay on the chip. It takes no segments but a mask of B T S elements in bfloat16, read
+      by every layer (268 MB for 8 rows of 4096), whose gradient the backward pass also writes; causality skips half.
+    splash: flash attention that takes segments and skips what the causal window excludes; nothing of size T S.
+    """
+    kernel = choose(cfg, segments_BT.shape[1], jax.default_backend())
+    if kernel == "cudnn":
+        same_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
+        return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=cfg.sliding_window)
+    if kernel == "splash":
+        return functools.partial(splash, segments_BT=segments_BT, window=cfg.sliding_window)
+    return functools.partial(attention, bias_BTS=mask_bias(segments_BT, cfg.sliding_window))
+
+
+def choose(cfg: Config, seq_len: int, platform: str) -> str:
+    """xla, cudnn or splash: what the config asks for, or with "auto" the fastest that can.
+
+    Raises UserError when the kernel asked for cannot run on this platform (cpu, gpu, tpu) or with these shapes.
+    """
+    refusals = {
+        "cudnn": [
+            (platform != "gpu", f"runs on NVIDIA GPUs, not on {platform}"),
+            (cfg.dtype != "bfloat16", "needs dtype bfloat16"),
+            (cfg.head_dim % 8 > 0 or cfg.head_dim > 128, f"needs a head_dim of 8, 16, ... 128, not {cfg.head_dim}"),
+            (seq_len % 2 > 0, f"needs an even sequence length, not {seq_len}"),
+        ],
+        "splash": [
+            (platform != "tpu", f"runs on TPUs, not on {platform}"),
+            (seq_len % 128 > 0, f"needs a sequence length that is a multiple of 128, not {seq_len}"),
+        ],
+        "xla": [],
+    }
+    if cfg.attention == "auto":
+        return next(kernel for kernel, rules in refusals.items() if not any(refused for refused, _ in rules))
+    for refused, why in refusals[cfg.attention]:
+        if refused:
+            raise UserError(f"model.attention: {cfg.attention} {why}; use auto or xla")
+    return cfg.attention
+
+
+def mask_bias(segments_BT: jax.Array, window: int = 0) -> jax.Array:
     """Additive float32 mask (B, T, S), made once a batch: 0 where a query may attend, a large negative elsewhere.
 
-    A query sees its own document's earlier tokens and itself, so no row is empty.
+    A query sees itself and its own document's earlier tokens (`window` > 0: the last `window` of these, itself
+    included), so no row is empty.
     """
     index_T = jnp.arange(segments_BT.shape[1])
-    causal_TS = index_T[:, None] >= index_T[None, :]
+    back_TS = index_T[:, None] - index_T[None, :]
+    seen_TS = (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
     same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return jnp.where(causal_TS & same_BTS, 0.0, np.finfo(np.float32).min / 2)
+    return jnp.where(seen_TS & same_BTS, 0.0, np.finfo(np.float32).min / 2)
 
 
 @jax.custom_vjp
@@ -61,6 +113,60 @@ def _backward(saved, do_BKGTC):
 attention.defvjp(_forward, _backward)
 
 
+def _cudnn(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_B1TS: jax.Array, window: int) -> jax.Array:
+    B, K, G, T, C = q_BKGTC.shape
+    o_BTNC = jax.nn.dot_product_attention(
+        q_BKGTC.reshape(B, K * G, T, C).swapaxes(1, 2),
+        k_BKSC.swapaxes(1, 2),
+        v_BKSC.swapaxes(1, 2),
+        mask=mask_B1TS,
+        is_causal=True,
+        local_window_size=(window - 1, 0) if window else None,
+        implementation="cudnn",
+    )
+    return o_BTNC.swapaxes(1, 2).reshape(q_BKGTC.shape)
+
+
+def splash(
+    q_BKGTC: jax.Array,
+    k_BKSC: jax.Array,
+    v_BKSC: jax.Array,
+    segments_BT: jax.Array,
+    window: int = 0,
+    interpret: bool = False,
+) -> jax.Array:
+    """Splash attention. The compiler cannot divide the kernel: under `jax.set_mesh` each device runs it on its rows
+    (axes data, fsdp) and heads (axis tensor), which those axes have to divide; without a mesh there is one device.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    kernel = functools.partial(_splash, window=window, interpret=interpret)
+    if mesh.empty:
+        return kernel(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
+    rows = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
+    heads = jax.P(rows, "tensor" if "tensor" in mesh.shape else None)
+    kernel = jax.shard_map(kernel, in_specs=(heads, heads, heads, jax.P(rows)), out_specs=heads, check_vma=False)
+    return kernel(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
+
+
+def _splash(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, window: int, interpret: bool):
+    # Pallas takes a second to import, and only TPUs need it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    B, K, G, T, C = q_BKGTC.shape
+    side = next(n for n in (512, 256, 128) if T % n == 0)
+    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
+    seen = masks.LocalMask((T, T), (window - 1, 0), 0) if window else masks.CausalMask((T, T))
+    kernel = kernels.make_splash_mha_single_device(
+        mask=masks.MultiHeadMask([seen] * (K * G)),
+        block_sizes=kernels.BlockSizes(**{f"block_{name}": side for name in names}),
+        interpret=interpret,
+    )
+    q_BNTC = (q_BKGTC * np.asarray(C**-0.5, q_BKGTC.dtype)).reshape(B, K * G, T, C)
+    o_BNTC = jax.vmap(kernel)(q_BNTC, k_BKSC, v_BKSC, kernels.SegmentIds(segments_BT, segments_BT))
+    return o_BNTC.reshape(q_BKGTC.shape)
+
+
 def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     """a' b: (..., N, M) and (..., N, K) to (..., M, K), accumulated in float32.
 
@@ -71,17 +177,3 @@ def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
         product = jnp.einsum("...nk,...nm->...km", b, a, preferred_element_type=jnp.float32)
         return jax.lax.optimization_barrier(product).swapaxes(-1, -2)
     return jnp.einsum("...nm,...nk->...mk", a, b, preferred_element_type=jnp.float32)
-
-
-def rope_tables(positions_BT: jax.Array, head_dim: int, theta: float) -> tuple[jax.Array, jax.Array]:
-    """Cosines and sines (B, T, C/2) in float32, made once a batch."""
-    frequency = theta ** (-np.arange(0, head_dim, 2, dtype=np.float32) / head_dim)
-    angles = positions_BT[..., None].astype(jnp.float32) * frequency
-    return jnp.cos(angles), jnp.sin(angles)
-
-
-def rotate(x_BKGTC: jax.Array, cos: jax.Array, sin: jax.Array) -> jax.Array:
-    """Rotary position embedding; the two halves of the channels are a pair, as in Hugging Face weights."""
-    cos, sin = cos[:, None, None].astype(x_BKGTC.dtype), sin[:, None, None].astype(x_BKGTC.dtype)
-    a, b = jnp.split(x_BKGTC, 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)

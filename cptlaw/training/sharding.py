@@ -19,10 +19,12 @@ Spec = tuple[str | None, ...]
 RULES: tuple[tuple[str, Spec], ...] = (
     (r"(^|/)(un)?embed$", ("tensor", "fsdp")),
     (r"attention/[qkv]$", (None, "fsdp", "tensor")),
+    (r"attention/[qkv]_bias$", (None, "tensor")),
     (r"attention/o$", (None, "tensor", None, None, "fsdp")),
     (r"mlp/(gate|up)$", (None, "fsdp", "tensor")),
+    (r"mlp/(gate|up)_bias$", (None, "tensor")),
     (r"mlp/down$", (None, "tensor", "fsdp")),
-    (r"norm$", ()),
+    (r"(norm|(norm|o|down)_bias)$", ()),
 )
 
 

@@ -1,0 +1,114 @@
+"""A tiny model of every family, as a Hugging Face config.json; its weights; a packed row. NumPy alone.
+
+    python tests/models/tiny_models.py
+
+writes golden_logits.json beside this file: the logits of `transformers`, for which it needs torch and transformers
+(the extra `parity`) but not JAX. Do that when a family is added or its tiny config changes, and for no other reason:
+if the test of golden logits fails after a change of ours, the change is wrong.
+"""
+
+import json
+import math
+import tempfile
+import zlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+GOLDEN = Path(__file__).parent / "golden_logits.json"
+# Two documents; longer than the sliding window.
+LENGTHS = (9, 7)
+TOKENS = np.random.default_rng(0).integers(0, 32, sum(LENGTHS))
+
+_SIZE = {
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "intermediate_size": 24,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "rope_theta": 10_000.0,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+_NEOX = {
+    "model_type": "gpt_neox",
+    "vocab_size": 32,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 24,
+    "layer_norm_eps": 1e-5,
+    "hidden_act": "gelu",
+    "rotary_pct": 0.25,
+    "rotary_emb_base": 10_000,
+    "max_position_embeddings": 64,
+    "tie_word_embeddings": False,
+}
+_LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    # So short that the tiny heads' frequencies meet all three bands.
+    "original_max_position_embeddings": 16,
+}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama2": _SIZE | {"model_type": "llama", "num_key_value_heads": 4},
+    "llama_linear": _SIZE | {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}},
+    "llama3": _SIZE | {"model_type": "llama", "head_dim": 8, "rope_theta": 50.0, "rope_scaling": _LLAMA3},
+    "llama_biased": _SIZE | {"model_type": "llama", "attention_bias": True, "mlp_bias": True},
+    "smollm2": _SIZE | {"model_type": "llama", "num_key_value_heads": 1, "tie_word_embeddings": True},
+    "mistral": _SIZE | {"model_type": "mistral", "sliding_window": 4, "head_dim": 4},
+    "qwen2": _SIZE | {"model_type": "qwen2", "tie_word_embeddings": True, "use_sliding_window": False},
+    "qwen3": _SIZE | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
+    "pythia": _NEOX | {"use_parallel_residual": True},
+    "neox_sequential": _NEOX | {"use_parallel_residual": False},
+}
+
+
+def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A tensor that depends on its name and shape alone; large enough that every piece shows in the logits."""
+    noise = np.random.default_rng(zlib.crc32(name.encode())).normal(size=shape)
+    if "norm" in name and name.endswith("weight"):
+        return (1 + 0.3 * noise).astype(np.float32)
+    return (noise * (1.5 / math.sqrt(shape[1]) if len(shape) > 1 else 0.3)).astype(np.float32)
+
+
+def transformers_model(config: dict[str, Any]) -> Any:
+    """The `transformers` model of a config with the weights above."""
+    import torch
+    import transformers
+
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(json.dumps(config))
+        model = transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.from_pretrained(folder), dtype=torch.float32, attn_implementation="eager"
+        ).eval()
+    tied = config["tie_word_embeddings"]
+    state = {
+        name: torch.from_numpy(weight(name, tuple(tensor.shape)))
+        for name, tensor in model.state_dict().items()
+        if not (tied and name == "lm_head.weight")
+    }
+    model.load_state_dict(state, strict=not tied)
+    model.tie_weights()
+    return model
+
+
+def documents_logits(model: Any) -> np.ndarray:
+    """The logits (T, V) of the row's documents, each alone."""
+    import torch
+
+    with torch.no_grad():
+        rows = [model(torch.from_numpy(part)[None]).logits[0] for part in np.split(TOKENS, np.cumsum(LENGTHS)[:-1])]
+    return torch.cat(rows).numpy()
+
+
+if __name__ == "__main__":
+    golden = {name: documents_logits(transformers_model(config)) for name, config in FAMILIES.items()}
+    lines = [f'"{name}": {json.dumps(x.round(5).astype(float).round(5).tolist())}' for name, x in golden.items()]
+    GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
