@@ -54,9 +54,8 @@ def write_store(store: TokenStore, spans: pd.DataFrame, directory: str | os.Path
     with Writer(directory, store.ledger["vocabulary"]["size"]) as writer:
         for a, b, text_bytes in zip(begin.tolist(), end.tolist(), size.tolist()):
             writer.add(store.tokens[a:b], text_bytes)
-        facts = {
-            key: store.ledger[key] for key in ("source", "licence", "attribution", "vocabulary") if key in store.ledger
-        }
+        kept = ("source", "licence", "attribution", "vocabulary")
+        facts: dict[str, Any] = {key: store.ledger[key] for key in kept if key in store.ledger}
         return writer.finish(name, "train", {**facts, "made_from": made_from})
 
 

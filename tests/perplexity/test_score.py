@@ -19,7 +19,8 @@ rng = np.random.default_rng(0)
 LENGTHS = [1, 2, 17, 33, 9, 40, 16, 18, 5, 64, 3, 30, 12, 21, 7, 50]
 
 
-def store(order=range(len(LENGTHS))):
+def store(order=None):
+    order = range(len(LENGTHS)) if order is None else order
     documents = [np.random.default_rng(d).integers(0, 64, LENGTHS[d]) for d in order]
     return types.SimpleNamespace(
         tokens=np.concatenate(documents).astype(np.uint16),
