@@ -16,11 +16,12 @@ from absl import flags
 from cptlaw import cache
 from cptlaw.errors import UserError
 from cptlaw.experiments import grid, rundir, worker
+from cptlaw.experiments.config import Study
 from cptlaw.experiments.grid import Run
 from cptlaw.experiments.rundir import RunDir
 from cptlaw.models import transformer
 from cptlaw.progress import bar as progress_bar
-from cptlaw.training.loop import on_sigterm
+from cptlaw.training.guard import on_sigterm
 from launch import common
 
 # What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
@@ -43,10 +44,10 @@ def main() -> None:
     runs = [base]
     if _SHARE.value:
         seed = settings.seed if _SEED.value is None else _SEED.value
-        runs.append(grid.cpt_run(settings, base, _shares(settings.domains), seed, prepared.data))
+        runs += grid.cpt_runs(settings, base, _shares(settings.domains), seed, prepared.data)
     print(_placement(runs[-1]))
     for run in runs:
-        _train(run, prepared.workdir, settings.checkpoint_seconds)
+        _train(run, prepared.workdir, settings)
 
 
 def _placement(run: Run) -> str:
@@ -55,17 +56,20 @@ def _placement(run: Run) -> str:
     return worker.layout(run).table(shapes)
 
 
-def _train(run: Run, workdir: Path, checkpoint_seconds: float) -> None:
+def _train(run: Run, workdir: Path, settings: Study) -> None:
     directory = RunDir(workdir, run)
     with (
-        progress_bar(progress=True, total=run.tokens, desc=run.id, unit="token", unit_scale=True) as bar,
+        progress_bar(
+            progress=True, total=run.tokens - run.first_token, desc=run.id, unit="token", unit_scale=True
+        ) as bar,
         on_sigterm() as stop,
     ):
         try:
             worker.train(
                 run,
                 workdir,
-                checkpoint_seconds=checkpoint_seconds,
+                checkpoint_seconds=settings.checkpoint_seconds,
+                monitor=settings.monitor,
                 keep_checkpoint=True,
                 progress=lambda tokens: bar.update(tokens - bar.n),
                 should_stop=stop,

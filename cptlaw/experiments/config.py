@@ -17,7 +17,9 @@ import pandas as pd
 from cptlaw import laws
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
+from cptlaw.training.writers import KINDS as WRITERS
 
 
 class ConfigError(UserError):
@@ -44,6 +46,17 @@ class Phase:
     schedule: str = "constant"
     final_lr: float = 0.0
     cooldown_tokens: int = 0
+    # The rest of `training.schedules.Schedule`, for those kinds that have it.
+    cooldown_shape: str = "linear"
+    stable_lr: float = 0.0
+    decay_tokens: int = 0
+    cycles: int = 1
+    # Of continual pre-training: above 0, every evaluation is at the end of a cool-down of its own, which takes this
+    # share of its tokens and branches off one long run (the trunk). So every row is annealed, and the trunk is paid
+    # for once.
+    branch_cooldown: float = 0.0
+    # Of continual pre-training: go on with the base run's optimizer state rather than with a new one.
+    keep_optimizer: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +91,25 @@ class Question:
 class Fit:
     law: str = "dcpt"
     bootstrap: int = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Monitor:
+    """What is watched while runs train. None of it changes a finished run's numbers.
+
+    Attributes:
+      log_steps: steps between two records in a run's metrics.jsonl.
+      writers: where else records go, of `training.writers.KINDS`.
+      spike: which losses end a run before its time; None, only those that are no number.
+      stall_seconds: the stacks of a step that takes longer are in the run's stalls.txt; 0 watches for none.
+      profile_steps: first and last step to trace into the run's profile/; (0, 0) traces none.
+    """
+
+    log_steps: int = 10
+    writers: tuple[str, ...] = ()
+    spike: Spike | None = None
+    stall_seconds: float = 600.0
+    profile_steps: tuple[int, int] = (0, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +148,7 @@ class Study:
     # 0 chooses: one worker a core on a CPU (tiny models gain nothing from a second core), one in all elsewhere.
     workers: int = 0
     checkpoint_seconds: float = 60.0
+    monitor: Monitor = Monitor()
 
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len
@@ -135,7 +168,7 @@ class Study:
 def parse(config: Mapping[str, Any]) -> Study:
     """Checks a config (ConfigDict or dict) and returns it as a `Study`. Raises ConfigError naming the field."""
     plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    study = _build(Study, plain, "config")
+    study = build(Study, plain, "config")
     _check(study)
     return study
 
@@ -181,6 +214,12 @@ def _check(study: Study) -> None:
         raise ConfigError(
             f"config.eval_tokens: the last, {study.eval_tokens[-1]}, must be config.cpt.tokens, {study.cpt.tokens}"
         )
+    _check_branches(study)
+    for writer in study.monitor.writers:
+        if writer not in WRITERS:
+            raise ConfigError(f"config.monitor.writers: {', '.join(WRITERS)} are known, not {writer!r}")
+    if study.monitor.log_steps < 1:
+        raise ConfigError(f"config.monitor.log_steps: must be at least 1, not {study.monitor.log_steps}")
     _check_fields("model", study.model, transformer.Config, but="vocab_size")
     for size, fields in study.sizes.items():
         _check_fields(f"sizes.{size}", fields, transformer.Config, but="vocab_size")
@@ -197,6 +236,20 @@ def _check(study: Study) -> None:
         raise ConfigError(f"config.vocabulary.kind: sentencepiece or bytes, not {study.vocabulary.kind!r}")
 
 
+def _check_branches(study: Study) -> None:
+    share = study.cpt.branch_cooldown
+    if not 0 <= share < 1:
+        raise ConfigError(f"config.cpt.branch_cooldown: a share of the tokens, at least 0 and below 1, not {share}")
+    if share and (study.cpt.schedule not in ("constant", "infinite") or study.cpt.cooldown_tokens):
+        raise ConfigError(
+            "config.cpt.branch_cooldown: branches cool down from a constant or infinite schedule without a cool-down, "
+            f"not from {study.cpt.schedule} with {study.cpt.cooldown_tokens} cooldown_tokens"
+        )
+    for field in ("branch_cooldown", "keep_optimizer"):
+        if getattr(study.base, field):
+            raise ConfigError(f"config.base.{field}: belongs to config.cpt")
+
+
 def _check_fields(path: str, given: Mapping[str, Any], kind: type, but: str = "") -> None:
     known = [field.name for field in dataclasses.fields(kind) if field.name != but]
     for name in given:
@@ -210,7 +263,8 @@ def _unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"{path}.{name}: no such field; {hint}")
 
 
-def _build(kind: type, values: Any, path: str) -> Any:
+def build(kind: type, values: Any, path: str) -> Any:
+    """`values` as the dataclass `kind`, nested ones too. Raises ConfigError naming the field under `path`."""
     if not isinstance(values, Mapping):
         raise ConfigError(f"{path}: expected fields, got {values!r}")
     fields = {field.name: field for field in dataclasses.fields(kind)}
@@ -236,7 +290,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
             return None
         return _convert(next(a for a in args if a is not type(None)), value, path)
     if dataclasses.is_dataclass(hint):
-        return _build(typing.cast(type, hint), value, path)
+        return build(typing.cast(type, hint), value, path)
     if origin is dict:
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path}: expected a mapping, got {value!r}")

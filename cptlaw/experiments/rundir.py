@@ -4,6 +4,7 @@ WORKDIR/runs/ID/
   run.json         what the run is
   lock             held (flock) by the process that works on it; the kernel releases it with the process
   rows.jsonl       its rows of the runs table, appended as they are measured
+  metrics.jsonl    what its steps measured, appended while it trains
   checkpoints/     where it continues after a stop
   attempts.jsonl   one line for every time it died under a living sweep
   result.json      written last: finished, or failed with the reason

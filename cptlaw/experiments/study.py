@@ -35,7 +35,7 @@ from cptlaw.planning.tradeoff import base_loss, trade_off
 from cptlaw.report import answer
 
 # Changing these changes no run's numbers.
-_ABOUT_NO_RUN = ("config.workers", "config.checkpoint_seconds", "config.fit", "config.question")
+_ABOUT_NO_RUN = ("config.workers", "config.checkpoint_seconds", "config.fit", "config.question", "config.monitor")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,6 +124,7 @@ def _train(prepared: Prepared, runs: list[Run], title: str, retry_failed: bool) 
         prepared.workdir,
         workers=study.workers,
         checkpoint_seconds=study.checkpoint_seconds,
+        monitor=study.monitor,
         progress=prepared.progress,
         title=title,
     )
@@ -218,9 +219,9 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
     if decision is not None and decision.supported:
         # Rounded as a person would type it; a seed that no run of the grid has, so that its data order is in no fit.
         share = round(decision.point["share"], 3)
-        confirming = grid.cpt_run(study, base, {domain: share}, 1 + max(study.seeds()), prepared.data)
-        if not _train(prepared, [confirming], "confirm", retry_failed).failed:
-            confirmed = sweep.collect([confirming], workdir)
+        confirming = grid.cpt_runs(study, base, {domain: share}, 1 + max(study.seeds()), prepared.data)
+        if not _train(prepared, confirming, "confirm", retry_failed).failed:
+            confirmed = sweep.collect(confirming, workdir)
             runs_table.write(confirmed, confirm_path)
             checked = answer.confirmation(fits, confirmed[confirmed["tokens"] > 0], decision.level)
     path = report.write(

@@ -24,9 +24,12 @@ from tqdm import tqdm
 from cptlaw import atomic
 from cptlaw.errors import UserError
 from cptlaw.experiments import rundir
+from cptlaw.experiments.config import Monitor
 from cptlaw.experiments.grid import Run
 from cptlaw.experiments.rundir import RunDir
 from cptlaw.progress import bar as progress_bar
+
+_MONITOR = Monitor()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +46,7 @@ def sweep(
     *,
     workers: int = 0,
     checkpoint_seconds: float = 60.0,
+    monitor: Monitor = _MONITOR,
     progress: bool = True,
     title: str = "grid",
 ) -> Summary:
@@ -53,6 +57,7 @@ def sweep(
       workdir: where the token stores and the run directories are.
       workers: processes; 0 chooses (see `default_workers`).
       checkpoint_seconds: how much work a crash may cost.
+      monitor: what is watched while a run trains.
       progress: show a bar, on stderr.
       title: the bar's name.
     """
@@ -64,6 +69,7 @@ def sweep(
     plan = {
         "workdir": str(workdir),
         "checkpoint_seconds": checkpoint_seconds,
+        "monitor": dataclasses.asdict(monitor),
         "runs": [dataclasses.asdict(run) for run in runs],
     }
     plan_path = workdir / "plans" / f"{uuid.uuid4().hex}.json"
@@ -228,7 +234,7 @@ def _summary(directories: dict[str, RunDir]) -> Summary:
 def _bar(runs: list[Run], title: str, progress: bool) -> Iterator[Callable[[set[str], list[dict]], None]]:
     """A bar over FLOPs, since a token of a large model takes longer than one of a small model."""
     flops = {run.id: run.flops() for run in runs}
-    tokens = {run.id: run.tokens for run in runs}
+    tokens = {run.id: run.tokens - run.first_token for run in runs}
     part: dict[str, float] = {}
     working_on: dict[int, str] = {}
     total, start = sum(flops.values()), time.monotonic()

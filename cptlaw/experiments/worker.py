@@ -3,6 +3,8 @@
 A worker tells its sweep how far it is as JSON lines on stdout, and saves and leaves when its stdin closes.
 """
 
+import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -18,10 +20,12 @@ from typing import Any
 from cptlaw import cache
 from cptlaw.errors import UserError
 from cptlaw.experiments import rundir
+from cptlaw.experiments.config import Monitor, build
 from cptlaw.experiments.grid import Run
 from cptlaw.experiments.rundir import RunDir
 
 Progress = Callable[[int], Any]
+_MONITOR = Monitor()
 
 
 class Stopped(Exception):
@@ -33,6 +37,7 @@ def train(
     workdir: Path,
     *,
     checkpoint_seconds: float = 60.0,
+    monitor: Monitor = _MONITOR,
     keep_checkpoint: bool = False,
     progress: Progress = lambda tokens: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -40,11 +45,12 @@ def train(
     """Trains one run to its end, if no other process does. Its rows and result are in its run directory.
 
     Args:
-      run: what to train; the run it starts from must be finished.
+      run: what to train; the runs it needs must be finished.
       workdir: the study's directory, token stores included.
       checkpoint_seconds: how much work a crash may cost.
+      monitor: what is watched meanwhile.
       keep_checkpoint: keep the last checkpoint of a continual pre-training run, which the study itself needs no more.
-      progress: called with the tokens done.
+      progress: called with the tokens done, those of its trunk not counted.
       should_stop: asked after every step.
 
     Returns:
@@ -61,7 +67,7 @@ def train(
         from cptlaw.training.checkpoints import CheckpointError
 
         def attempt() -> None:
-            _train(directory, Path(workdir), checkpoint_seconds, progress, should_stop)
+            _train(directory, Path(workdir), checkpoint_seconds, monitor, progress, should_stop)
 
         try:
             try:
@@ -70,7 +76,8 @@ def train(
                 # Every checkpoint of it is damaged: starting over costs time, and gives the same rows.
                 directory.drop_checkpoints()
                 attempt()
-            if run.init is not None and not keep_checkpoint:
+            others_need_it = run.init is None or run.keep_tokens
+            if directory.state() == rundir.FINISHED and not (others_need_it or keep_checkpoint):
                 directory.drop_checkpoints()
         except Stopped:
             raise
@@ -84,17 +91,24 @@ def train(
 
 
 def _train(
-    directory: RunDir, workdir: Path, checkpoint_seconds: float, progress: Progress, should_stop: Callable[[], bool]
+    directory: RunDir,
+    workdir: Path,
+    checkpoint_seconds: float,
+    monitor: Monitor,
+    progress: Progress,
+    should_stop: Callable[[], bool],
 ) -> None:
     from cptlaw.data.batches import TrainBatches
     from cptlaw.models import transformer
-    from cptlaw.training import loop
+    from cptlaw.training import guard, loop, writers
     from cptlaw.training.checkpoints import Checkpoints
-    from cptlaw.training.step import Optimizer, make_init
+    from cptlaw.training.metrics import Metrics, Point
+    from cptlaw.training.step import Optimizer
 
     run = directory.run
     cfg = transformer.Config(**run.model)
     placed = layout(run)
+    optimizer = Optimizer(**run.optimizer)
     base = None if run.init is None else _base(workdir, run.init)
     batches = TrainBatches(
         {name: _store(workdir, name, "train") for name in run.shares},
@@ -104,20 +118,15 @@ def _train(
         # A base model's order of documents is its own: replay must not repeat the ones that it saw first.
         seed=~run.seed if run.init is None else run.seed,
     )
-    per_step = run.seq_len * run.batch_size
     facts = _facts(run, cfg, workdir, base)
-    if base is not None and not all(row["eval"] in {old["eval"] for old in directory.rows()} for row in base["losses"]):
+    if base is not None and not run.trunk:
         # Before the first step every run of a size is the base model: measured once, at the end of the base run.
-        directory.add([{**facts, **row} for row in base["losses"]])
-
-    def init() -> transformer.Params:
-        if run.init is None:
-            return make_init(cfg, placed)(run.seed)
-        return _base_params(workdir, run.init, cfg, placed)
-
+        known = {row["eval"] for row in directory.rows()}
+        if not known.issuperset(row["eval"] for row in base["losses"]):
+            directory.add([{**facts, **row} for row in base["losses"]])
     losses: list[dict[str, Any]] = []
 
-    def evaluate(point: loop.Point, params: transformer.Params) -> None:
+    def evaluate(point: Point, params: transformer.Params) -> None:
         losses[:] = [
             {"eval": corpus, "loss": scores.loss, "loss_se": scores.loss_se}
             for corpus in run.evals
@@ -130,26 +139,45 @@ def _train(
         at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal}
         directory.add([{**facts, **at, **row} for row in losses])
 
-    with Checkpoints(directory.checkpoints, recent=2, seconds=checkpoint_seconds) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        keep = [run.steps(tokens) for tokens in run.keep_tokens]
+        checkpoints = stack.enter_context(
+            Checkpoints(directory.checkpoints, recent=2, keep=keep, seconds=checkpoint_seconds)
+        )
+        write = stack.enter_context(writers.writers(monitor.writers, directory.path, run.id, dataclasses.asdict(run)))
+        beat = stack.enter_context(guard.stall_watch(directory.path / "stalls.txt", monitor.stall_seconds))
+        profile = stack.enter_context(guard.profiler(directory.path / "profile", *monitor.profile_steps))
+
+        def log(metrics: Metrics) -> None:
+            write(metrics.record())
+            progress(metrics.point.tokens - run.first_token)
+
+        def on_step(step: int, state: Any) -> None:
+            beat(step, state)
+            profile(step, state)
+
         result = loop.train(
             cfg,
             run.schedule(),
             batches,
-            init,
-            optimizer=Optimizer(**run.optimizer),
+            lambda: _first_state(run, workdir, cfg, optimizer, placed),
+            optimizer=optimizer,
             layout=placed,
             checkpoints=checkpoints,
-            eval_steps=[tokens // per_step for tokens in run.eval_tokens],
+            eval_steps=[run.steps(tokens) for tokens in run.eval_tokens],
             evaluate=evaluate,
-            log=lambda metrics: progress(metrics.point.tokens),
+            log_every=monitor.log_steps,
+            log=log,
+            spike=monitor.spike,
             should_stop=should_stop,
+            on_step=on_step,
         )
     if result.status == loop.STOPPED:
         raise Stopped
     if result.status == loop.FAILED:
         directory.fail(result.reason)
         return
-    if not losses:  # resumed from the checkpoint of the last step
+    if not losses:  # resumed from the checkpoint of the last step, or a trunk
         losses = [
             {name: row[name] for name in ("eval", "loss", "loss_se")}
             for row in directory.rows()
@@ -165,12 +193,31 @@ def _train(
     )
 
 
+def _first_state(run: Run, workdir: Path, cfg: Any, optimizer: Any, placed: Any) -> Any:
+    """Where the run starts when it has no checkpoint: in its trunk, at its base, or from scratch."""
+    from cptlaw.training.checkpoints import load_state
+    from cptlaw.training.start import first_state, next_phase
+
+    def checkpoints_of(name: str) -> Path:
+        return rundir.path_of(workdir, name) / "checkpoints"
+
+    if run.trunk is not None:
+        folder, step = checkpoints_of(run.trunk), run.steps(run.first_token)
+        return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
+    if run.init is None:
+        return first_state(cfg, optimizer, placed, seed=run.seed)
+    folder = checkpoints_of(run.init)
+    if run.phase.keep_optimizer:
+        return first_state(cfg, optimizer, placed, resume=lambda abstract: next_phase(folder, abstract))
+    return first_state(cfg, optimizer, placed, weights=lambda _: _base_params(folder, cfg, placed))
+
+
 def _facts(run: Run, cfg: Any, workdir: Path, base: dict[str, Any] | None) -> dict[str, Any]:
     """The columns of the runs table that are the same in all of a run's rows."""
     from cptlaw.models import transformer
 
     facts: dict[str, Any] = {
-        "run": run.id,
+        "run": run.trunk or run.id,  # a trunk and its branches are one run, measured at several lengths
         "params": transformer.count_params(cfg)["non_embedding"],
         "model": run.size,
         "seed": run.seed,
@@ -241,18 +288,18 @@ def _base(workdir: Path, run_id: str) -> dict[str, Any]:
 
 
 @functools.cache
-def _base_params(workdir: Path, run_id: str, cfg: Any, layout: Any) -> Any:
+def _base_params(folder: Path, cfg: Any, layout: Any) -> Any:
     from cptlaw.training.checkpoints import load_params
     from cptlaw.training.step import Optimizer, make_start
 
-    abstract = make_start(cfg, Optimizer(), layout)[1].params
-    return load_params(rundir.path_of(workdir, run_id) / "checkpoints", abstract)
+    return load_params(folder, make_start(cfg, Optimizer(), layout)[1].params)
 
 
 def main(plan_path: str, place: str) -> None:
     """Works on the plan's runs until none is left or the sweep goes away."""
     plan = json.loads(Path(plan_path).read_text())
     workdir, runs = Path(plan["workdir"]), [Run.of(fields) for fields in plan["runs"]]
+    monitor = build(Monitor, plan["monitor"], "monitor")
     index, count = (int(part) for part in place.split("/"))
     if count > 1 and hasattr(os, "sched_setaffinity"):
         # A core of its own: tiny models gain more from a second run beside them than from a second thread.
@@ -285,6 +332,7 @@ def main(plan_path: str, place: str) -> None:
                     run,
                     workdir,
                     checkpoint_seconds=plan["checkpoint_seconds"],
+                    monitor=monitor,
                     progress=functools.partial(tell, run),
                     should_stop=stop.is_set,
                 )
@@ -298,14 +346,17 @@ def main(plan_path: str, place: str) -> None:
 
 def _ready(run: Run, workdir: Path, planned: set[str]) -> bool:
     """Whether what the run starts from is there; when it never will be, the run is failed."""
-    if run.init is None:
-        return True
-    base = rundir.read_result(rundir.path_of(workdir, run.init))
-    if base is None and run.init not in planned:
-        RunDir(workdir, run).fail(f"its base run {run.init} has not been trained")
-    elif base is not None and base["state"] == rundir.FAILED:
-        RunDir(workdir, run).fail(f"its base run {run.init} failed: {base['reason']}")
-    return base is not None and base["state"] == rundir.FINISHED
+    for needed in run.needs:
+        result = rundir.read_result(rundir.path_of(workdir, needed))
+        kind = "base" if needed == run.init else "trunk"
+        if result is None:
+            if needed not in planned:
+                RunDir(workdir, run).fail(f"its {kind} run {needed} has not been trained")
+            return False
+        if result["state"] == rundir.FAILED:
+            RunDir(workdir, run).fail(f"its {kind} run {needed} failed: {result['reason']}")
+            return False
+    return True
 
 
 if __name__ == "__main__":

@@ -37,7 +37,8 @@ class Checkpoints:
     """The checkpoints of one run, to be used as a context manager.
 
     Attributes:
-      seconds: how much work a crash may cost: `due` says when that is reached; None, never.
+      seconds: how much work a crash may cost; None, all of it.
+      keep: steps whose checkpoints stay.
     """
 
     def __init__(
@@ -51,8 +52,9 @@ class Checkpoints:
         """Keeps the `recent` last checkpoints and those of the steps in `keep`."""
         self.directory = Path(directory).absolute()
         self.seconds = seconds
+        self.keep = frozenset(keep)
         self._saved = time.monotonic()
-        policy = managers.AnyPreservationPolicy([managers.LatestN(recent), managers.CustomSteps(list(keep))])
+        policy = managers.AnyPreservationPolicy([managers.LatestN(recent), managers.CustomSteps(sorted(self.keep))])
         self._manager = ocp.CheckpointManager(
             self.directory, options=ocp.CheckpointManagerOptions(preservation_policy=policy)
         )
@@ -63,8 +65,9 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    def due(self) -> bool:
-        return self.seconds is not None and time.monotonic() - self._saved >= self.seconds
+    def due(self, step: int) -> bool:
+        """Whether to save after `step`: it is one to keep, or the time has come."""
+        return step in self.keep or (self.seconds is not None and time.monotonic() - self._saved >= self.seconds)
 
     def save(self, step: int, state: State) -> None:
         """Starts writing; returns once the state may be donated. A step that is saved already is left alone."""
@@ -99,11 +102,7 @@ class Checkpoints:
                     CheckpointWarning,
                     stacklevel=2,
                 )
-            training = items["training"]
-            moments = jax.tree_util.tree_map_with_path(
-                lambda path, _, read=training: read[f"optimizer/{path_name(path)}"], abstract.optimizer
-            )
-            return step, State(step=training["step"], params=items["params"], optimizer=moments)
+            return step, _state(items, abstract)
         if damaged:
             raise CheckpointError(
                 f"{self.directory}: every checkpoint is damaged ({damaged[steps[0]]}); delete them to start over"
@@ -121,6 +120,15 @@ def load_params(directory: str | os.PathLike[str], abstract: Params, step: int |
 
     Raises CheckpointError when there is no such checkpoint, it is damaged, or it is of another model.
     """
+    return _load(directory, {"params": abstract}, step)["params"]
+
+
+def load_state(directory: str | os.PathLike[str], abstract: State, step: int | None = None) -> State:
+    """Parameters, optimizer state and step in another run's checkpoint; otherwise as `load_params`."""
+    return _state(_load(directory, _items(abstract), step), abstract)
+
+
+def _load(directory: str | os.PathLike[str], abstract: dict[str, Any], step: int | None) -> dict[str, Any]:
     directory = Path(directory).absolute()
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory; name the checkpoint directory of a finished run")
@@ -131,7 +139,7 @@ def load_params(directory: str | os.PathLike[str], abstract: Params, step: int |
         raise CheckpointError(f"{directory}: no checkpoint of step {step or 'any'}; it has {steps or 'none'}")
     step = steps[-1] if step is None else step
     try:
-        return _read(directory / str(step), {"params": abstract})["params"]
+        return _read(directory / str(step), abstract)
     except _Damaged as error:
         raise CheckpointError(f"{directory}: the checkpoint of step {step} is damaged: {error}") from error
 
@@ -146,6 +154,14 @@ def _items(state: State) -> dict[str, Any]:
     return {"params": state.params, "training": {path_name(path): leaf for path, leaf in rest}}
 
 
+def _state(items: dict[str, Any], abstract: State) -> State:
+    training = items["training"]
+    moments = jax.tree_util.tree_map_with_path(
+        lambda path, _: training[f"optimizer/{path_name(path)}"], abstract.optimizer
+    )
+    return State(step=training["step"], params=items["params"], optimizer=moments)
+
+
 def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     """Some items of a checkpoint, compared with what is wanted before and with their checksums after."""
     wanted = dict(abstract)
@@ -156,9 +172,12 @@ def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
         except Exception as error:  # Orbax has no class for this: TensorStore, JSON and OS errors all mean damage
             raise _Damaged(_first_line(error)) from error
         for name, tree in abstract.items():
-            _check_same(f"{checkpoint}, {name}", tree, stored[name])
+            check_same(f"{checkpoint}, {name}", tree, stored[name])
+        # Placed, because without a sharding Orbax looks for the devices that saved it.
+        everywhere = jax.NamedSharding(jax.tree.leaves(abstract)[0].sharding.mesh, jax.P())
         wanted["checksums"] = {
-            name: jax.ShapeDtypeStruct(meta.shape, meta.dtype) for name, meta in stored["checksums"].items()
+            name: jax.ShapeDtypeStruct(meta.shape, meta.dtype, sharding=everywhere)
+            for name, meta in stored["checksums"].items()
         }
         try:
             items = {
@@ -175,7 +194,8 @@ def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     return items
 
 
-def _check_same(where: str, wanted: Any, stored: Any) -> None:
+def check_same(where: str, wanted: Any, stored: Any) -> None:
+    """Raises CheckpointError naming every array that is missing, unknown or of another shape."""
     want = {path_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
     have = {path_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(stored)}
     wrong = [f"{name} {shape} is missing" for name, shape in want.items() if name not in have]

@@ -61,12 +61,14 @@ def test_recent_checkpoints_and_chosen_steps_are_kept(tmp_path, states):
 
 def test_saving_is_due_by_time(tmp_path, states):
     with Checkpoints(tmp_path / "never", seconds=None) as checkpoints:
-        assert not checkpoints.due()
+        assert not checkpoints.due(1)
     with Checkpoints(tmp_path / "often", seconds=0.0) as checkpoints:
-        assert checkpoints.due()
+        assert checkpoints.due(1)
     with Checkpoints(tmp_path / "later", seconds=1000.0) as checkpoints:
         checkpoints.save(1, states[1])
-        assert not checkpoints.due()
+        assert not checkpoints.due(2)
+    with Checkpoints(tmp_path / "chosen", seconds=None, keep=[2]) as checkpoints:
+        assert checkpoints.due(2)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "scrambled", "gone"])

@@ -8,11 +8,13 @@ import pytest
 from tiny_run import CFG, Batches
 
 from cptlaw.models import transformer
-from cptlaw.training import loop
+from cptlaw.training import loop, metrics
 from cptlaw.training.checkpoints import Checkpoints
+from cptlaw.training.guard import Spike, on_sigterm
 from cptlaw.training.schedules import Schedule, dynamics
 from cptlaw.training.sharding import Layout, make_mesh
-from cptlaw.training.step import Optimizer, make_init, make_start
+from cptlaw.training.start import first_state
+from cptlaw.training.step import Optimizer, make_start
 
 SCHEDULE = Schedule(2e-2, 12, warmup=2, kind="cosine")
 
@@ -27,12 +29,12 @@ def train(layout, **changes):
     options = {
         "layout": layout,
         "log_every": 5,
-        "log": lambda metrics: events.append(("log", metrics.point.step, metrics.loss)),
+        "log": lambda seen: events.append(("log", seen.point.step, seen.loss)),
         "evaluate": lambda point, params: events.append(("eval", point.step, float(params["embed"].sum()))),
         **changes,
     }
     schedule, batches = options.pop("schedule", SCHEDULE), options.pop("batches", Batches())
-    result = loop.train(CFG, schedule, batches, lambda: make_init(CFG, layout)(0), **options)
+    result = loop.train(CFG, schedule, batches, lambda: first_state(CFG, Optimizer(), layout), **options)
     return result, events
 
 
@@ -53,7 +55,7 @@ def test_a_run_learns_evaluates_and_reports_where_it_is(layout):
     tokens = 12 * 8 * 16
     flops = tokens * transformer.flops_per_token(CFG, 16)["training"]
     assert result.status == loop.FINISHED
-    assert result.point == loop.Point(12, tokens, rates[-1], lr_sum[-1], lr_anneal[-1], flops)
+    assert result.point == metrics.Point(12, tokens, rates[-1], lr_sum[-1], lr_anneal[-1], flops)
     assert events[-1][2] == float(result.params["embed"].sum())
 
 
@@ -65,15 +67,21 @@ def test_metrics_are_read_one_step_late(layout):
             order.append(("batch", step + 1))
             return super().batch(step, rows)
 
-    train(layout, batches=Watched(), log=lambda metrics: order.append(("log", metrics.point.step)))
+    train(layout, batches=Watched(), log=lambda seen: order.append(("log", seen.point.step)))
     assert order.index(("log", 5)) == order.index(("batch", 6)) + 1
 
 
-def test_stopping_saves_and_the_next_run_continues(layout, tmp_path):
+def test_sigterm_saves_and_the_next_run_continues(layout, tmp_path):
     whole, _ = train(layout)
-    asked = iter([False] * 6 + [True])
-    with Checkpoints(tmp_path, seconds=None) as checkpoints:
-        stopped, _ = train(layout, checkpoints=checkpoints, should_stop=lambda: next(asked))
+
+    class Preempted(Batches):
+        def batch(self, step, rows=slice(None)):
+            if step == 6:  # while the checkpoint of step 6 is being written
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super().batch(step, rows)
+
+    with Checkpoints(tmp_path, seconds=0.0) as checkpoints, on_sigterm() as asked:
+        stopped, _ = train(layout, batches=Preempted(), checkpoints=checkpoints, should_stop=asked)
     assert (stopped.status, stopped.point.step) == (loop.STOPPED, 7)
     with Checkpoints(tmp_path, seconds=None) as checkpoints:
         resumed, events = train(layout, checkpoints=checkpoints, eval_steps=(0, 6, 12))
@@ -83,15 +91,6 @@ def test_stopping_saves_and_the_next_run_continues(layout, tmp_path):
     assert n == 12
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
     jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
-
-
-def test_sigterm_asks_to_stop():
-    before = signal.getsignal(signal.SIGTERM)
-    with loop.on_sigterm() as asked:
-        assert not asked()
-        os.kill(os.getpid(), signal.SIGTERM)
-        assert asked()
-    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_a_diverging_run_fails_with_its_reason_and_keeps_the_last_sound_state(layout, tmp_path):
@@ -108,6 +107,24 @@ def test_a_diverging_run_fails_with_its_reason_and_keeps_the_last_sound_state(la
         assert "not finite at step 8" in result.reason and "learning rate" in result.reason
         assert [step for kind, step, _ in events if kind == "eval"] == [7]
         assert checkpoints.restore(make_start(CFG, Optimizer(), layout)[1])[0] == 7
+
+
+def test_a_loss_spike_stops_the_run_before_it_is_kept(layout, tmp_path):
+    class Confusing(Batches):
+        def batch(self, step, rows=slice(None)):
+            batch = super().batch(step, rows)
+            if step >= 16:
+                batch["targets_BT"] = (batch["targets_BT"] + 31) % 64
+            return batch
+
+    spike = Spike(deviations=4.0, patience=2, window=4)
+    options = {"batches": Confusing(), "log_every": 1, "schedule": Schedule(2e-2, 20)}
+    with Checkpoints(tmp_path, seconds=0.0) as checkpoints:
+        result, _ = train(layout, checkpoints=checkpoints, spike=spike, **options)
+        assert (result.status, result.point.step) == (loop.FAILED, 18)
+        assert "2 times in a row above its median" in result.reason
+        assert checkpoints.restore(make_start(CFG, Optimizer(), layout)[1])[0] == 16, "the last before the spike"
+    assert train(layout, **options)[0].status == loop.FINISHED, "off unless asked for"
 
 
 def test_divergence_is_noticed_without_evaluations_or_checkpoints(layout):

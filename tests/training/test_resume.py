@@ -26,38 +26,48 @@ def start(directory: Path, name: str, *arguments: object) -> subprocess.Popen:
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def finish(directory: Path, name: str, process: subprocess.Popen) -> dict:
+def finish(directory: Path, name: str, process: subprocess.Popen, code: int = 0) -> dict:
     _, errors = process.communicate(timeout=240)
-    assert process.returncode == 0, errors
+    assert process.returncode == code, errors
     return json.loads((directory.parent / name).read_text())
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory) -> dict:
     directory = tmp_path_factory.mktemp("reference") / "run"
-    return finish(directory, "whole.json", start(directory, "whole.json", 10, 0))
+    return finish(directory, "whole.json", start(directory, "whole.json", 10, "no@0"))
 
 
 def test_a_killed_run_resumes_bitwise(tmp_path, reference):
     directory = tmp_path / "run"
-    killed = start(directory, "killed.json", 10, 6)
+    killed = start(directory, "killed.json", 10, "KILL@6")
     killed.communicate(timeout=240)
     assert killed.returncode == -signal.SIGKILL
 
-    resumed = finish(directory, "resumed.json", start(directory, "resumed.json", 10, 0))
+    resumed = finish(directory, "resumed.json", start(directory, "resumed.json", 10, "no@0"))
     first = min(map(int, resumed["logged"]))
     assert 1 < first <= 7, "it must have continued from a checkpoint"
     assert resumed["logged"] == {step: row for step, row in reference["logged"].items() if int(step) >= first}
+    assert resumed["scores"]["10"] == reference["scores"]["10"]
     assert resumed["state"] == reference["state"]
 
 
-def test_two_processes_equal_one(tmp_path, reference):
+def test_two_processes_equal_one_and_one_continues_them(tmp_path, reference):
+    """One of two is asked to stop while both save: both do, after the same step."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    pair = [start(tmp_path / "run", f"{i}.json", 10, 0, address, i) for i in range(2)]
-    for i, process in enumerate(pair):
-        shared = finish(tmp_path / "run", f"{i}.json", process)
-        assert shared["logged"].keys() == reference["logged"].keys()
-        for step, row in reference["logged"].items():
-            np.testing.assert_allclose(shared["logged"][step], row, rtol=1e-5)
+    directory = tmp_path / "run"
+    pair = [start(directory, f"{i}.json", 10, send, address, i) for i, send in enumerate(["no@0", "TERM@4"])]
+    ran = [finish(directory, f"{i}.json", process, code=75) for i, process in enumerate(pair)]
+    assert ran[0]["logged"] == ran[1]["logged"] and ran[0]["scores"] == ran[1]["scores"]
+    assert [process["rows"] for process in ran] == [[[0, 4]], [[4, 8]]], "each makes its own rows only"
+    assert 4 <= len(ran[0]["logged"]) < 10
+
+    alone = finish(directory, "alone.json", start(directory, "alone.json", 10, "no@0"))
+    assert min(map(int, alone["logged"])) == len(ran[0]["logged"]) + 1
+    for step, row in {**ran[0]["logged"], **alone["logged"]}.items():
+        np.testing.assert_allclose(row, reference["logged"][step], rtol=1e-5)
+    for step, (nats, *counts) in {**ran[0]["scores"], **alone["scores"]}.items():
+        assert nats == pytest.approx(reference["scores"][step][0], rel=1e-5)
+        assert counts == reference["scores"][step][1:]

@@ -1,8 +1,9 @@
 """A tiny model and its batches; as a script, one run in a process of its own.
 
-python tiny_run.py CHECKPOINTS OUT STEPS KILL_AT [ADDRESS PROCESS]: trains, saving after every step, and writes OUT, a
-JSON of what was logged and a digest of the final checkpoint. After step KILL_AT (0: never) it kills itself, while that
-step's checkpoint is being written. With an address it is one of two processes.
+python tiny_run.py CHECKPOINTS OUT STEPS SIGNAL@STEP [ADDRESS PROCESS]: trains, saving after every step, and writes OUT,
+a JSON of what was logged, which rows it made, its evaluations and a digest of the last checkpoint. After STEP it sends
+itself the signal (KILL or TERM; no@0: none), while that step's checkpoint is being written. Stopped by SIGTERM it exits
+with code 75. With an address it is one of two processes.
 """
 
 import hashlib
@@ -16,11 +17,14 @@ import jax
 import numpy as np
 
 from cptlaw.models import transformer
-from cptlaw.training import loop
+from cptlaw.perplexity.evaluate import Evaluator
+from cptlaw.training import loop, metrics
 from cptlaw.training.checkpoints import Checkpoints
+from cptlaw.training.guard import on_sigterm
 from cptlaw.training.schedules import Schedule
 from cptlaw.training.sharding import Layout, make_mesh
-from cptlaw.training.step import Optimizer, make_init, make_start
+from cptlaw.training.start import first_state
+from cptlaw.training.step import Optimizer, make_start
 
 CFG = transformer.Config(vocab_size=64, d_model=32, layers=2, heads=4, kv_heads=2, d_ff=48)
 
@@ -56,36 +60,48 @@ def digest(tree) -> str:
     return sha.hexdigest()
 
 
-def main(checkpoints: str, out: str, steps: int, kill_at: int, address: str = "", process: int = 0) -> None:
+def main(checkpoints: str, out: str, steps: int, send: str, address: str = "", process: int = 0) -> None:
+    signal_name, at = send.split("@")
     if address:
         jax.distributed.initialize(address, num_processes=2, process_id=process)
     layout = Layout(make_mesh())
-    logged = {}
+    logged, made, scores = {}, set(), {}
 
-    def log(metrics: loop.Metrics) -> None:
-        logged[metrics.point.step] = [metrics.nats, metrics.count, metrics.grad_norm, metrics.point.lr]
+    def log(seen: metrics.Metrics) -> None:
+        logged[seen.point.step] = [seen.nats, seen.count, seen.grad_norm, seen.point.lr]
 
-    class Killing(Batches):
+    class Signalling(Batches):
         def batch(self, step: int, rows: slice = slice(None)) -> dict[str, np.ndarray]:
-            if kill_at and step == kill_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if step == int(at) > 0:
+                os.kill(os.getpid(), signal.Signals[f"SIG{signal_name}"])
+            made.add((rows.start, rows.stop))
             return super().batch(step, rows)
 
-    with Checkpoints(checkpoints, recent=2, seconds=0.0) as kept:
+    def evaluate(point: metrics.Point, params: transformer.Params) -> None:
+        seen = Evaluator(CFG, layout).score(params, [Batches().batch(1000 + i) for i in range(3)])
+        scores[point.step] = [seen.nats, seen.tokens, seen.documents]
+
+    with Checkpoints(checkpoints, recent=2, seconds=0.0) as kept, on_sigterm() as should_stop:
         result = loop.train(
             CFG,
             Schedule(1e-2, steps, warmup=3, kind="cosine"),
-            Killing(),
-            lambda: make_init(CFG, layout)(0),
+            Signalling(),
+            lambda: first_state(CFG, Optimizer(), layout),
             layout=layout,
             checkpoints=kept,
             log_every=1,
             log=log,
+            eval_steps=[0, steps],
+            evaluate=evaluate,
+            should_stop=should_stop,
         )
         step, state = kept.restore(make_start(CFG, Optimizer(), layout)[1])
-    assert step == steps
-    Path(out).write_text(json.dumps({"status": result.status, "logged": logged, "state": digest(state)}))
+    found = {"logged": logged, "rows": sorted(made), "scores": scores, "state": digest(state)}
+    Path(out).write_text(json.dumps(found))
+    assert step == result.point.step
+    if result.status == loop.STOPPED:
+        raise SystemExit(75)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]), *sys.argv[5:6], *map(int, sys.argv[6:7]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4], *sys.argv[5:6], *map(int, sys.argv[6:7]))

@@ -1,0 +1,46 @@
+"""Where a run without a checkpoint of its own starts."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+
+import jax.numpy as jnp
+
+from cptlaw.models import transformer
+from cptlaw.models.transformer import Params
+from cptlaw.training.checkpoints import check_same, load_state
+from cptlaw.training.sharding import Layout
+from cptlaw.training.step import Optimizer, State, make_init, make_start
+
+
+def first_state(
+    cfg: transformer.Config,
+    optimizer: Optimizer,
+    layout: Layout,
+    *,
+    resume: Callable[[State], State] | None = None,
+    weights: Callable[[Params], Params] | None = None,
+    seed: int = 0,
+) -> State:
+    """The state before a run's first step: that of `resume`, else `weights` with a new optimizer, else random ones.
+
+    Args:
+      resume: given the abstract state, a whole state to go on from, such as `checkpoints.load_state` of another run.
+      weights: given the abstract parameters, those to start from; they are copied.
+      seed: of the random initialisation.
+
+    Raises CheckpointError naming each weight that would stay at its initial value, or has no place in the model.
+    """
+    start, abstract = make_start(cfg, optimizer, layout)
+    if resume is not None:
+        return resume(abstract)
+    if weights is None:
+        return start(make_init(cfg, layout)(seed))
+    params = weights(abstract.params)
+    check_same("the weights to start from", abstract.params, params)
+    return start(params)
+
+
+def next_phase(directory: str | os.PathLike[str], abstract: State) -> State:
+    """The newest state in another run's checkpoints, its optimizer's moments kept, at step 0 of a new schedule."""
+    return dataclasses.replace(load_state(directory, abstract), step=jnp.zeros((), jnp.int32))

@@ -1,0 +1,106 @@
+"""Where metrics go: a JSONL file always, TensorBoard and Weights & Biases when asked for.
+
+A writer is a function of records, flat mappings with a `step`. A resumed run repeats the steps since its checkpoint:
+its first record takes back what was written of that step and of later ones.
+"""
+
+import contextlib
+import json
+import sys
+import time
+import types
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from cptlaw import atomic
+from cptlaw.errors import UserError
+
+Record = Mapping[str, Any]
+Write = Callable[[Record], Any]
+
+
+@contextlib.contextmanager
+def writers(kinds: Collection[str], directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Write]:
+    """Writes to `metrics.jsonl` in `directory`, and to each of `kinds` (of `KINDS`).
+
+    Raises UserError for a kind whose package is not installed.
+    """
+    with contextlib.ExitStack() as stack:
+        writes = [stack.enter_context(jsonl(directory / "metrics.jsonl"))]
+        writes += [stack.enter_context(KINDS[kind](directory / kind, name, config)) for kind in kinds]
+        yield lambda record: [write(record) for write in writes]
+
+
+@contextlib.contextmanager
+def jsonl(path: Path) -> Iterator[Write]:
+    """Appends records to a JSONL file, which tells every step once, in order, however often the run was stopped."""
+    with contextlib.ExitStack() as stack:
+        file = None
+
+        def write(record: Record) -> None:
+            nonlocal file
+            if file is None:
+                _take_back(path, record["step"])
+                file = stack.enter_context(path.open("a", buffering=1))
+            file.write(json.dumps(record) + "\n")
+
+        yield write
+
+
+def _take_back(path: Path, step: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        lines = path.read_text().split("\n")[:-1]  # what follows the last newline was torn by a crash
+        atomic.write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] < step))
+
+
+@contextlib.contextmanager
+def tensorboard(directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Write]:
+    """Scalars as event files, for `tensorboard --logdir`."""
+    if "tensorflow" not in sys.modules:
+        # A module of this name keeps TensorBoard from loading TensorFlow, which would cost seconds and take the
+        # accelerator's memory.
+        sys.modules.setdefault("tensorboard.compat.notf", types.ModuleType("notf"))
+    try:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+    except ImportError as error:
+        raise UserError(f"monitor.writers: tensorboard is not installed ({error}); pip install tensorboard") from error
+    with contextlib.closing(EventFileWriter(str(directory))) as events:
+        started = False
+
+        def write(record: Record) -> None:
+            nonlocal started
+            now, step = time.time(), record["step"]
+            if not started:  # what makes TensorBoard forget later steps
+                start = SessionLog(status=SessionLog.START)
+                events.add_event(Event(wall_time=now, step=step, session_log=start))
+                started = True
+            values = [Summary.Value(tag=tag, simple_value=value) for tag, value in _measured(record).items()]
+            events.add_event(Event(wall_time=now, step=step, summary=Summary(value=values)))
+
+        yield write
+
+
+@contextlib.contextmanager
+def wandb(directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Write]:
+    """Weights & Biases: one run for a name, however often it resumes; the environment's WANDB_* are its settings."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError("monitor.writers: wandb is not installed; pip install wandb") from error
+    directory.mkdir(parents=True, exist_ok=True)
+    run = wandb.init(id=name, name=name, dir=str(directory), config=dict(config), resume="allow")
+    try:
+        yield lambda record: run.log(_measured(record), step=record["step"])
+    finally:
+        run.finish()
+
+
+def _measured(record: Record) -> dict[str, float]:
+    return {tag: value for tag, value in record.items() if tag != "step"}
+
+
+KINDS = {"tensorboard": tensorboard, "wandb": wandb}
