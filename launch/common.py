@@ -1,25 +1,48 @@
-"""The flags that every launcher has, and how a launcher ends."""
+"""The flags that every launcher has, how it joins the other processes of its job, and how it ends."""
 
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 from absl import app, flags, logging
+from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from cptlaw.errors import UserError
 from cptlaw.experiments import config as config_lib
 from cptlaw.experiments import study as study_lib
 
+# What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
+EXIT_RELAUNCH = 75
+
 _CONFIG = config_flags.DEFINE_config_file("config", None, "A study's config file, such as configs/demo.py.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the study is kept, such as runs/demo.")
 _UPDATE = flags.DEFINE_bool("update-config", False, "Keep the runs of another config in the workdir; train the rest.")
+_MULTIHOST = flags.DEFINE_bool(
+    "multihost", False, "One of the processes of a job: JAX asks Slurm, Open MPI, Kubernetes or the TPU pod which."
+)
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT on the first process's host, where nothing says it.")
+_PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes there are.")
+_PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which of them this is, from 0.")
+
+
+def workdir() -> Path:
+    return Path(_WORKDIR.value)
 
 
 def prepare() -> study_lib.Prepared:
-    """The study of the flags: config checked, workdir claimed, token stores built."""
-    return study_lib.prepare(study(), Path(_WORKDIR.value), update_config=_UPDATE.value)
+    """The study of the flags: config checked, workdir claimed, token stores built (by one process, before the rest)."""
+
+    def mine() -> study_lib.Prepared:
+        return study_lib.prepare(study(), workdir(), update_config=_UPDATE.value)
+
+    if not _joins():
+        return mine()
+    prepared = mine() if jax.process_index() == 0 else None
+    multihost_utils.sync_global_devices("prepared")
+    return prepared or mine()
 
 
 def study() -> config_lib.Study:
@@ -32,13 +55,23 @@ def study() -> config_lib.Study:
         ) from error
 
 
-def run(main: Callable[[], None]) -> None:
-    """Runs a launcher under absl; what the user can mend is a message, not a traceback."""
+def run(main: Callable[[], None], *, multihost: bool = True, required: Sequence[str] = ("config", "workdir")) -> None:
+    """Runs a launcher under absl; what the user can mend is a message, not a traceback.
+
+    Args:
+      main: what to do, once the job's processes know each other.
+      multihost: whether several processes may do it together.
+      required: the flags that it cannot do without.
+    """
 
     def guarded(argv: list[str]) -> int:
         try:
             if argv[1:]:
                 raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
+            if _joins():
+                if not multihost:
+                    raise UserError("--multihost, --coordinator: this launcher is one process; start one on each host")
+                _join()
             main()
         except UserError as error:
             print(f"launch: {error}", file=sys.stderr)
@@ -48,9 +81,26 @@ def run(main: Callable[[], None]) -> None:
             return 130
         return 0
 
-    flags.mark_flags_as_required(["config", "workdir"])
+    flags.mark_flags_as_required(required)
     logging.set_verbosity(logging.WARNING)  # Orbax tells absl's log of every step it takes
     app.run(guarded, flags_parser=_parse)
+
+
+def _joins() -> bool:
+    return _MULTIHOST.value or _COORDINATOR.value is not None
+
+
+def _join() -> None:
+    given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
+    if any(value is not None for value in given) and None in given:
+        raise UserError("--coordinator, --processes, --process: give all three, or --multihost alone")
+    try:
+        jax.distributed.initialize(*given)
+    except ValueError as error:
+        raise UserError(
+            f"--multihost: {error} JAX found no Slurm, Open MPI, Kubernetes or TPU pod around this process; give "
+            "--coordinator=HOST:PORT --processes=N --process=I"
+        ) from error
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -3,8 +3,12 @@
     python -m launch.sweep --config configs/study_small.py --workdir runs/study_small
     python -m launch.sweep --config configs/demo.py:fast --config.batch_size=8 --workdir runs/mine
 
-Stop it with Ctrl-C; the same command continues. Several of these may work on one workdir at the same time.
+Stop it with Ctrl-C; the same command continues. Several of these may work on one workdir at the same time. At SIGTERM
+it lets its workers save and exits with 75, which relaunchers take for "start me again".
 """
+
+import signal
+from types import FrameType
 
 from absl import flags
 
@@ -16,6 +20,7 @@ _RETRY = flags.DEFINE_bool("retry-failed", False, "Train failed runs again.")
 
 
 def main() -> None:
+    signal.signal(signal.SIGTERM, _relaunch)
     prepared = common.prepare()
     table = study.train_grid(prepared, retry_failed=_RETRY.value)
     path = prepared.workdir / "runs.csv"
@@ -23,5 +28,10 @@ def main() -> None:
     print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: cptlaw fit {path} --law dcpt --eval CORPUS")
 
 
+def _relaunch(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the saving
+    raise SystemExit(common.EXIT_RELAUNCH)
+
+
 if __name__ == "__main__":
-    common.run(main)
+    common.run(main, multihost=False)

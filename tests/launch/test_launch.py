@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,3 +99,16 @@ def test_a_wrong_flag_is_named(config, arguments, message):
 def test_a_config_that_is_not_there_is_named(config):
     done = launch("train", config.with_name("none.py"))
     assert done.returncode == 2 and "none.py" in done.stderr
+
+
+def test_a_sweep_that_is_preempted_saves_and_asks_to_be_started_again(config, tmp_path):
+    command = [sys.executable, "-m", "launch.sweep", f"--config={config}", f"--workdir={tmp_path}"]
+    command += ["--config.workers=1", f"--config.base.tokens={64 * 10**6}"]  # more than it could ever finish here
+    sweep = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("runs/*/run.json")):
+        assert sweep.poll() is None, sweep.stderr.read()
+        time.sleep(0.1)
+    sweep.terminate()
+    _, said = sweep.communicate(timeout=300)
+    assert sweep.returncode == 75 and "Traceback" not in said
+    assert list(tmp_path.glob("runs/base-*/checkpoints/*/params")), "it was saved where it was"
