@@ -35,12 +35,19 @@ EXTRAS = {
         "tensorboard",  # seqio imports it without naming it
         "importlib_resources",  # likewise
         "sentencepiece>=0.2.1",
+        "safetensors>=0.8,<1",  # open weights in and out: 0.5 MB, lazy slices, bfloat16 in NumPy
     ],
+    "gguf": ["gguf>=0.19"],  # weights of llama.cpp: 0.1 MB and requests
+    "tokenizers": ["tokenizers>=0.22,<1"],  # tokenizer.json: 3 MB, and huggingface_hub with hf-xet, 8 MB
+    # The full comparison with transformers (tests/models/test_parity.py); a CPU build of torch will do.
+    "parity": ["torch>=2.4", "transformers>=5,<6"],
     "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["train"],
     *EXTRAS["notebook"],
+    *EXTRAS["gguf"],
+    *EXTRAS["tokenizers"],
     "pytest>=8",
     "pytest-xdist>=3.6",
     "hypothesis>=6.100",

@@ -155,11 +155,12 @@ def _splash(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, window: int, interpret: boo
 
     B, K, G, T, C = q_BKGTC.shape
     side = next(n for n in (512, 256, 128) if T % n == 0)
-    names = ("q", "kv", "kv_compute", "q_dkv", "kv_dkv", "kv_dkv_compute", "q_dq", "kv_dq")
     seen = masks.LocalMask((T, T), (window - 1, 0), 0) if window else masks.CausalMask((T, T))
     kernel = kernels.make_splash_mha_single_device(
         mask=masks.MultiHeadMask([seen] * (K * G)),
-        block_sizes=kernels.BlockSizes(**{f"block_{name}": side for name in names}),
+        block_sizes=kernels.BlockSizes(
+            block_q=side, block_kv=side, block_q_dkv=side, block_kv_dkv=side, block_q_dq=side, block_kv_dq=side
+        ),
         interpret=interpret,
     )
     q_BNTC = (q_BKGTC * np.asarray(C**-0.5, q_BKGTC.dtype)).reshape(B, K * G, T, C)

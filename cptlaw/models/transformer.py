@@ -131,7 +131,7 @@ class Attention(nnx.Module):
         q_BKGTC = _linear("btd,dkgc->bkgtc", x_BTD, self.q, self.q_bias, heads=True)
         k_BKSC = _linear("bsd,dkc->bksc", x_BTD, self.k, self.k_bias, heads=True)
         v_BKSC = _linear("bsd,dkc->bksc", x_BTD, self.v, self.v_bias, heads=True)
-        if self.q_norm is not None:
+        if self.q_norm is not None and self.k_norm is not None:
             q_BKGTC = _norm(q_BKGTC, self.q_norm, None, self.eps)
             k_BKSC = _norm(k_BKSC, self.k_norm, None, self.eps)
         o_BKGTC = attend(rotate(q_BKGTC), rotate(k_BKSC[:, :, None])[:, :, 0], v_BKSC)
@@ -144,7 +144,7 @@ class MLP(nnx.Module):
     def __init__(self, cfg: Config, key: jax.Array):
         D, F = cfg.d_model, cfg.d_ff
         keys = jax.random.split(key, 3)
-        self.activation = cfg.activation
+        self.activation = ACTIVATIONS[cfg.activation]
         self.gate = _normal(keys[0], (D, F), D**-0.5) if cfg.gated else None
         self.up = _normal(keys[1], (D, F), D**-0.5)
         self.down = _normal(keys[2], (F, D), (F * 2 * cfg.layers) ** -0.5)
@@ -153,12 +153,11 @@ class MLP(nnx.Module):
         self.down_bias = _bias(cfg.bias == "all", D)
 
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
-        activation = ACTIVATIONS[self.activation]
         up_BTF = _linear("btd,df->btf", x_BTD, self.up, self.up_bias)
         if self.gate is None:
-            y_BTF = activation(up_BTF)
+            y_BTF = self.activation(up_BTF)
         else:
-            y_BTF = activation(_linear("btd,df->btf", x_BTD, self.gate, self.gate_bias)) * up_BTF
+            y_BTF = self.activation(_linear("btd,df->btf", x_BTD, self.gate, self.gate_bias)) * up_BTF
         return _linear("btf,fd->btd", y_BTF, self.down, self.down_bias)
 
 

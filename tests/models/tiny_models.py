@@ -79,24 +79,20 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def transformers_model(config: dict[str, Any]) -> Any:
-    """The `transformers` model of a config with the weights above."""
+    """The `transformers` model of a config with the weights above, which go by their names on disk."""
     import torch
     import transformers
+    from safetensors.numpy import load_file, save_file
 
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "config.json").write_text(json.dumps(config))
-        model = transformers.AutoModelForCausalLM.from_config(
-            transformers.AutoConfig.from_pretrained(folder), dtype=torch.float32, attn_implementation="eager"
+        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
+        model.save_pretrained(folder)
+        file = Path(folder) / "model.safetensors"
+        save_file({name: weight(name, x.shape) for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="eager"
         ).eval()
-    tied = config["tie_word_embeddings"]
-    state = {
-        name: torch.from_numpy(weight(name, tuple(tensor.shape)))
-        for name, tensor in model.state_dict().items()
-        if not (tied and name == "lm_head.weight")
-    }
-    model.load_state_dict(state, strict=not tied)
-    model.tie_weights()
-    return model
 
 
 def documents_logits(model: Any) -> np.ndarray:

@@ -1,0 +1,322 @@
+"""Weights in Hugging Face's format (safetensors and config.json), read straight to where they belong, and written."""
+
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cptlaw import atomic
+from cptlaw.errors import UserError
+from cptlaw.models import families, transformer
+from cptlaw.models.config import Config
+from cptlaw.models.families import Place
+from cptlaw.models.transformer import Params
+from cptlaw.progress import bar as progress_bar
+
+if TYPE_CHECKING:
+    from cptlaw.training.sharding import Layout
+
+Index = tuple[slice, ...]
+
+
+class WeightsError(UserError):
+    """Weights that are not there, not readable, or not this model's."""
+
+
+class Source(Protocol):
+    """Tensors under Hugging Face's names, of which any slice can be read alone."""
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    def read(self, name: str, index: Index) -> np.ndarray: ...
+
+
+def load(
+    path: str | os.PathLike[str], layout: "Layout", *, progress: bool = False, **fields: Any
+) -> tuple[Config, Params]:
+    """The model in a folder as downloaded: (Config, float32 params placed by the layout).
+
+    Args:
+      path: holds config.json and model.safetensors, or model.safetensors.index.json and the files it names.
+      fields: of the Config, that are no part of the architecture: dtype, remat, scan_layers, loss_block, attention.
+
+    Raises: see `read_config` and `load_params`.
+    """
+    cfg = dataclasses.replace(read_config(path), **fields)
+    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
+    abstract = jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, layout.shardings(shapes)
+    )
+    return cfg, load_params(path, cfg, abstract, progress=progress)
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """The Config of a folder's config.json. Raises WeightsError when it has none, else as `families.of_json`."""
+    file = Path(path) / "config.json"
+    try:
+        return families.of_json(json.loads(file.read_text()))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{file}: not readable ({error}); name a folder as downloaded from Hugging Face") from error
+
+
+def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
+    """The folder's weights as parameters of `cfg`: see `assemble`."""
+    family = families.to_json(cfg)["model_type"]
+    return assemble(Safetensors(Path(path)), family, cfg, abstract, progress=progress)
+
+
+def assemble(source: Source, family: str, cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
+    """Parameters from a source's tensors, each device's shards read and sent one at a time.
+
+    The host never holds more than one shard of one parameter (its layers stacked), whatever the size of the model.
+
+    Args:
+      abstract: shapes, dtypes and shardings wanted (`make_start(...)[1].params`).
+
+    Raises WeightsError that lists every tensor that is missing, unused or of another shape.
+    """
+    wanted = tensors(family, cfg)
+    _check(source, {name: tensor.shape for name, tensor in wanted.items()}, tied=cfg.tie_embeddings)
+    leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
+    loaded = []
+    with progress_bar(progress=progress, desc="Reading weights", total=len(leaves), unit=" parameters") as bar:
+        for path, leaf in leaves:
+            place = families.PLACES[family][_name(path)]
+            read = functools.partial(_shard, source, place, _sizes(cfg), _stacked(path), leaf)
+            loaded.append(_place(leaf, read))
+            bar.update()
+    return jax.tree.unflatten(tree, loaded)
+
+
+def _place(leaf: jax.ShapeDtypeStruct, read: Any) -> jax.Array:
+    """The array whose shards `read` gives, each sent when read: make_array_from_callback keeps all until the last."""
+    devices: dict[tuple[Any, ...], list[jax.Device]] = {}
+    for device, index in leaf.sharding.addressable_devices_indices_map(leaf.shape).items():
+        bounds = tuple(s.indices(n)[:2] for s, n in zip(index, leaf.shape))
+        devices.setdefault(bounds, []).append(device)
+    shards = []
+    for bounds, replicas in devices.items():
+        shard = read(tuple(slice(*b) for b in bounds))
+        shards += [jax.device_put(shard, device) for device in replicas]
+        jax.block_until_ready(shards[-len(replicas) :])
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, shards)
+
+
+def _shard(
+    source: Source, place: Place, sizes: dict[str, int], stacked: bool, leaf: jax.ShapeDtypeStruct, index: Index
+) -> np.ndarray:
+    """One shard of a parameter, cut from its tensor or (stacked) from those of the layers."""
+    if not stacked:
+        return _cut(source, place.name, place, sizes, index).astype(leaf.dtype)
+    layers = range(index[0].start, index[0].stop)
+    shard = np.empty([s.stop - s.start for s in index], leaf.dtype)
+    for row, layer in enumerate(layers):
+        shard[row] = _cut(source, place.name.format(layer), place, sizes, index[1:])
+    return shard
+
+
+def _cut(source: Source, name: str, place: Place, sizes: dict[str, int], index: Index) -> np.ndarray:
+    groups, ours = _letters(place.layout)
+    want = dict(zip(ours, index))
+    # A file is read in ranges of rows and columns: those of each group's outer letter. The inner ones are cut after.
+    ranges = []
+    for group in groups:
+        step = math.prod(sizes[letter] for letter in group[1:])
+        ranges.append(slice(want[group[0]].start * step, want[group[0]].stop * step))
+    outer = {group[0]: want[group[0]].stop - want[group[0]].start for group in groups}
+    theirs = [letter for group in groups for letter in group]
+    array = source.read(name, tuple(ranges)).reshape([outer.get(letter, sizes[letter]) for letter in theirs])
+    array = array[tuple(slice(None) if x in outer else place.part if x == "n" else want[x] for x in theirs)]
+    kept = [letter for letter in theirs if letter != "n"]
+    return array.transpose([kept.index(letter) for letter in ours])
+
+
+@dataclasses.dataclass
+class Tensor:
+    """A tensor of a checkpoint: its shape, and the (parameter, layer or None, place) that it holds."""
+
+    shape: tuple[int, ...]
+    holds: list[tuple[str, int | None, Place]]
+
+
+def tensors(family: str, cfg: Config) -> dict[str, Tensor]:
+    """All tensors of a model in its family's format, by name."""
+    sizes = _sizes(cfg)
+    found: dict[str, Tensor] = {}
+    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
+    for path, _ in jax.tree_util.tree_leaves_with_path(shapes):
+        place = families.PLACES[family][_name(path)]
+        shape = tuple(math.prod(sizes[letter] for letter in group) for group in _letters(place.layout)[0])
+        for layer in range(cfg.layers) if _stacked(path) else [None]:
+            tensor = found.setdefault(place.name.format(layer), Tensor(shape, []))
+            tensor.holds.append((_name(path), layer, place))
+    return found
+
+
+def _check(source: Source, wanted: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+    has = {name: tuple(shape) for name, shape in source.shapes.items() if not re.search(families.IGNORED, name)}
+    if tied:
+        # Some tied checkpoints store the embedding twice.
+        for name in ("lm_head.weight", "embed_out.weight"):
+            has.pop(name, None)
+    wrong = [f"{name} {shape} is missing" for name, shape in wanted.items() if name not in has]
+    wrong += [f"{name} {shape} is not used by this model" for name, shape in has.items() if name not in wanted]
+    wrong += [
+        f"{name} is {has[name]}, this model's is {shape}"
+        for name, shape in wanted.items()
+        if has.get(name, shape) != shape
+    ]
+    if wrong:
+        raise WeightsError(f"{source}: these are not the weights of this config: {'; '.join(wrong)}")
+
+
+class Safetensors:
+    """The tensors of model.safetensors, or of the files that model.safetensors.index.json names."""
+
+    def __init__(self, path: Path):
+        import safetensors
+
+        self.path = path
+        try:
+            files = {path / "model.safetensors"}
+            if (path / "model.safetensors.index.json").exists():
+                index = json.loads((path / "model.safetensors.index.json").read_text())
+                files = {path / file for file in index["weight_map"].values()}
+            opened = [safetensors.safe_open(file, "np") for file in sorted(files)]
+        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+            raise WeightsError(f"{path}: no readable safetensors ({error}); download the whole folder again") from error
+        self._file = {name: file for file in opened for name in file.keys()}  # noqa: SIM118, not a mapping
+        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in self._file.items()}
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def read(self, name: str, index: Index) -> np.ndarray:
+        return self._file[name].get_slice(name)[index]
+
+
+def save(
+    path: str | os.PathLike[str],
+    cfg: Config,
+    params: Params,
+    *,
+    dtype: str = "float32",
+    file_bytes: int = 5 * 10**9,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Writes a folder that `transformers` reads: config.json and safetensors, whole or not at all.
+
+    The host holds one file's tensors at a time. With several processes all take part and the first writes.
+
+    Args:
+      path: a new or an empty folder.
+      dtype: of the stored weights: float32 or bfloat16.
+      file_bytes: what a file may hold; larger models are divided over several, with an index.
+      metadata: further fields of config.json, such as eos_token_id and max_position_embeddings.
+
+    Raises UserError when `path` holds something, or no Hugging Face architecture can express the config.
+    """
+    path = Path(path)
+    if dtype not in ("float32", "bfloat16"):
+        raise WeightsError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise WeightsError(f"{path}: exists already; name a new folder")
+    described = {**families.to_json(cfg), "torch_dtype": dtype, **(metadata or {})}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+        unfinished = Path(folder) / path.name
+        unfinished.mkdir()
+        _write(unfinished, described["model_type"], cfg, params, np.dtype(dtype), file_bytes)
+        if jax.process_index() == 0:
+            atomic.write_text(unfinished / "config.json", json.dumps(described, indent=2) + "\n")
+            unfinished.replace(path)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("weights are written")
+
+
+def _write(folder: Path, family: str, cfg: Config, params: Params, dtype: np.dtype, file_bytes: int) -> None:
+    from safetensors.numpy import save_file
+
+    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    wanted = tensors(family, cfg)
+    files = list(
+        _files({name: math.prod(tensor.shape) * dtype.itemsize for name, tensor in wanted.items()}, file_bytes)
+    )
+    names = ["model.safetensors"]
+    if len(files) > 1:
+        names = [f"model-{i:05}-of-{len(files):05}.safetensors" for i in range(1, len(files) + 1)]
+    for file, held in zip(names, files):
+        stored = {name: _tensor(wanted[name], leaves, _sizes(cfg), dtype) for name in held}
+        if jax.process_index() == 0:
+            with atomic.replacing(folder / file) as temporary:
+                save_file(stored, temporary, metadata={"format": "pt"})
+    if len(files) > 1 and jax.process_index() == 0:
+        total = sum(math.prod(tensor.shape) for tensor in wanted.values()) * dtype.itemsize
+        weight_map = {name: file for file, held in zip(names, files) for name in held}
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        atomic.write_text(folder / "model.safetensors.index.json", json.dumps(index, indent=2) + "\n")
+
+
+def _files(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
+    held: list[str] = []
+    total = 0
+    for name, size in sizes.items():
+        if held and total + size > most:
+            yield held
+            held, total = [], 0
+        held.append(name)
+        total += size
+    yield held
+
+
+def _tensor(tensor: Tensor, leaves: Mapping[str, jax.Array], sizes: dict[str, int], dtype: np.dtype) -> np.ndarray:
+    groups, _ = _letters(tensor.holds[0][2].layout)
+    letters = [letter for group in groups for letter in group]
+    array = np.empty([sizes[letter] for letter in letters], dtype)
+    for path, layer, place in tensor.holds:
+        groups, ours = _letters(place.layout)
+        theirs = [letter for group in groups for letter in group if letter != "n"]
+        part = leaves[path] if layer is None else leaves[path][layer]
+        if not part.is_fully_addressable:
+            part = multihost_utils.process_allgather(part, tiled=True)
+        at = tuple(place.part if letter == "n" else slice(None) for letter in letters)
+        array[at] = np.asarray(part).transpose([ours.index(letter) for letter in theirs]).reshape(array[at].shape)
+    return array.reshape(tensor.shape)
+
+
+@functools.lru_cache
+def _letters(layout: str) -> tuple[list[list[str]], list[str]]:
+    """The letters of their axes, in groups, and of ours."""
+    theirs, ours = layout.split(" -> ")
+    return [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\w", theirs)], ours.split()
+
+
+def _sizes(cfg: Config) -> dict[str, int]:
+    return {
+        "v": cfg.vocab_size,
+        "d": cfg.d_model,
+        "f": cfg.d_ff,
+        "k": cfg.kv_heads,
+        "g": cfg.heads // cfg.kv_heads,
+        "c": cfg.head_dim,
+        "n": 3,
+    }
+
+
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _stacked(path: tuple[Any, ...]) -> bool:
+    return _name(path).startswith("layers/")
