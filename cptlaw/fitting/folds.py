@@ -61,6 +61,14 @@ def run(rows: Rows) -> list[Fold]:
     return [(f"run {rows.runs[i]}", rows.fitted & (rows.run == i)) for i in np.unique(rows.run[rows.fitted])]
 
 
+def subset(rows: Rows) -> list[Fold]:
+    """One training subset (a cell of mean and spread of perplexity) left out, all its seeds and tokens together."""
+    if "subset" not in rows.frame:
+        raise FitError("these folds need the column 'subset'")
+    names = rows.frame["subset"].astype(str).to_numpy()
+    return [(f"subset {name}", rows.fitted & (names == name)) for name in np.unique(names[rows.fitted])]
+
+
 def domain(rows: Rows) -> list[Fold]:
     """One evaluated corpus left out, of a law fitted over several."""
     return [(f"corpus {c}", rows.fitted & (rows.frame["eval"] == c).to_numpy()) for c in rows.frame["eval"].unique()]
@@ -73,7 +81,7 @@ def domain_pairs(rows: Rows) -> list[Fold]:
 
 
 NAMES: dict[str, Callable[[Rows], list[Fold]]] = {
-    f.__name__: f for f in (forward, size, ratio, ratio_pairs, tokens, run, domain, domain_pairs)
+    f.__name__: f for f in (forward, size, ratio, ratio_pairs, tokens, run, subset, domain, domain_pairs)
 }
 
 

@@ -115,6 +115,13 @@ class Fit:
         samples = np.array(rows).reshape(self._count, *point.shape)
         return self._interval(point, samples, lambda theta: np.asarray(function(theta), float), level, method, None)
 
+    def expanded(self, level: float) -> float:
+        """The level of quantiles of `samples` that make an honest interval of `level` (see `intervals.expanded`)."""
+        fitted = self.residuals[~self.residuals["held_out"]]
+        units = fitted["run"].nunique() if self.settings["resample"] == "runs" else len(fitted)
+        free = [name for name in self.samples if name not in self.settings["fixed"] and name not in self.law.fixed]
+        return intervals.expanded(level, units, len(free))
+
     def moves(self) -> list[tuple[str, float]]:
         """Runs that move the fit most: relative change of the loss predicted at the far corner of the fitted ranges,
         if the run weighed double (first order, by the implicit function theorem); largest first."""
@@ -261,16 +268,15 @@ class Fit:
     def _interval(
         self, point: np.ndarray, samples: np.ndarray, at: Any, level: float, method: str, misfit: np.ndarray | None
     ) -> Prediction:
-        if not 0 < level < 1:
-            raise FitError(f"level {level} is not in (0, 1)")
+        wider = self.expanded(level)
         if not len(samples):
             nothing = np.full(point.shape, np.nan)
             return Prediction(point, nothing, nothing, samples, level)
         if misfit is not None:
-            noise = np.random.default_rng(self.settings["seed"]).standard_normal(len(samples))
+            noise = np.random.default_rng(self.settings["seed"]).standard_t(intervals.MISFIT_DF, len(samples))
             samples = samples * np.exp(noise.reshape(-1, *[1] * point.ndim) * misfit)
         push = intervals.acceleration(self.params, self.influence, at) if method == "bca" else None
-        low, high = intervals.bounds(point, samples, level, method, push)
+        low, high = intervals.bounds(point, samples, wider, method, push)
         return Prediction(point, low, high, samples, level)
 
     def _columns(

@@ -13,7 +13,7 @@ import scipy.optimize
 
 from cptlaw import fitting, laws
 from cptlaw.errors import UserError
-from cptlaw.fitting import bootstrap, estimate, sensitivity
+from cptlaw.fitting import bootstrap, estimate, intervals, sensitivity
 from cptlaw.fitting.objective import NAMES, Objective
 from cptlaw.fitting.rows import collect
 
@@ -264,6 +264,15 @@ def test_any_function_has_an_interval(web):
     assert web.interval("E", level=0.5)[0] > web.interval("E", level=0.9)[0]
     moves = web.moves()
     assert len(moves) == 30 and abs(moves[0][1]) >= abs(moves[-1][1]) > 0
+
+
+@pytest.mark.parametrize(("units", "parameters", "df"), [(21, 9, 12), (9, 9, 3), (1000, 5, 995)])
+def test_few_runs_expand_the_interval_as_students_t_does(units, parameters, df):
+    from scipy.stats import norm, t
+
+    for level in (0.5, 0.9, 0.95):
+        reach = norm.ppf((1 + intervals.expanded(level, units, parameters)) / 2)
+        assert reach == pytest.approx(t.ppf((1 + level) / 2, df) * np.sqrt(units / (units - 1)), rel=0.01)
 
 
 def test_lack_of_fit_widens_outside_and_more_the_farther(web):
