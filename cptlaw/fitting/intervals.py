@@ -24,7 +24,7 @@ def expanded(level: float, units: int, parameters: int) -> float:
     A bootstrap over few runs is narrow by sqrt(n / (n - 1)), and its quantiles are normal where Student's t is due: the
     expanded percentile interval (Hesterberg 2015, arXiv 1411.5279), with the degrees of freedom that the law's
     parameters leave, and at least `LEAST_DF`, since the rows within a run say something too. The quantile of t is
-    Wallace's (1959), within 1% up to a level of 95%: a saved fit predicts without SciPy.
+    Wallace's (1959), within 1% up to a level of 90%: a saved fit predicts without SciPy.
     """
     if not 0 < level < 1:
         raise UserError(f"level {level} is not in (0, 1)")
