@@ -1,0 +1,103 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cptlaw.errors import UserError
+from cptlaw.models import attention
+from cptlaw.models.config import Config
+
+CFG = Config(vocab_size=50, d_model=256, layers=2, heads=4, kv_heads=2, d_ff=48, dtype="bfloat16")
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize(
+    "platform, seq_len, fields, kernel",
+    [
+        ("cpu", 256, {}, "xla"),
+        ("gpu", 256, {}, "cudnn"),
+        ("gpu", 256, {"dtype": "float32"}, "xla"),
+        ("gpu", 256, {"head_dim": 36}, "xla"),
+        ("gpu", 255, {}, "xla"),
+        ("gpu", 256, {"attention": "xla"}, "xla"),
+        ("tpu", 256, {}, "splash"),
+        ("tpu", 256, {"dtype": "float32", "attention": "splash"}, "splash"),
+        ("tpu", 200, {}, "xla"),
+    ],
+    ids=str,
+)
+def test_the_kernel_is_chosen_by_platform_and_shape(platform, seq_len, fields, kernel):
+    assert attention.choose(dataclasses.replace(CFG, **fields), seq_len, platform) == kernel
+
+
+@pytest.mark.parametrize(
+    "platform, seq_len, fields, says",
+    [
+        ("cpu", 256, {"attention": "cudnn"}, "cudnn runs on NVIDIA GPUs, not on cpu"),
+        ("gpu", 256, {"attention": "cudnn", "dtype": "float32"}, "cudnn needs dtype bfloat16"),
+        ("gpu", 256, {"attention": "splash"}, "splash runs on TPUs"),
+        ("tpu", 200, {"attention": "splash"}, "multiple of 128, not 200"),
+    ],
+    ids=str,
+)
+def test_a_kernel_that_cannot_run_is_refused(platform, seq_len, fields, says):
+    with pytest.raises(UserError, match=says):
+        attention.choose(dataclasses.replace(CFG, **fields), seq_len, platform)
+
+
+def test_a_window_ends_at_its_document_and_its_size():
+    seen = np.asarray(attention.mask_bias(np.array([[1, 1, 1, 2, 2]]), window=2))[0] == 0
+    assert seen.astype(int).tolist() == [
+        [1, 0, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 1, 1, 0, 0],
+        [0, 0, 0, 1, 0],
+        [0, 0, 0, 1, 1],
+    ]
+
+
+def inputs(B: int, K: int, G: int, T: int, C: int):
+    arrays = [rng.normal(size=s).astype(np.float32) for s in ((B, K, G, T, C), (B, K, T, C), (B, K, T, C))]
+    return arrays, np.sort(rng.integers(1, 4, (B, T)).astype(np.int32), axis=1)
+
+
+@pytest.mark.parametrize("window", [0, 70])
+def test_splash_equals_xla_on_packed_documents(window):
+    """Interpreted: the kernel has not run on a TPU here. Each of four devices has its rows and heads."""
+    (q, k, v), segments = inputs(B=2, K=2, G=2, T=256, C=8)
+    out = rng.normal(size=q.shape).astype(np.float32)
+
+    def splash(q, k, v):
+        return (attention.splash(q, k, v, segments, window, interpret=True) * out).sum()
+
+    def xla(q, k, v):
+        return (attention.attention(q, k, v, attention.mask_bias(segments, window)) * out).sum()
+
+    expected, expected_grads = jax.jit(jax.value_and_grad(xla, argnums=(0, 1, 2)))(q, k, v)
+    mesh = jax.make_mesh((2, 1, 2), ("data", "fsdp", "tensor"), (jax.sharding.AxisType.Auto,) * 3)
+    with jax.set_mesh(mesh):
+        got, grads = jax.jit(jax.value_and_grad(splash, argnums=(0, 1, 2)))(q, k, v)
+    np.testing.assert_allclose(got, expected, rtol=1e-4)
+    for a, b in zip(grads, expected_grads):
+        np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+@pytest.mark.parametrize("window", [0, 3])
+def test_cudnn_is_asked_for_the_same_attention(window, monkeypatch):
+    """What cuDNN is given, computed by its XLA twin: the kernel has not run on a GPU here."""
+    (q, k, v), segments = inputs(B=2, K=2, G=2, T=12, C=8)
+    twin = jax.nn.dot_product_attention
+    asked = []
+
+    def dot_product_attention(*args, implementation, **kwargs):
+        asked.append(implementation)
+        return twin(*args, **kwargs, implementation="xla")
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    attend = attention.prepare(dataclasses.replace(CFG, sliding_window=window), jnp.asarray(segments))
+    expected = attention.attention(q, k, v, attention.mask_bias(segments, window))
+    np.testing.assert_allclose(attend(q, k, v), expected, atol=1e-5)
+    assert asked == ["cudnn"]

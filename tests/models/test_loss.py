@@ -1,0 +1,60 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cptlaw.models import loss, transformer
+
+rng = np.random.default_rng(0)
+
+
+@pytest.mark.parametrize("vocab_size, block", [(48, 16), (50, 16), (50, 7), (48, 1)])
+def test_blocked_equals_direct(vocab_size, block):
+    x_BTD, w_VD = rng.normal(size=(2, 5, 8)).astype(np.float32), rng.normal(size=(vocab_size, 8)).astype(np.float32)
+    targets_BT = np.array([[0, 1, 2, vocab_size - 2, vocab_size - 1], [7, 7, 15, 16, 17]])
+    g_BT = rng.normal(size=(2, 5)).astype(np.float32)
+
+    def run(block):
+        return jax.vjp(lambda x, w: loss.nll(50 * x, w, targets_BT, block), x_BTD, w_VD)
+
+    blocked, pull = run(block)
+    direct, pull_direct = run(vocab_size)
+    # Logits of several hundred: without the running maximum the exponentials would overflow.
+    np.testing.assert_allclose(blocked, direct, rtol=1e-6, atol=1e-4)
+    for a, b in zip(pull(g_BT), pull_direct(g_BT)):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_blocks_divide_the_vocabulary_where_few_do():
+    assert loss.blocks(1024) == loss.blocks(16_384) == 1
+    sizes = {"smollm2": 49_152, "llama2": 32_000, "llama3": 128_256, "qwen2": 151_936, "pythia": 50_304}
+    for vocab_size in sizes.values():
+        parts = loss.blocks(vocab_size)
+        assert vocab_size % parts == 0 and 2_048 <= vocab_size // parts <= 4_096
+    assert loss.blocks(50_021) == 13  # a prime: padded
+    assert loss.blocks(100, 30) == 4 and loss.blocks(49_152, 49_152) == 1
+
+
+def test_full_logits_are_never_made():
+    """Neither in the forward nor in the backward program of a large vocabulary is an array of their size."""
+    cfg = transformer.Config(vocab_size=20_480, d_model=8, layers=1, heads=1, kv_heads=1, d_ff=8)
+    params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
+    names = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
+    batch = {name: jax.ShapeDtypeStruct((4, 128), jnp.int32) for name in names}
+    logits = 4 * 128 * cfg.vocab_size
+
+    def largest(block: int) -> int:
+        own = transformer.Config(**{**vars(cfg), "loss_block": block})
+        gradient = jax.value_and_grad(lambda p, b: transformer.token_nll(p, own, b).sum())
+        return largest_array(jax.make_jaxpr(gradient)(params, batch).jaxpr)
+
+    assert largest(cfg.vocab_size) == logits
+    assert largest(0) == logits // 5
+
+    compiled = jax.jit(jax.value_and_grad(lambda p, b: transformer.token_nll(p, cfg, b).sum())).lower(params, batch)
+    assert compiled.compile().memory_analysis().temp_size_in_bytes < 4 * logits
+
+
+def largest_array(jaxpr) -> int:
+    inner = [largest_array(j) for eqn in jaxpr.eqns for j in jax.core.jaxprs_in_params(eqn.params)]
+    return max([getattr(out.aval, "size", 0) for eqn in jaxpr.eqns for out in eqn.outvars] + inner, default=0)
