@@ -1,0 +1,112 @@
+"""The launchers in bash, with the cluster's commands played by stubs: what they start, and what they start again."""
+
+import json
+import os
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = sorted((ROOT / "launch").glob("*/*.sh"))
+
+# Notes its arguments, then prints and exits as its next line says (0 and "READY" when there is none left).
+STUB = """#!/usr/bin/env python3
+import json, pathlib, sys
+here, name = pathlib.Path(__file__).parent, pathlib.Path(__file__).name
+with (here / "calls").open("a") as file:
+    file.write(json.dumps([name, *sys.argv[1:]]) + chr(10))
+if "describe" in sys.argv:
+    print("READY")
+    sys.exit(0)
+left = here / (name + ".codes")
+codes = left.read_text().split() if left.exists() else []
+left.write_text(" ".join(codes[1:]))
+sys.exit(int(codes[0]) if codes else 0)
+"""
+SETTINGS = {
+    "slurm/train.sh": {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"},
+    "slurm/grid.sh": {"SLURM_JOB_ID": "7"},
+    "tpu/train.sh": {"TPU": "cpt", "ZONE": "z", "CHIPS": "64", "WAIT": "0"},
+    "gke/train.sh": {
+        "CLUSTER": "c", "ZONE": "z", "IMAGE": "i", "NAME": "n", "TYPE": "v5litepod-64", "DEVICES": "64"
+    },
+}  # fmt: skip
+
+
+@pytest.fixture
+def play(tmp_path):
+    """Runs a script with arguments, the stub `command` ending with `codes` in turn; gives exit code and calls."""
+    for name in ("srun", "scontrol", "gcloud", "xpk"):
+        (tmp_path / name).write_text(STUB)
+        (tmp_path / name).chmod(0o755)
+
+    def play(script, *arguments, command="", codes=()):
+        (tmp_path / f"{command}.codes").write_text(" ".join(map(str, codes)))
+        environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", **SETTINGS[script]}
+        environment |= {"CONFIG": "configs/x.py", "WORKDIR": "/shared/a b"}
+        done = subprocess.run(["bash", str(ROOT / "launch" / script), *arguments], env=environment)
+        return done.returncode, [json.loads(line) for line in (tmp_path / "calls").read_text().splitlines()]
+
+    return play
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.parent.name + "/" + path.name)
+def test_scripts_are_bash_and_say_what_they_need(script):
+    assert subprocess.run(["bash", "-n", str(script)]).returncode == 0
+    assert os.access(script, os.X_OK)
+    done = subprocess.run(["bash", str(script)], capture_output=True, text=True, env={"PATH": os.environ["PATH"]})
+    assert done.returncode != 0 and any(name in done.stderr for name in ("CONFIG:", "TPU:", "CLUSTER:"))
+
+
+@pytest.mark.parametrize("script", ["slurm/train.sh", "slurm/grid.sh"])
+@pytest.mark.parametrize("code", [0, 3, 75])
+def test_slurm_requeues_what_asks_for_it_and_passes_other_codes_on(play, script, code):
+    ended, calls = play(script, "--size=8b", command="srun", codes=[0, code])
+    assert ended == (0 if code == 75 else code)
+    assert (["scontrol", "requeue", "7"] in calls) == (code == 75)
+    checks, work = calls[:2]
+    assert "launch.checks" in checks and "--workdir=/shared/a b" in checks
+    assert work[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--size=8b"]
+    assert ("--multihost" in work) == (script == "slurm/train.sh")
+
+
+def test_slurm_trains_nothing_where_the_checks_fail(play):
+    ended, calls = play("slurm/train.sh", command="srun", codes=[2])
+    assert ended == 2 and len(calls) == 1
+    assert {"--devices=16", "--expect-processes=16", "--platform=gpu", "--multihost"} < set(calls[0])
+
+
+def test_tpu_starts_again_after_a_preemption_and_after_a_lost_host(play):
+    ended, calls = play("tpu/train.sh", "--share=law=0.3", command="gcloud", codes=[75, 255, 0, 0])
+    assert ended == 0
+    sent = [call[-1].removeprefix("--command=") for call in calls if "ssh" in call]
+    assert all("--worker=all" in call for call in calls if "ssh" in call)
+    assert [("launch.train" in one, "pkill" in one) for one in sent] == [
+        (True, False), (True, False), (False, True), (True, False),
+    ]  # fmt: skip
+    assert shlex.split(sent[0])[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--share=law=0.3"]
+    assert "--devices=64" in shlex.split(sent[0])
+
+
+def test_tpu_gives_up_on_any_other_code(play):
+    ended, calls = play("tpu/train.sh", command="gcloud", codes=[2])
+    assert ended == 2 and sum("ssh" in call for call in calls) == 1
+
+
+def test_gke_asks_xpk_to_restart_on_75(play, monkeypatch):
+    monkeypatch.setenv("XPK_ARGS", "--project=p --priority=high")
+    ended, [call] = play("gke/train.sh", "--size=4b")
+    assert ended == 0 and call[:3] == ["xpk", "workload", "create"]
+    assert {"--restart-on-exit-codes=75", "--tpu-type=v5litepod-64", "--docker-image=i", "--priority=high"} < set(call)
+    command = call[-1].removeprefix("--command=")
+    assert shlex.split(command)[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--size=4b"]
+    assert "--platform=tpu" in command and "&& exec python -m launch.train --multihost" in command
+
+
+def test_the_image_is_built_from_what_is_there():
+    lines = (ROOT / "Dockerfile").read_text().splitlines()
+    copied = [line.split()[1] for line in lines if line.startswith("COPY")]
+    assert copied and all((ROOT / path).exists() for path in copied)
+    assert any(f"-r {copied[0]}" in line for line in lines)
