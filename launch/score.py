@@ -7,15 +7,13 @@ Without --run the model is the base of --size, which is trained first if need be
 continues. Next: `cptlaw landscape` and `cptlaw select`.
 """
 
-import json
 from pathlib import Path
 
 from absl import flags
 
 from cptlaw import cache
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid, rundir, scoring, sweep
-from cptlaw.experiments.grid import Run
+from cptlaw.experiments import grid, scoring, sweep
 from cptlaw.perplexity import score as score_lib
 from launch import common
 
@@ -41,7 +39,7 @@ def main() -> None:
         raise UserError(f"--size: no size {_SIZE.value!r}; config.sizes has {', '.join(study.sizes)}")
     prepared = common.prepare()
     if _RUN.value is not None:
-        run = _of_workdir(prepared.workdir, _RUN.value)
+        run = scoring.find_run(prepared.workdir, _RUN.value)
     else:
         run = grid.base_run(study, _SIZE.value, prepared.vocab_size, prepared.data)
         sweep.sweep([run], prepared.workdir, checkpoint_seconds=study.checkpoint_seconds, title="base")
@@ -58,14 +56,6 @@ def main() -> None:
     rows = score_lib.read(out)
     nats, tokens = rows["nats"].sum(), rows["tokens"].sum()
     print(f"{out}: {len(rows):,} chunks, {tokens:,} tokens, {nats / tokens:.4f} nats per token")
-
-
-def _of_workdir(workdir: Path, run_id: str) -> Run:
-    path = rundir.path_of(workdir, run_id) / "run.json"
-    if not path.is_file():
-        known = sorted(p.parent.name for p in (workdir / "runs").glob("*/run.json"))
-        raise UserError(f"--run: no run {run_id!r} in {workdir}; there are {', '.join(known) or 'none'}")
-    return Run.of(json.loads(path.read_text()))
 
 
 if __name__ == "__main__":

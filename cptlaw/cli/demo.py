@@ -47,7 +47,7 @@ def _common(parser: argparse.ArgumentParser) -> None:
 
 
 def _demo(args: argparse.Namespace) -> None:
-    _need_training()
+    need_training()
     from cptlaw.configs import demo
     from cptlaw.data.recipes import Offline
 
@@ -69,15 +69,20 @@ def _demo(args: argparse.Namespace) -> None:
 
 
 def _study(args: argparse.Namespace) -> None:
-    _need_training()
-    spec = importlib.util.spec_from_file_location("cptlaw_user_config", args.config)
-    if not args.config.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"{args.config}: no such Python file; start from a copy of configs/demo.py")
+    need_training()
+    _run(read_config(args.config), args.workdir, args)
+
+
+def read_config(path: Path) -> Any:
+    """What get_config() of a config file gives."""
+    spec = importlib.util.spec_from_file_location("cptlaw_user_config", path)
+    if not path.is_file() or spec is None or spec.loader is None:
+        raise UserError(f"{path}: no such Python file; start from a copy of configs/demo.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     if not hasattr(module, "get_config"):
-        raise UserError(f"{args.config}: has no get_config(); start from a copy of configs/demo.py")
-    _run(module.get_config(), args.workdir, args)
+        raise UserError(f"{path}: has no get_config(); start from a copy of configs/demo.py")
+    return module.get_config()
 
 
 def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
@@ -96,7 +101,8 @@ def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
         print(answer.text(), flush=True)
 
 
-def _need_training() -> None:
+def need_training() -> None:
+    """Says what to install, where the extra `train` is missing."""
     for package in ("flax", "orbax.checkpoint", "seqio"):
         try:
             found = importlib.util.find_spec(package) is not None

@@ -31,6 +31,11 @@ def read_list(path: str | os.PathLike[str]) -> pd.DataFrame:
     return spans
 
 
+def digest(store: TokenStore, spans: pd.DataFrame) -> str:
+    """SHA-256 of which tokens were chosen."""
+    return hashlib.sha256(np.stack(_places(store, spans)).tobytes()).hexdigest()
+
+
 def write_store(store: TokenStore, spans: pd.DataFrame, directory: str | os.PathLike[str], name: str) -> TokenStore:
     """The spans as a train store called `name`, or the one that is there already; each span is a document of it.
 
@@ -42,8 +47,7 @@ def write_store(store: TokenStore, spans: pd.DataFrame, directory: str | os.Path
     """
     directory = Path(directory)
     begin, end = _places(store, spans)
-    digest = hashlib.sha256(np.stack([begin, end]).tobytes()).hexdigest()
-    made_from = {"tokens_sha256": store.ledger["tokens_sha256"], "spans_sha256": digest}
+    made_from = {"tokens_sha256": store.ledger["tokens_sha256"], "spans_sha256": digest(store, spans)}
     ledger = read_ledger(directory)
     if ledger is not None:
         if ledger["made_from"] != made_from:
@@ -86,6 +90,16 @@ def register_task(name: str, directory: str | os.PathLike[str], vocabulary: Voca
         output_features={"targets": seqio.Feature(vocabulary.seqio(), add_eos=False)},
         metric_fns=[],
     )
+
+
+def text(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
+    """What some tokens say; where they cut a character, a replacement character."""
+    ids = tokens.tolist()
+    if vocabulary.path is None:
+        return bytes(i - 3 for i in ids if 3 <= i < 259).decode(errors="replace")
+    import sentencepiece
+
+    return sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.path)).decode(ids)
 
 
 def token_bytes(vocabulary: Vocabulary) -> np.ndarray:

@@ -67,7 +67,7 @@ def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFra
     measured = None if confirm is None else [_measured(confirm, corpus(fit)) for fit in (general, domain)]
 
     def draw(narrow: bool) -> Figure:
-        figure, (axes,) = _panels(1, narrow, 1, height=4.0 if narrow else 4.4, width=NARROW if narrow else 7.2)
+        figure, (axes,) = subplots(1, narrow, 1, height=4.0 if narrow else 4.4, width=NARROW if narrow else 7.2)
         low, high = float(g.point.min()), float(g.point.max())
         right = max(high + 0.1 * (high - low), ceiling)
         axes.set_xlim(low - 0.06 * (high - low), right)
@@ -85,10 +85,10 @@ def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFra
             )
         errors = [[[loss["point"] - loss["low"]], [loss["high"] - loss["point"]]] for loss in here]
         axes.errorbar(here[0]["point"], here[1]["point"], errors[1], errors[0], "o", ms=8, color=style.ACCENT, lw=1.2)
-        handles = [_key("o", style.ACCENT, f"recommended, {percent(share)}")]
+        handles = [key("o", style.ACCENT, f"recommended, {percent(share)}")]
         if measured is not None and all(measured):
             axes.plot(*[m[0] for m in measured if m], "*", ms=14, mfc=style.BAD, mec=style.PAPER, mew=0.8)
-            handles.append(_key("*", style.BAD, "measured afterwards"))
+            handles.append(key("*", style.BAD, "measured afterwards"))
         axes.legend(handles=handles, loc="upper right")
         axes.margins(y=0.08)
         rise = f" ceiling, {decision.inputs['tolerance']:+.1%}"
@@ -117,7 +117,7 @@ def share_distribution(decision: Decision) -> Drawing:
     point, span = decision.point.get(name), decision.interval[name]
 
     def draw(narrow: bool) -> Figure:
-        figure, (axes,) = _panels(1, narrow, 1, height=2.3, width=NARROW if narrow else 7.2)
+        figure, (axes,) = subplots(1, narrow, 1, height=2.3, width=NARROW if narrow else 7.2)
         bins = np.linspace(0, 1, 101).tolist()
         axes.axvspan(span[0], span[1], color=style.ACCENT, alpha=0.15, lw=0)
         axes.hist(values, bins, color=style.ACCENT, alpha=0.75, weights=np.full(len(values), 1 / len(values)))
@@ -127,7 +127,7 @@ def share_distribution(decision: Decision) -> Drawing:
             axes.plot(option.point[name], 0, "v", ms=6, color=style.BAD, clip_on=False, zorder=5)
         handles = [Line2D([], [], color=style.INK, label="recommended")]
         if decision.options:
-            handles.append(_key("v", style.BAD, "rules of thumb"))
+            handles.append(key("v", style.BAD, "rules of thumb"))
         axes.legend(handles=handles, loc="upper left" if np.median(values) > 0.5 else "upper right")
         axes.set(xlim=(0, 1), xlabel=f"share of {decision.inputs['domain']} text", ylabel="of resamples")
         _percent(axes.xaxis)
@@ -194,7 +194,7 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
 
     def draw(narrow: bool) -> Figure:
         columns = 1 if narrow else len(sizes)
-        figure, panels = _panels(len(fits) * len(sizes), narrow, columns, height=2.4 if narrow else 2.9)
+        figure, panels = subplots(len(fits) * len(sizes), narrow, columns, height=2.4 if narrow else 2.9)
         for i, axes in enumerate(panels):
             name, size = list(fits)[i // len(sizes)], sizes[i % len(sizes)]
             panel(axes, name, size)
@@ -206,11 +206,11 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
                 axes.sharey(same[0])
                 axes.autoscale(axis="y")
         handles = [Line2D([], [], color=colours[t], lw=2.5, label=f"{count(t)} tokens") for t in levels]
-        handles.append(_key("o", style.MUTED, "fitted"))
+        handles.append(key("o", style.MUTED, "fitted"))
         if (kind == "held out").any():
-            handles.append(_key("D", style.MUTED, "held out", hollow=True))
+            handles.append(key("D", style.MUTED, "held out", hollow=True))
         if confirm is not None:
-            handles.append(_key("*", style.BAD, "measured afterwards"))
+            handles.append(key("*", style.BAD, "measured afterwards"))
         figure.legend(handles=handles, loc="outside upper left", ncols=3 if narrow else 5, columnspacing=1.2)
         return figure
 
@@ -235,7 +235,7 @@ def predicted_observed(fits: Mapping[str, "Fit"]) -> Drawing:
     sizes = _spread(data["params"], LEVELS) if "params" in data else []
 
     def draw(narrow: bool) -> Figure:
-        figure, panels = _panels(len(fits), narrow, 1 if narrow else min(len(fits), 3), height=3.0 if narrow else 3.6)
+        figure, panels = subplots(len(fits), narrow, 1 if narrow else min(len(fits), 3), height=3.0 if narrow else 3.6)
         for axes, (name, rows) in zip(panels, data.groupby("eval", sort=False)):
             both = rows[["observed", "predicted"]]
             low, high = both.min().min(), both.max().max()
@@ -269,7 +269,7 @@ def residuals(fits: Mapping[str, "Fit"]) -> Drawing:
     used = axes_of[:2]
 
     def draw(narrow: bool) -> Figure:
-        figure, panels = _panels(len(fits) * len(used), narrow, 1 if narrow else len(used), height=2.2)
+        figure, panels = subplots(len(fits) * len(used), narrow, 1 if narrow else len(used), height=2.2)
         groups = list(data.groupby("eval", sort=False))
         for i, axes in enumerate(panels):
             name, rows = groups[i // len(used)]
@@ -333,16 +333,17 @@ def _dots(axes: Axes, rows: pd.DataFrame, x: str, y: str, sizes: Sequence[float]
 
 
 def _size_legend(figure: Figure, sizes: Sequence[float], held_out: bool, narrow: bool) -> None:
-    handles = [_key("o", style.SIZES[i], f"{count(size)} parameters") for i, size in enumerate(sizes)]
+    handles = [key("o", style.SIZES[i], f"{count(size)} parameters") for i, size in enumerate(sizes)]
     if held_out:
-        handles.append(_key("D", style.MUTED, "held out", hollow=True))
+        handles.append(key("D", style.MUTED, "held out", hollow=True))
     if handles:
         figure.legend(handles=handles, loc="outside upper left", ncols=2 if narrow else len(handles))
 
 
-def _panels(
+def subplots(
     number: int, narrow: bool, columns: int, height: float, width: float | None = None
 ) -> tuple[Figure, list[Axes]]:
+    """A figure of `number` axes in `columns`; `height` inches each, `width` of all."""
     lines = -(-number // columns)
     figure = Figure((width or (NARROW if narrow else WIDE), height * lines + 0.3), layout="constrained")
     grid = figure.subplots(lines, columns, squeeze=False).ravel()
@@ -351,7 +352,8 @@ def _panels(
     return figure, list(grid[:number])
 
 
-def _key(marker: str, colour: str, label: str, hollow: bool = False) -> Line2D:
+def key(marker: str, colour: str, label: str, hollow: bool = False) -> Line2D:
+    """A marker's entry in a legend."""
     face = style.PAPER if hollow else colour
     return Line2D([], [], ls="", marker=marker, mfc=face, mec=colour, ms=10 if marker == "*" else 6, label=label)
 

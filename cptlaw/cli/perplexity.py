@@ -1,0 +1,189 @@
+"""`cptlaw landscape`, `select` and `perplexity-study`: which documents are worth training on."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from cptlaw.errors import UserError
+
+UNITS = ("perplexity", "log-perplexity", "bits-per-byte")
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Registers the three commands."""
+    landscape = subparsers.add_parser(
+        "landscape",
+        help="a scored corpus: mean, spread and quantiles of its perplexity, and what subsets can reach",
+        description="Prints the perplexity landscape of a corpus that launch/score.py has scored.",
+    )
+    _pool_arguments(landscape)
+    landscape.add_argument("--reachable", type=Path, metavar="CSV", help="write reachable (mean, spread) pairs")
+    landscape.set_defaults(run=_landscape)
+
+    select = subparsers.add_parser(
+        "select",
+        help="choose documents or chunks by the mean and spread of their perplexity",
+        description="Writes the list of a subset (Parquet: document, begin, end), and on request its token store.",
+    )
+    _pool_arguments(select)
+    select.add_argument("--method", default="tilt", help="tilt, swaps, dos_greedy, band, low, mid, high or random")
+    select.add_argument("--mean", type=float, help="wanted mean, in the unit")
+    select.add_argument("--std", type=float, help="wanted standard deviation")
+    select.add_argument("--decision", type=Path, metavar="DECISION.json", help="take both from `cptlaw plan subset`")
+    select.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="quantiles, for --method band")
+    select.add_argument("--by-length", action="store_true", help="keep the pool's shares of document lengths")
+    select.add_argument("--sources", type=Path, metavar="TABLE", help="columns document, source: keep sources' shares")
+    select.add_argument("--reference", type=Path, metavar="SCORES", help="choose by excess loss over these scores")
+    select.add_argument("--seed", type=int, default=0)
+    select.add_argument("--out", type=Path, required=True, metavar="LIST.parquet", help="where the list goes")
+    select.add_argument("--store", type=Path, help="the token store that was scored; with --store-out")
+    select.add_argument("--store-out", type=Path, metavar="DIR", help="write the subset as a token store of its own")
+    select.set_defaults(run=_select)
+
+    study = subparsers.add_parser(
+        "perplexity-study",
+        help="runs on subsets of different perplexity, the law of them, and whether its choice is better",
+        description="Runs a perplexity study (see configs/perplexity_small.py) to its reports. Stop it with Ctrl-C; "
+        "the same command continues.",
+    )
+    study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
+    study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
+    study.add_argument("--update-config", action="store_true", help="keep another config's runs, train the rest")
+    study.add_argument("--quiet", action="store_true", help="no progress bars")
+    study.set_defaults(run=_study)
+
+
+def _pool_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that launch/score.py wrote")
+    parser.add_argument("--unit", choices=UNITS, default="log-perplexity", help="default log-perplexity")
+    parser.add_argument("--by", choices=("document", "chunk"), default="document", help="what is taken or left whole")
+    parser.add_argument("--winsor", type=float, default=0.995, help="quantile to clip at (default 0.995; 1 for none)")
+    parser.add_argument("--fraction", type=float, default=0.2, help="share of the pool in a subset (default 0.2)")
+
+
+def _landscape(args: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from cptlaw import atomic
+    from cptlaw.perplexity import landscape, score, subset
+
+    rows, chunk = score.read(args.scores), score.meta(args.scores)["chunk"]
+    pool = subset.pool(rows, chunk, by=args.by, unit=args.unit, winsor=args.winsor)
+    whole = landscape.whole(rows, chunk)
+    length = score.by_document(rows).set_index("document")["tokens"].loc[whole["document"]].to_numpy()
+    x, _, _ = landscape.winsorise(landscape.values(whole, args.unit), args.winsor)
+    print(f"{args.unit} of chunks of {chunk} tokens; documents by length (tokens, at least)\n")
+    print(landscape.summary(x, landscape.length_classes(length)).to_string(index=False, float_format="{:.4g}".format))
+    print(f"\n{pool.clipped:.2%} of the chunks are clipped at {pool.cap:.4g}; ", end="")
+    print(f"{pool.unused:.1%} of the tokens are in documents or tails shorter than a chunk and can not be chosen")
+    pairs = pool.region(args.fraction).grid()
+    print(
+        f"\nsubsets of {args.fraction:.0%}, by {args.by}: mean {pairs[:, 0].min():.4g} to {pairs[:, 0].max():.4g}, ",
+        end="",
+    )
+    print(f"std {pairs[:, 1].min():.4g} to {pairs[:, 1].max():.4g}")
+    if args.reachable:
+        table = pd.DataFrame(pairs, columns=["mean", "spread"])
+        atomic.write_text(args.reachable, table.to_csv(index=False))
+        print(f"wrote {args.reachable}; cptlaw plan subset --reachable {args.reachable}")
+
+
+def _select(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from cptlaw.perplexity import alternatives, score, subset
+
+    if (args.store is None) != (args.store_out is None):
+        raise UserError("--store, --store-out: give both, or neither")
+    about = score.meta(args.scores)
+    rows = score.read(args.scores)
+    x = None if args.reference is None else alternatives.excess(rows, score.read(args.reference))
+    unit = args.unit if x is None else "excess nats per token"
+    pool = subset.pool(rows, about["chunk"], by=args.by, unit=unit, winsor=args.winsor, x=x)
+    target = _target(args)
+    chosen = subset.select(
+        pool,
+        args.method,
+        fraction=args.fraction,
+        target=target,
+        strata=_strata(args, rows, pool),
+        band=args.band,
+        seed=args.seed,
+    )
+    asked = {"method": args.method, "target": target, "fraction": args.fraction, "seed": args.seed, "unit": unit}
+    subset.write_list(
+        args.out, pool, chosen, {**asked, "corpus": about["name"], "tokens_sha256": about["tokens_sha256"]}
+    )
+    spans = pool.spans.iloc[chosen]
+    for name, (mean, std) in {"pool": pool.moments(), "subset": pool.moments(chosen)}.items():
+        print(f"{name:<8} mean {mean:.4g}   std {std:.4g}")
+    edges = np.linspace(pool.first.min(), pool.first.max(), 21)
+    all_, mine = (np.histogram(pool.first[which], edges)[0] for which in (slice(None), chosen))
+    print(f"\n{unit:>24}  share of the subset (#) and of the pool (-)")
+    for i in range(20):
+        ours, whole = round(150 * mine[i] / mine.sum()), round(150 * all_[i] / all_.sum())
+        print(f"{edges[i]:>11.4g} to {edges[i + 1]:<9.4g}  {'#' * ours}{'-' * (whole - ours)}")
+    print(f"\n{args.out}: {len(chosen):,} {args.by}s, {(spans['end'] - spans['begin']).sum():,} tokens")
+    if args.store is not None:
+        from cptlaw.data import subsets
+        from cptlaw.data.store import TokenStore
+
+        print(subsets.write_store(TokenStore.open(args.store), spans, args.store_out, args.store_out.name))
+
+
+def _target(args: argparse.Namespace) -> tuple[float, float] | None:
+    if args.decision is not None:
+        from cptlaw.planning.decision import Decision
+
+        point = Decision.load(args.decision).point
+        if not {"mean", "spread"} <= set(point):
+            raise UserError(f"--decision {args.decision}: not one of `cptlaw plan subset`")
+        return point["mean"], point["spread"]
+    if (args.mean is None) != (args.std is None):
+        raise UserError("--mean, --std: give both, or neither")
+    return None if args.mean is None else (args.mean, args.std)
+
+
+def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
+    """A label for each unit: its document's length class, its source, or both."""
+    import pandas as pd
+
+    from cptlaw.perplexity import landscape, score
+
+    labels = []
+    if args.by_length:
+        length = score.by_document(rows).set_index("document")["tokens"].loc[pool.spans["document"]]
+        labels.append(pd.Series(landscape.length_classes(length.to_numpy())).astype(str))
+    if args.sources is not None:
+        if not args.sources.is_file():
+            raise UserError(f"--sources {args.sources}: no such file")
+        table = (pd.read_parquet if args.sources.suffix == ".parquet" else pd.read_csv)(args.sources)
+        if not {"document", "source"} <= set(table):
+            raise UserError(f"--sources {args.sources}: needs the columns document and source")
+        source = table.set_index("document")["source"].reindex(pool.spans["document"])
+        if source.isna().any():
+            raise UserError(f"--sources {args.sources}: no source of document {source.index[source.isna()][0]}")
+        labels.append(source.astype(str).reset_index(drop=True))
+    if not labels:
+        return None
+    return (labels[0] if len(labels) == 1 else labels[0] + " " + labels[1]).to_numpy()
+
+
+def _study(args: argparse.Namespace) -> None:
+    from cptlaw.cli.demo import need_training, read_config
+
+    need_training()
+    import jax
+
+    from cptlaw import cache
+    from cptlaw.experiments import study, subsets
+
+    # This process draws and fits; the ones that score and train, which inherit none of this, have the accelerator.
+    jax.config.update("jax_platforms", "cpu")
+    cache.keep_compiled()
+    settings, plan = subsets.parse(read_config(args.config))
+    prepared = study.prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
+    for found in subsets.run(prepared, plan, command=" ".join(["cptlaw", *sys.argv[1:]])):
+        print(found.text(), flush=True)
+        print(f"\n  {args.workdir / f'landscape-{found.domain}.html'}\n", flush=True)
