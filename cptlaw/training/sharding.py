@@ -36,14 +36,20 @@ def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
     """A mesh over all devices of all processes, or over those given; one size may be -1, "the rest"."""
-    sizes, count = [data, fsdp, tensor], jax.device_count() if devices is None else len(devices)
+    sizes = mesh_sizes(jax.device_count() if devices is None else len(devices), data, fsdp, tensor)
+    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+
+
+def mesh_sizes(count: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> tuple[int, int, int]:
+    """The sizes of the mesh's axes over `count` devices, -1 filled in. Raises ShardingError when they do not fit."""
+    sizes = [data, fsdp, tensor]
     if sizes.count(-1) > 1 or any(size < 1 and size != -1 for size in sizes):
         raise ShardingError(f"mesh {dict(zip(AXES, sizes))}: sizes are positive, and one may be -1 for the rest")
     if -1 in sizes:
         sizes[sizes.index(-1)] = count // -math.prod(sizes)
     if math.prod(sizes) != count:
         raise ShardingError(f"mesh {dict(zip(AXES, sizes))}: does not multiply to the {count} devices there are")
-    return jax.make_mesh(tuple(sizes), AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+    return sizes[0], sizes[1], sizes[2]
 
 
 def path_name(path: tuple[Any, ...]) -> str:
