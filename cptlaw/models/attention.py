@@ -135,8 +135,8 @@ def splash(
     window: int = 0,
     interpret: bool = False,
 ) -> jax.Array:
-    """Splash attention. The compiler cannot divide the kernel: under `jax.set_mesh` each device runs it on its rows
-    (axes data, fsdp) and heads (axis tensor), which those axes have to divide; without a mesh there is one device.
+    """Splash attention. The compiler cannot divide the kernel, so in the scope of a mesh (`use_abstract_mesh`) each
+    device runs it on its rows (axes data, fsdp) and heads (axis tensor), which those axes have to divide.
     """
     mesh = jax.sharding.get_abstract_mesh()
     kernel = functools.partial(_splash, window=window, interpret=interpret)

@@ -111,7 +111,13 @@ _Part = tuple[np.ndarray, np.ndarray, np.ndarray]  # document ids, their nats, t
 @functools.lru_cache(maxsize=64)
 def make_token_nll(cfg: transformer.Config, layout: Layout) -> Callable[..., jax.Array]:
     """The compiled (params, batch) -> nll_BT, float32, on every device."""
-    return jax.jit(lambda params, batch: transformer.token_nll(params, cfg, batch), out_shardings=layout.replicated)
+
+    def token_nll(params: transformer.Params, batch: dict[str, jax.Array]) -> jax.Array:
+        # As in the training step: attention kernels divide themselves over the mesh.
+        with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
+            return transformer.token_nll(params, cfg, batch)
+
+    return jax.jit(token_nll, out_shardings=layout.replicated)
 
 
 def _by_document(nll_BT: jax.Array, batch: Mapping[str, np.ndarray]) -> _Part:

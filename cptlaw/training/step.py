@@ -130,7 +130,9 @@ def make_step(
         return total
 
     def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Sums]:
-        (nats, tokens), grads = gradients(state.params, batch)
+        # The mesh is named for attention kernels, which the compiler cannot divide by itself.
+        with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
+            (nats, tokens), grads = gradients(state.params, batch)
         grads = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1), grads)
         direction, moments = transform.update(grads, state.optimizer, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)

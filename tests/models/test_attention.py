@@ -8,6 +8,7 @@ import pytest
 from cptlaw.errors import UserError
 from cptlaw.models import attention
 from cptlaw.models.config import Config
+from cptlaw.training.sharding import Layout, make_mesh
 
 CFG = Config(vocab_size=50, d_model=256, layers=2, heads=4, kv_heads=2, d_ff=48, dtype="bfloat16")
 rng = np.random.default_rng(0)
@@ -69,16 +70,18 @@ def test_splash_equals_xla_on_packed_documents(window):
     (q, k, v), segments = inputs(B=2, K=2, G=2, T=256, C=8)
     out = rng.normal(size=q.shape).astype(np.float32)
 
+    mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
+
     def splash(q, k, v):
-        return (attention.splash(q, k, v, segments, window, interpret=True) * out).sum()
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return (attention.splash(q, k, v, segments, window, interpret=True) * out).sum()
 
     def xla(q, k, v):
         return (attention.attention(q, k, v, attention.mask_bias(segments, window)) * out).sum()
 
     expected, expected_grads = jax.jit(jax.value_and_grad(xla, argnums=(0, 1, 2)))(q, k, v)
-    mesh = jax.make_mesh((2, 1, 2), ("data", "fsdp", "tensor"), (jax.sharding.AxisType.Auto,) * 3)
-    with jax.set_mesh(mesh):
-        got, grads = jax.jit(jax.value_and_grad(splash, argnums=(0, 1, 2)))(q, k, v)
+    placed = jax.device_put((q, k, v), Layout(mesh).batch)
+    got, grads = jax.jit(jax.value_and_grad(splash, argnums=(0, 1, 2)))(*placed)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     for a, b in zip(grads, expected_grads):
         np.testing.assert_allclose(a, b, atol=2e-4)

@@ -4,6 +4,7 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 from safetensors.numpy import load_file, save_file
 from tiny_models import FAMILIES, GOLDEN, LENGTHS, TOKENS, weight
 
@@ -71,7 +72,7 @@ def dot_flops(jaxpr) -> tuple[int, int]:
             ((left, _), (batch, _)) = eqn.params["dimension_numbers"]
             terms = np.prod([eqn.invars[0].aval.shape[i] for i in left])
             flops[len(batch) > 0] += int(2 * terms * np.prod(eqn.outvars[0].aval.shape))
-        for inner in jax.core.jaxprs_in_params(eqn.params):
+        for inner in jaxprs_in_params(eqn.params):
             flops = [a + b for a, b in zip(flops, dot_flops(inner))]
     return flops[0], flops[1]
 

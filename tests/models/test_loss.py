@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.extend.core import jaxprs_in_params
 
 from cptlaw.models import loss, transformer
 
@@ -56,5 +57,5 @@ def test_full_logits_are_never_made():
 
 
 def largest_array(jaxpr) -> int:
-    inner = [largest_array(j) for eqn in jaxpr.eqns for j in jax.core.jaxprs_in_params(eqn.params)]
+    inner = [largest_array(j) for eqn in jaxpr.eqns for j in jaxprs_in_params(eqn.params)]
     return max([getattr(out.aval, "size", 0) for eqn in jaxpr.eqns for out in eqn.outvars] + inner, default=0)
