@@ -16,7 +16,8 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from cptlaw import cache, fitting, laws
-from cptlaw.planning.experiments import default_candidates, next_runs
+from cptlaw.planning.experiments import check_candidates, choose
+from cptlaw.planning.knowledge import knowledge
 from cptlaw.planning.tradeoff import trade_off
 
 NAMES = ("E", "A", "alpha", "B", "beta", "eta", "C", "gamma", "eps")
@@ -52,14 +53,17 @@ def run(name: str, params: float, share: float, noise: float, rng: np.random.Gen
     return rows
 
 
-def decide(rows: list[dict], args: argparse.Namespace):
-    """(decision, fits) from a table."""
+def decide(rows: list[dict], args: argparse.Namespace, bootstrap: int):
+    """(decision, fits) from a table. Starts near the truth find the optimum that many more cold ones find."""
     table = pd.DataFrame(rows)
-    fits = [
-        fitting.fit(table, args.law, corpus, bootstrap=args.bootstrap, starts=16, resample=args.resample,
-                    hold_out=np.zeros(len(table), bool))
-        for corpus in TRUE
-    ]  # fmt: skip
+    near = np.exp(np.random.default_rng(0).normal(0, 0.1, (4, len(NAMES))))
+    fits = []
+    for corpus, theta in TRUE.items():
+        starts = near * np.array([theta[name] for name in laws.parse(args.law).names])
+        fits.append(
+            fitting.fit(table, args.law, corpus, bootstrap=bootstrap, starts=starts, resample=args.resample,
+                        hold_out=np.zeros(len(table), bool))
+        )  # fmt: skip
     return trade_off(*fits, **TARGET, base_loss=BASE), fits
 
 
@@ -77,7 +81,7 @@ def coverage(args: argparse.Namespace) -> None:
         rows = [r for n in sizes for s in SHARES for r in run(f"{n:g}-{s}", n, s, args.noise, rng)]
         if not args.whole:  # the largest size with three shares only, as a team would have it
             rows += [r for s in (0.25, 0.5, 0.75) for r in run(f"8e5-{s}", 8e5, s, args.noise, rng)]
-        decision, _ = decide(rows, args)
+        decision, _ = decide(rows, args, args.bootstrap)
         low, high = decision.interval["share"]
         inside.append(bool(low <= BEST <= high))
         widths.append(high - low)
@@ -97,27 +101,65 @@ def coverage(args: argparse.Namespace) -> None:
             )
 
 
+def pick(strategy: str, step: int, decision, fits, candidates: pd.DataFrame, rng: np.random.Generator) -> int:
+    """Index of the candidate a strategy runs next."""
+    cost = candidates["cost"].to_numpy()
+    if strategy == "random":
+        return int(rng.integers(len(candidates)))
+    if strategy == "grid":
+        return step % len(candidates)
+    known = knowledge(decision, fits, candidates)
+    if strategy == "next":
+        return choose(known, cost, 1)[0][0]
+    return int(np.argmax(sum(one.information() for one in known).mean(axis=0)))
+
+
 def following(args: argparse.Namespace) -> None:
-    start = [(n, s) for n in SIZES[:2] for s in (0.0, 0.25, 0.5, 0.75, 1.0)] + [(8e5, 0.25)]
-    for seed in range(args.tables):
-        for strategy in ("next", "random", "grid"):
+    start = [(n, s) for n in SIZES[:2] for s in (0.0, 0.25, 0.5, 0.75, 1.0)] + [(SIZES[2], s) for s in args.large]
+    mixes = pd.DataFrame({"w_general": np.linspace(1, 0, 9), "w_code": np.linspace(0, 1, 9)})
+    sizes = pd.DataFrame({"params": SIZES, "tokens": TOKENS[-1]})
+    candidates = check_candidates(sizes.merge(mixes, how="cross"))
+    for seed in range(args.first, args.first + args.tables):
+        for strategy in args.strategies:
             rng = np.random.default_rng(seed)
             rows = [r for n, s in start for r in run(f"{n:g}-{s}", n, s, args.noise, rng)]
-            decision, fits = decide(rows, args)
-            path, spent, step = [(0.0, regret(decision.point["share"]))], 0.0, 0
-            while spent < args.budget:
-                candidates = default_candidates(fits)
-                if strategy == "next":
-                    chosen = next_runs(decision, *fits, candidates=candidates).rows[0]
-                else:
-                    order = rng.integers(len(candidates)) if strategy == "random" else step % len(candidates)
-                    chosen = candidates.iloc[int(order)]
-                step += 1
-                rows += run(f"step{step}", chosen["params"], chosen["w_code"], args.noise, rng)
-                spent += chosen["cost"] / (6 * TARGET["params"] * TARGET["tokens"])
-                decision, fits = decide(rows, args)
-                path.append((spent, regret(decision.point["share"])))
-            print(json.dumps({"seed": seed, "strategy": strategy, "path": path}), flush=True)
+            path, spent, chosen = [], 0.0, []
+            while True:
+                decision, fits = decide(rows, args, args.bootstrap if strategy == "next" else 2)
+                path.append((round(spent, 4), regret(decision.point["share"])))
+                if spent >= args.budget:
+                    break
+                row = candidates.iloc[pick(strategy, len(chosen), decision, fits, candidates, rng)]
+                rows += run(f"step{len(chosen)}", row["params"], row["w_code"], args.noise, rng)
+                chosen.append((row["params"], round(row["w_code"], 3)))
+                spent += row["cost"] / (6 * TARGET["params"] * TARGET["tokens"])
+            print(json.dumps({"seed": seed, "strategy": strategy, "path": path, "chosen": chosen}), flush=True)
+
+
+def compare(lines: list[dict], budget: float) -> None:
+    """Median regret against cost, and the cost of each strategy over that of `next` at equal median regret."""
+    at = np.arange(0, budget + 1e-9, 0.25)
+    median = {}
+    for strategy in dict.fromkeys(line["strategy"] for line in lines):
+        found = []
+        for line in (one for one in lines if one["strategy"] == strategy):
+            spent, value = np.array(line["path"]).T
+            found.append(value[np.searchsorted(spent, at + 1e-9) - 1])
+        median[strategy] = np.median(found, axis=0)
+        print(f"{strategy:<10} n={len(found)} median mnats " + " ".join(f"{1e3 * v:.2f}" for v in median[strategy]))
+        print(f"{'':<10} mean mnats " + " ".join(f"{1e3 * v:.2f}" for v in np.mean(found, axis=0)))
+    for strategy in median:
+        if strategy != "next":
+            rows = []
+            for level in median["next"][1:]:
+                ours, theirs = (first(at, median[name], level) for name in ("next", strategy))
+                rows.append((level, ours, theirs))
+            print(strategy, " ".join(f"{1e3 * r:.2f}:{a:g}->{b:g}" for r, a, b in rows))
+
+
+def first(at: np.ndarray, value: np.ndarray, level: float) -> float:
+    """Least cost at which the median regret is at most `level`."""
+    return float(at[np.argmax(value <= level)]) if (value <= level).any() else np.inf
 
 
 def main() -> None:
@@ -129,6 +171,9 @@ def main() -> None:
     parser.add_argument("--resample", default="runs")
     parser.add_argument("--law", default="dcpt:constrained=false")
     parser.add_argument("--whole", action="store_true", help="coverage: every share at every size")
+    parser.add_argument("--strategies", nargs="+", default=["next", "random", "d_optimal", "grid"])
+    parser.add_argument("--large", type=float, nargs="*", default=[0.25], help="next: shares run at the largest size")
+    parser.add_argument("--first", type=int, default=0, help="next: the first table's seed")
     parser.add_argument("--budget", type=float, default=3.0, help="next: cost in runs of the largest size")
     args = parser.parse_args()
     cache.keep_compiled()

@@ -80,7 +80,14 @@ def add_parsers(subparsers: Any) -> None:
     ask.add_argument("--reachable", type=Path, metavar="TABLE", help="CSV of the mean, spread that can be chosen")
 
     ask = _question(questions, "next", "the runs that would make a saved decision surer, for their cost", _next)
-    ask.add_argument("--decision", type=Path, required=True, metavar="DECISION.json", help="what plan --out saved")
+    target = ask.add_mutually_exclusive_group(required=True)
+    target.add_argument("--decision", type=Path, metavar="DECISION.json", help="what plan --out saved")
+    target.add_argument(
+        "--predict",
+        type=_named,
+        metavar="params=N,tokens=D,w_CORPUS=SHARE,...",
+        help="a run, whose losses to make surer",
+    )
     ask.add_argument(
         "--fits", type=Path, nargs="+", required=True, metavar="FIT.json", help="the fits it was made from"
     )
@@ -288,12 +295,16 @@ def _subset(args: argparse.Namespace) -> Any:
 
 
 def _next(args: argparse.Namespace) -> Any:
+    from cptlaw import cache
     from cptlaw.fitting import Fit
     from cptlaw.planning.decision import Decision
     from cptlaw.planning.experiments import next_runs
 
+    target = args.predict or Decision.load(args.decision)
+    if isinstance(target, Decision) and target.kind == "mixture":
+        cache.keep_compiled()
     return next_runs(
-        Decision.load(args.decision),
+        target,
         *map(Fit.load, args.fits),
         candidates=None if args.candidates is None else _csv("--candidates", args.candidates),
         k=args.k,

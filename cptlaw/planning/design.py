@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cptlaw.planning import decision as d
+from cptlaw.planning import linear
 from cptlaw.planning.decision import Decision, DecisionError
 
 if TYPE_CHECKING:  # planning needs no JAX
@@ -21,7 +22,6 @@ if TYPE_CHECKING:  # planning needs no JAX
 SHARE_COUNTS = (5, 7, 9)  # three would meet the three ratio parameters exactly and leave nothing to check the law with
 CHECKPOINTS = (0.1, 0.2, 0.5, 1.0)  # of a run's tokens: where its losses would be read
 VAGUE = 10.0  # prior standard deviation of a parameter, in its own size: only keeps the algebra finite
-STEP = 1e-4
 NEAR = 5.0  # grids listed beside the chosen one are at worst this many times less precise than wanted
 
 
@@ -60,13 +60,13 @@ def design(
         d.check_positive(name, value, "nats")
     d.check_level(level)
     wide = NormalDist().inv_cdf((1 + level) / 2)
-    target = _jacobian(law, theta, {name: np.array([value]) for name, value in at.items()})[0]
+    target = linear.jacobian(law, theta, {name: np.array([value]) for name, value in at.items()})[0]
     prior = np.diag(1 / (VAGUE * np.maximum(np.abs([theta[name] for name in law.names]), 0.1)) ** 2)
     noise = run_noise**2 + np.eye(len(CHECKPOINTS)) * checkpoint_noise**2
 
     def information(size: float, most: float, share: float) -> np.ndarray:
         x = {"params": np.full(len(CHECKPOINTS), size), "tokens": most * np.array(CHECKPOINTS)}
-        slope = _jacobian(law, theta, x | {"ratio": np.full(len(CHECKPOINTS), share)})
+        slope = linear.jacobian(law, theta, x | {"ratio": np.full(len(CHECKPOINTS), share)})
         return slope.T @ np.linalg.solve(noise, slope)
 
     grids: list[dict[str, Any]] = []
@@ -104,17 +104,6 @@ def design(
         rows=tuple(grid for grid in front if grid["+/-"] <= NEAR * precision),
         warnings=("it takes the law and its assumed parameters as true: fit, check, and design again",),
     )  # fmt: skip
-
-
-def _jacobian(law: "Law", theta: Mapping[str, float], x: Mapping[str, np.ndarray]) -> np.ndarray:
-    """(rows, parameters) derivatives of the loss by the fitted parameters, by central differences."""
-    columns = {name: x[name] for name in law.columns}
-    out = []
-    for name in law.names:
-        step = STEP * max(abs(theta[name]), 1e-3)
-        moved = [np.asarray(law.predict({**theta, name: theta[name] + sign * step}, columns)) for sign in (1, -1)]
-        out.append((moved[0] - moved[1]) / (2 * step) + 0 * x["params"])
-    return np.stack(out, axis=1)
 
 
 def _subsets(sizes: Sequence[float]) -> list[tuple[float, ...]]:

@@ -1,13 +1,12 @@
 """Which experiment to run next: the one expected to make a decision surer, for its cost.
 
-The resamples are draws of (decision, every candidate's losses) together. Seeing a candidate's losses would shrink the
-decision's variance by what they explain of it, noise allowed for; the best candidate per unit of cost is taken, the
-draws' covariance is conditioned on it, and the next is chosen. No single optimum is trusted: other basins count too.
-This is the target-aware design of Li et al. 2026 (arXiv 2604.22753) with the bootstrap in the place of its basins.
+The candidate whose losses would explain most of the decision's variance per unit of cost, in the mean over the
+bootstrap's basins (`knowledge`), is taken; what is known is conditioned on it, and the next is chosen. This is the
+target-aware design of Li et al. 2026 (arXiv 2604.22753) with the bootstrap in the place of its basins.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,30 +14,33 @@ import pandas as pd
 
 from cptlaw import runs
 from cptlaw.planning import decision as d
-from cptlaw.planning import noise
 from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.knowledge import Knowledge, knowledge
+from cptlaw.planning.linear import columns
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
 
-CHECKPOINTS = (0.25, 0.5, 1.0)  # of a candidate's tokens: where its losses would be read
-RANDOM = 200  # random choices the chosen ones are compared with
+RANDOM = 100  # random choices the chosen ones are compared with
+MIXES = 20  # most fitted mixes among the default candidates, which hold their pairs' middles too
 
 
 def next_runs(
-    decision: Decision,
+    target: Decision | Mapping[str, float],
     *fits: "Fit",
     candidates: pd.DataFrame | None = None,
     k: int = 1,
     level: float = 0.9,
 ) -> Decision:
-    """The `k` runs expected to narrow the decision's interval most per unit of cost.
+    """The `k` runs expected to narrow the interval of a decision, or of a prediction, most per unit of cost.
 
     Args:
-      decision: made from these fits; the first of its coordinates is the one to make surer.
+      target: a decision made from these fits, whose first coordinate (of a mixture, whose shares) is to be made surer;
+        or params, tokens and w_<corpus> of a run, whose losses are.
       fits: one for each corpus a run is evaluated on.
-      candidates: rows of params, tokens, w_<corpus> and, unless cost is 6 N D FLOPs, `cost`; None: the fitted sizes and
-        most tokens, at the fitted shares and between them. A candidate may be chosen again, with another seed.
+      candidates: rows of params, tokens, w_<corpus> and, unless cost is 6 N D FLOPs, `cost`; None: the fitted sizes at
+        their most tokens, over the fitted mixes and the middles between them. A candidate may be chosen again, with
+        another seed.
       k: how many to choose.
       level: of the interval.
 
@@ -48,45 +50,32 @@ def next_runs(
     d.check_level(level)
     if k < 1:
         raise DecisionError(f"k {k}: choose at least one run")
-    if not decision.samples:
-        raise DecisionError(f"a {decision.kind} has no coordinate to make surer")
-    table = default_candidates(fits) if candidates is None else candidates.reset_index(drop=True)
-    _check(table)
-    name, target = next(iter(decision.samples.items()))
-    keep = np.all([np.isfinite(values) for fit in fits for values in fit.samples.values()], axis=0)
-    if len(target) == len(keep):
-        target = target[keep]
     paired, warnings = d.paired(*fits)
-    if len(target) != d.draws(paired[0]):
-        raise DecisionError("the decision was not made from these fits: their resamples differ in number")
-    good = np.isfinite(target)
-    draws = np.concatenate([_losses(paired, table)[good], target[good, None]], axis=1)
-    covariance = np.cov(draws, rowvar=False)
-    if not covariance[-1, -1] > 0:
-        raise DecisionError(f"every resample gives the same {name}: no run can make it surer")
-    error = _noise_covariance(paired)
+    table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
+    known = knowledge(target, paired, table)
     cost = table["cost"].to_numpy(dtype=float)
-    chosen, variances = choose(covariance, error, cost, k)
+    chosen, left = choose(known, cost, k)
 
-    low, high = d.interval(target, level)
-    sd = math.sqrt(covariance[-1, -1])
+    name, half = _width(target, paired, level)
     rows: list[dict[str, Any]] = []
-    for index, variance in zip(chosen, variances):
-        shrink = math.sqrt(variance) / sd
+    for index, shrink in zip(chosen, np.sqrt(left)):
         shown = {
-            c: float(table[c][index]) for c in table if c in ("params", "tokens", "cost") or str(c).startswith("w_")
+            str(c): float(table[c][index]) for c in table if c in ("params", "tokens", "cost") or c.startswith("w_")
         }
-        rows.append({**shown, "interval shrinks to": shrink, f"{name} +/-": shrink * (high - low) / 2})
+        rows.append({**shown, "interval shrinks to": float(shrink), f"{name} +/-": float(shrink * half)})
     total = float(cost[chosen].sum())
-    by_chance = _at_random(covariance, error, cost, total)
+    by_chance = _at_random(known, cost, total)
+    what = ", ".join(f"{d.count(rows[0][c])} {word}" for c, word in (("params", "parameters"), ("tokens", "tokens"))
+                     if c in rows[0])  # fmt: skip
     shares = " ".join(f"{c[2:]} {d.percent(rows[0][c])}" for c in rows[0] if c.startswith("w_"))
-    what = f"{d.count(rows[0]['params'])} parameters, {d.count(rows[0]['tokens'])} tokens, {shares}"
+    kind = target.kind if isinstance(target, Decision) else "prediction"
     return Decision(
         kind="next",
-        question=f"Which {'run' if k == 1 else f'{k} runs'} next would make the {name} of this {decision.kind} surer?",
-        answer=f"{what}{f', then {k - 1} more' if k > 1 else ''}: the {level:.0%} interval of the {name} is expected "
-        f"to shrink to {rows[-1]['interval shrinks to']:.0%} of its width (random runs of this cost: {by_chance:.0%}).",
-        inputs={"about": decision.kind, "k": k, "cost": total, "candidates": len(table), "random": by_chance},
+        question=f"Which {'run' if k == 1 else f'{k} runs'} next would make the {name} of this {kind} surer?",
+        answer=f"{what}{', ' * bool(what)}{shares}{f', then {k - 1} more' if k > 1 else ''}: the {level:.0%} "
+        f"interval of the {name} is expected to shrink to {rows[-1]['interval shrinks to']:.0%} of its width (random "
+        f"runs of this cost: {by_chance:.0%}).",
+        inputs={"about": kind, "k": k, "cost": total, "candidates": len(table), "random": by_chance},
         point={},
         level=level,
         rows=tuple(rows),
@@ -95,100 +84,86 @@ def next_runs(
 
 
 def default_candidates(fits: Sequence["Fit"]) -> pd.DataFrame:
-    """The fitted sizes at their most tokens, over the fitted shares and the middles between them."""
+    """The fitted sizes at their most tokens, over the fitted mixes and the middles of their pairs."""
     rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
     names = [f"w_{name}" for name in runs.corpora(rows)]
-    if len(names) != 2 or rows[names].isna().any(axis=None):
-        raise DecisionError("candidates are made for mixes of two corpora; give your own: params, tokens, w_<corpus>")
-    seen = np.unique(rows[names[0]].round(6))
-    shares = np.union1d(seen, (seen[1:] + seen[:-1]) / 2)
-    most = rows["tokens"].max()
-    grid = [(n, most, s, 1 - s) for n in np.unique(rows["params"]) for s in shares]
-    table = pd.DataFrame(grid, columns=["params", "tokens", *names])
-    return table.assign(cost=6 * table["params"] * table["tokens"])
+    if not names or rows[names].isna().any(axis=None):
+        raise DecisionError("the fitted rows lack shares; give candidates: params, tokens, w_<corpus>")
+    fitted = np.unique(rows[names].to_numpy().round(6), axis=0)
+    fitted = np.random.default_rng(0).permutation(fitted)[:MIXES]
+    first, second = np.triu_indices(len(fitted))  # a mix with itself is that mix
+    mixes = np.unique(((fitted[first] + fitted[second]) / 2).round(6), axis=0)
+    table = pd.DataFrame(mixes / mixes.sum(axis=1, keepdims=True), columns=names)
+    if {"params", "tokens"} <= set(rows):
+        sizes = pd.DataFrame({"params": np.unique(rows["params"]), "tokens": rows["tokens"].max()})
+        table = sizes.merge(table, how="cross")
+    return check_candidates(table)
 
 
-def choose(covariance: np.ndarray, error: np.ndarray, cost: np.ndarray, k: int) -> tuple[list[int], list[float]]:
-    """Greedy choice of `k` candidates by variance explained per cost; (indices, variance left after each).
+def check_candidates(table: pd.DataFrame) -> pd.DataFrame:
+    """The candidates with their cost; refuses bad ones."""
+    names = [f"w_{name}" for name in runs.corpora(table)]
+    if len(table) == 0:
+        raise DecisionError("candidates: there are none; give rows of params, tokens and w_<corpus>")
+    if "cost" not in table:
+        sized = {"params", "tokens"} <= set(table)
+        table = table.assign(cost=6 * table["params"] * table["tokens"] if sized else 1.0)
+    if not (np.isfinite(table["cost"]) & (table["cost"] > 0)).all():
+        raise DecisionError("candidates: every cost must be positive")
+    for name in names:
+        for share in table[name]:
+            d.check_share(f"candidates: {name}", share)
+    total = table[names].sum(axis=1) if names else pd.Series(dtype=float)
+    if len(bad := table.index[(total - 1).abs() > runs.SHARE_TOLERANCE]):
+        raise DecisionError(f"candidates: row {bad[0]}: shares sum to {total[bad[0]]:g}, not 1")
+    return table
 
-    Args:
-      covariance: (C m + 1, C m + 1) of C candidates' m losses each, and the decision last.
-      error: (m, m) noise covariance of one candidate's losses.
-      cost: (C,).
+
+def choose(known: Sequence[Knowledge], cost: np.ndarray, k: int) -> tuple[list[int], list[float]]:
+    """Greedy choice of `k` candidates by the part of the variance explained per cost, in the mean over basins.
+
+    Returns:
+      indices of the candidates, and the part of the variance left after each.
     """
     chosen, left = [], []
+    start = _variance(known)
     for _ in range(k):
-        explained = _explained(covariance, error)
-        best = int(np.argmax(explained / cost))
-        covariance = _condition(covariance, error, best)
-        chosen.append(best)
-        left.append(max(float(covariance[-1, -1]), 0.0))
+        explained = np.sum([one.explained() for one in known], axis=0) / start[:, None]
+        chosen.append(int(np.argmax(explained.mean(axis=0) / cost)))
+        known = [one.after(chosen[-1]) for one in known]
+        left.append(float(np.mean(_variance(known) / start)))
     return chosen, left
 
 
-def _explained(covariance: np.ndarray, error: np.ndarray) -> np.ndarray:
-    """(C,) variance of the decision that each candidate's losses would explain."""
-    m = len(error)
-    count = (len(covariance) - 1) // m
-    blocks = np.stack([covariance[i * m : (i + 1) * m, i * m : (i + 1) * m] for i in range(count)]) + error
-    cross = covariance[-1, :-1].reshape(count, m)
-    return np.einsum("cm,cm->c", cross, np.linalg.solve(blocks, cross[..., None])[..., 0])
+def _variance(known: Sequence[Knowledge]) -> np.ndarray:
+    """(B,) of the target, over all fits."""
+    return np.sum([one.variance() for one in known], axis=0)
 
 
-def _condition(covariance: np.ndarray, error: np.ndarray, index: int) -> np.ndarray:
-    """Covariance after seeing one candidate's losses (a repeat of it has noise of its own)."""
-    m = len(error)
-    seen = slice(index * m, (index + 1) * m)
-    gain = np.linalg.solve(covariance[seen, seen] + error, covariance[seen])
-    return covariance - covariance[:, seen] @ gain
-
-
-def _at_random(covariance: np.ndarray, error: np.ndarray, cost: np.ndarray, total: float) -> float:
+def _at_random(known: Sequence[Knowledge], cost: np.ndarray, total: float) -> float:
     """Mean shrinkage of the interval by random candidates of the same total cost, the last one counted by its part."""
     rng = np.random.default_rng(0)
-    start, found = covariance[-1, -1], []
+    start, found = _variance(known), []
     for _ in range(RANDOM):
-        left, now = total, covariance
+        left, now, share = total, known, 1.0
         while left > 0:
             index = int(rng.integers(len(cost)))
-            part = min(1.0, left / cost[index])
-            after = _condition(now, error, index)
-            variance = now[-1, -1] + part * (after[-1, -1] - now[-1, -1])
-            now, left = after, left - cost[index]
-        found.append(math.sqrt(max(variance, 0.0) / start))
+            now = [one.after(index) for one in now]
+            after = float(np.mean(_variance(now) / start))
+            share += min(1.0, left / cost[index]) * (after - share)
+            left -= cost[index]
+        found.append(math.sqrt(max(share, 0.0)))
     return float(np.mean(found))
 
 
-def _losses(fits: Sequence["Fit"], table: pd.DataFrame) -> np.ndarray:
-    """(S, C m) losses of every candidate at its checkpoints, all fits."""
-    parts = []
-    for fit in fits:
-        for part in CHECKPOINTS:
-            x = {str(c): table[c].to_numpy(dtype=float) for c in table}
-            x |= {"tokens": x["tokens"] * part, "ratio": runs.ratio(table, d.corpus(fit)).to_numpy(dtype=float)}
-            parts.append(d.losses(fit, {c: x[c] for c in fit.law.columns if c in x})[1:])
-    stacked = np.stack(parts, axis=2)
-    return stacked.reshape(len(stacked), -1)
-
-
-def _noise_covariance(fits: Sequence["Fit"]) -> np.ndarray:
-    """(m, m) noise of one run's losses: its checkpoints share the run's part, corpora do not."""
-    n = len(CHECKPOINTS)
-    out = np.zeros((n * len(fits), n * len(fits)))
-    for i, fit in enumerate(fits):
-        run, checkpoint = noise.of_fit(fit)
-        out[i * n : (i + 1) * n, i * n : (i + 1) * n] = run**2 + np.eye(n) * max(checkpoint, 1e-5) ** 2
-    return out
-
-
-def _check(table: pd.DataFrame) -> None:
-    for name in ("params", "tokens"):
-        if name not in table:
-            raise DecisionError(f"candidates have no column {name!r}: give params, tokens and w_<corpus>")
-    if "cost" not in table:
-        table["cost"] = 6 * table["params"] * table["tokens"]
-    if not (np.isfinite(table["cost"]) & (table["cost"] > 0)).all():
-        raise DecisionError("candidates: every cost must be positive")
-    total = table[[f"w_{name}" for name in runs.corpora(table)]].sum(axis=1)
-    if len(bad := table.index[(total - 1).abs() > runs.SHARE_TOLERANCE]):
-        raise DecisionError(f"candidates: row {bad[0]}: shares sum to {total[bad[0]]:g}, not 1")
+def _width(target: Decision | Mapping[str, float], fits: Sequence["Fit"], level: float) -> tuple[str, float]:
+    """What is to be made surer, and half its interval now (of several coordinates, the widest)."""
+    if not isinstance(target, Decision):
+        at = pd.DataFrame([dict(target)])
+        spans = [d.interval(d.losses(fit, columns(fit, at))[1:, 0], level) for fit in fits]
+        return "loss", max((high - low) / 2 for low, high in spans)
+    if not target.samples:
+        raise DecisionError(f"a {target.kind} has no coordinate to make surer")
+    names = list(target.samples) if target.kind == "mixture" else list(target.samples)[:1]
+    widths = [np.ptp(d.interval(target.samples[name], level)) / 2 for name in names]
+    return names[0] if len(names) == 1 else "shares", float(max(widths))

@@ -6,9 +6,14 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import runs
+from cptlaw.planning import linear
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
+
+RATIOS = np.append(0.0, np.geomspace(1e-2, 1e6, 81))  # run over checkpoint variance
+FINEST = 1e-4  # nats: the least checkpoint noise, without which the likelihood of repeated losses has no maximum
+RANK = 1e-7  # relative singular value below which a direction of the parameters is no direction
 
 
 def of_seeds(table: pd.DataFrame) -> pd.DataFrame:
@@ -33,12 +38,39 @@ def of_seeds(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def of_fit(fit: "Fit") -> tuple[float, float]:
-    """(run, checkpoint) standard deviations of a fit's residuals, nats per token: one-way variance components."""
+    """(run, checkpoint) standard deviations of a run's losses about the law, nats per token.
+
+    Restricted maximum likelihood (Patterson & Thompson 1971) with the law linear in its parameters: what the fit has
+    taken up of the noise is allowed for, which in a small table is most of it. Runs of one row each have checkpoint
+    noise alone.
+    """
     rows = fit.residuals[~fit.residuals["held_out"].astype(bool)]
-    errors = (rows["observed"] - rows["predicted"]).groupby(rows["run"])
-    size = errors.size().to_numpy(dtype=float)
-    total, groups = size.sum(), len(size)
-    within = float((errors.var(ddof=1).fillna(0) * (errors.size() - 1)).sum()) / max(total - groups, 1.0)
-    between = float((size * errors.mean().to_numpy() ** 2).sum()) / max(groups - 1, 1)
-    typical = (total - (size**2).sum() / total) / max(groups - 1, 1)
-    return float(np.sqrt(max(between - within, 0.0) / max(typical, 1.0))), float(np.sqrt(within))
+    off = rows["observed"].to_numpy(dtype=float) - rows["predicted"].to_numpy(dtype=float)
+    slopes = linear.jacobian(fit.law, fit.params, linear.columns(fit, rows), linear.free(fit))
+    basis, size, _ = np.linalg.svd(slopes / (np.linalg.norm(slopes, axis=0) + 1e-300), full_matrices=False)
+    basis = basis[:, size > RANK * size[0]]
+    group = pd.factorize(rows["run"])[0]
+    freedom = len(off) - basis.shape[1]
+    if freedom < 1:
+        return 0.0, max(float(np.sqrt(np.mean(off**2))), FINEST)
+    found = []
+    for ratio in RATIOS if np.bincount(group).max() > 1 else RATIOS[:1]:
+        matrix, log_det = whitened(np.column_stack([basis, off]), group, ratio)
+        left = matrix[-1, -1] - matrix[-1, :-1] @ np.linalg.solve(matrix[:-1, :-1], matrix[:-1, -1])
+        variance = max(left / freedom, FINEST**2)
+        surprise = log_det + np.linalg.slogdet(matrix[:-1, :-1])[1] + freedom * np.log(variance) + left / variance
+        found.append((surprise, ratio * variance, variance))
+    _, run, checkpoint = min(found)
+    return float(np.sqrt(run)), float(np.sqrt(checkpoint))
+
+
+def whitened(columns: np.ndarray, group: np.ndarray, ratio: float) -> tuple[np.ndarray, float]:
+    """X' V^-1 X of columns X (..., rows, Q) and log det V, V = I + `ratio` where two rows are of one run.
+
+    By Sherman and Morrison, so its cost is linear in the rows.
+    """
+    size = np.bincount(group)
+    sums = np.eye(len(size))[:, group] @ columns
+    shared = ratio / (1 + size * ratio)
+    matrix = columns.swapaxes(-1, -2) @ columns - np.einsum("...rp,r,...rq->...pq", sums, shared, sums)
+    return matrix, float(np.log1p(size * ratio).sum())

@@ -7,8 +7,9 @@ import pytest
 from cptlaw import cli
 from cptlaw.planning import experiments
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.experiments import choose, next_runs
-from cptlaw.planning.tradeoff import trade_off
+from cptlaw.planning.experiments import check_candidates, choose, next_runs
+from cptlaw.planning.knowledge import Knowledge, knowledge
+from cptlaw.planning.tradeoff import loss_functions, trade_off
 
 X = {"params": 8e5, "tokens": 1e6}
 
@@ -30,30 +31,58 @@ def decision(both):
     return trade_off(*both, **X, base_loss=3.26)
 
 
-def random_problem(seed, candidates=5, m=2):
+def random_knowledge(seed, candidates=5, m=2, parameters=4):
+    """What two fits know, around one basin, and the candidates' costs."""
     rng = np.random.default_rng(seed)
-    root = rng.normal(size=(candidates * m + 1, candidates * m + 1))
-    return root @ root.T, 0.3 * np.eye(m) + 0.1, rng.uniform(1, 3, candidates)
+    known = []
+    for _ in range(2):
+        root = rng.normal(size=(parameters, parameters))
+        target, slopes = rng.normal(size=(1, 1, parameters)), rng.normal(size=(1, candidates, m, parameters))
+        known.append(Knowledge((root @ root.T)[None], target, slopes, 0.3 * np.eye(m) + 0.1))
+    return known, rng.uniform(1, 3, candidates)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_variance_left_is_that_of_gaussian_conditioning_on_all_that_was_chosen(seed):
-    covariance, error, cost = random_problem(seed)
-    chosen, left = choose(covariance, error, cost, 4)
+    known, cost = random_knowledge(seed)
+    chosen, left = choose(known, cost, 4)
+    start = sum(one.variance()[0] for one in known)
     for n in range(1, 5):
-        seen = np.concatenate([np.arange(2 * i, 2 * i + 2) for i in chosen[:n]])
-        own = covariance[np.ix_(seen, seen)] + np.kron(np.eye(n), error)  # a repeat has noise of its own
-        cross = covariance[-1, seen]
-        assert left[n - 1] == pytest.approx(covariance[-1, -1] - cross @ np.linalg.solve(own, cross), rel=1e-6)
+        variance = 0.0
+        for one in known:  # a repeat of a candidate has noise of its own
+            seen, target = np.concatenate(one.slopes[0, chosen[:n]]), one.target[0, 0]
+            own = seen @ one.covariance[0] @ seen.T + np.kron(np.eye(n), one.error)
+            cross = seen @ one.covariance[0] @ target
+            variance += target @ one.covariance[0] @ target - cross @ np.linalg.solve(own, cross)
+        assert left[n - 1] == pytest.approx(variance / start, rel=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_first_choice_is_the_best_of_all_per_cost(seed):
-    covariance, error, cost = random_problem(seed)
-    single = [choose(covariance[np.ix_(keep, keep)], error, cost[i : i + 1], 1)[1][0] for i in range(5)
-              for keep in [[2 * i, 2 * i + 1, 10]]]  # fmt: skip
-    gain = (covariance[-1, -1] - np.array(single)) / cost
-    assert choose(covariance, error, cost, 1)[0] == [int(np.argmax(gain))]
+    known, cost = random_knowledge(seed)
+    gain = []
+    for i in range(len(cost)):
+        alone = [dataclasses.replace(one, slopes=one.slopes[:, [i]]) for one in known]
+        gain.append((1 - choose(alone, cost[[i]], 1)[1][0]) / cost[i])
+    assert choose(known, cost, 1)[0] == [int(np.argmax(gain))]
+
+
+def test_a_basin_that_nothing_moves_has_no_say():
+    (first, second), cost = random_knowledge(0)
+    both = [dataclasses.replace(one, covariance=np.repeat(one.covariance, 2, 0), target=np.repeat(one.target, 2, 0),
+                                slopes=np.repeat(one.slopes, 2, 0)) for one in (first, second)]  # fmt: skip
+    assert choose(both, cost, 2) == choose((first, second), cost, 2)
+
+
+def test_knowledge_before_any_candidate_is_the_delta_method(both, decision):
+    """The decision's variance is that of a linear function of the parameters, at the share where the ceiling binds."""
+    at = {**X, "w_code": decision.point["share"], "w_general": 1 - decision.point["share"]}
+    table = check_candidates(pd.DataFrame([at]))
+    known, of_loss = knowledge(decision, both, table), knowledge(at, both, table)
+    ends = decision.point["share"] + np.array([-1e-4, 1e-4])
+    slope = np.diff(loss_functions(*both, X)[0](ends)[0]) / 2e-4
+    loss_variance = np.einsum("p,pq,q", of_loss[0].target[0, 0], of_loss[0].covariance[0], of_loss[0].target[0, 0])
+    assert sum(one.variance()[0] for one in known) == pytest.approx(loss_variance / slope[0] ** 2, rel=1e-2)
 
 
 def test_it_measures_where_the_decision_hangs(both, decision):
@@ -99,10 +128,13 @@ def test_bad_candidates_are_refused(both, decision, table, words):
 
 
 def test_decisions_with_nothing_to_learn_are_refused(both, decision):
-    with pytest.raises(DecisionError, match="same share"):
-        next_runs(dataclasses.replace(decision, samples={"share": np.ones(200)}), *both)
-    with pytest.raises(DecisionError, match="not made from these fits"):
-        next_runs(dataclasses.replace(decision, samples={"share": np.arange(7.0)}), *both)
+    loose = trade_off(*both, **X, base_loss=3.26, tolerance=2.0)
+    with pytest.raises(DecisionError, match="no parameter of these laws moves the decision"):
+        next_runs(loose, *both)
+    with pytest.raises(DecisionError, match="about code too, of which no fit is given"):
+        next_runs(decision, both[0])
+    with pytest.raises(DecisionError, match="cannot be made surer"):
+        next_runs(dataclasses.replace(decision, kind="subset"), *both)
     with pytest.raises(DecisionError, match="at least one"):
         next_runs(decision, *both, k=0)
 
@@ -120,3 +152,31 @@ def test_the_command_chooses_from_a_file(both, decision, tmp_path, capsys):
     assert len(Decision.load(out).rows) == 2
     assert cli.main([*words, "--candidates", "nowhere.csv"]) == 2
     assert "no such file" in capsys.readouterr().err
+
+
+def test_default_candidates_of_three_corpora_are_fitted_mixes_and_middles_of_pairs(both):
+    mixes = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1.0]])
+    rows = pd.DataFrame(np.repeat(mixes, 2, axis=0), columns=["w_a", "w_b", "w_c"])
+    rows = rows.assign(params=[1e5, 2e5] * 3, tokens=[1e6, 2e6] * 3, run="r", held_out=False)
+    table = experiments.default_candidates([dataclasses.replace(both[0], residuals=rows)])
+    assert len(table) == 2 * 6 and (table["tokens"] == 2e6).all()
+    middles = table.loc[table["params"] == 1e5, ["w_a", "w_b", "w_c"]].to_numpy()
+    assert [0.5, 0.5, 0] in middles.tolist() and [0, 0.5, 0.5] in middles.tolist() and [1, 0, 0] in middles.tolist()
+    many = pd.DataFrame(np.random.default_rng(0).dirichlet(np.ones(4), 300), columns=list("abcd")).add_prefix("w_")
+    table = experiments.default_candidates([dataclasses.replace(both[0], residuals=many)])
+    assert len(table) == 210 and (table["cost"] == 1).all()
+    np.testing.assert_allclose(table.filter(like="w_").sum(axis=1), 1)
+
+
+def test_a_prediction_can_be_made_surer_too(both, tmp_path, capsys):
+    at = {"params": 8e5, "tokens": 1e6, "w_code": 0.25, "w_general": 0.75}
+    found = next_runs(at, *both, k=2)
+    near, far = (check_candidates(pd.DataFrame([{**at, "w_code": s, "w_general": 1 - s}])) for s in (0.25, 1.0))
+    table = pd.concat([near, far], ignore_index=True)
+    assert next_runs(at, *both, candidates=table).rows[0]["w_code"] == 0.25
+    assert found.rows[1]["loss +/-"] < found.rows[0]["loss +/-"]
+    for fit in both:
+        fit.save(tmp_path / f"{fit.eval}.json")
+    words = ["plan", "next", "--predict", "params=8e5,tokens=1e6,w_code=0.25,w_general=0.75", "-k", "2", "--fits"]
+    assert cli.main([*words, *(str(tmp_path / f"{fit.eval}.json") for fit in both)]) == 0
+    assert found.answer in capsys.readouterr().out

@@ -4,13 +4,16 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cptlaw.planning import noise
+from cptlaw.planning import linear, noise
 
 
 def rows(run_sd, checkpoint_sd, runs=400, checkpoints=5, seed=0):
     rng = np.random.default_rng(seed)
     common = np.repeat(rng.normal(0, run_sd, runs), checkpoints)
+    setting = {"params": rng.choice([5e4, 2e5, 8e5], runs), "w_code": rng.uniform(0, 1, runs)}
     return pd.DataFrame({
+        **{name: np.repeat(value, checkpoints) for name, value in setting.items()},
+        "tokens": np.tile(np.geomspace(1e5, 1e6, checkpoints), runs),
         "run": np.repeat([f"r{i}" for i in range(runs)], checkpoints), "predicted": 3.0, "held_out": False,
         "observed": 3.0 + common + rng.normal(0, checkpoint_sd, runs * checkpoints),
     })  # fmt: skip
@@ -22,9 +25,34 @@ def test_the_parts_of_the_noise_are_told_apart(code, run_sd, checkpoint_sd):
     assert found == pytest.approx((run_sd, checkpoint_sd), rel=0.1, abs=1e-3)
 
 
-def test_runs_of_one_checkpoint_have_run_noise_alone(code):
+def test_runs_of_one_checkpoint_have_checkpoint_noise_alone(code):
     run, checkpoint = noise.of_fit(dataclasses.replace(code, residuals=rows(0.01, 0.0, checkpoints=1)))
-    assert run == pytest.approx(0.01, rel=0.1) and checkpoint == 0
+    assert checkpoint == pytest.approx(0.01, rel=0.1) and run == 0
+
+
+def test_noise_that_a_small_fit_has_taken_up_is_allowed_for(code):
+    """Eleven runs and nine parameters: the residuals are much smaller than the noise, of which they still tell."""
+    found, seen = [], []
+    for seed in range(40):
+        table = rows(0.003, 0.001, runs=11, seed=seed)
+        x = linear.columns(code, table)
+        slopes = linear.jacobian(code.law, code.params, x, linear.free(code))
+        taken = slopes @ np.linalg.lstsq(slopes, table["observed"] - 3.0, rcond=None)[0]
+        fitted = dataclasses.replace(code, residuals=table.assign(predicted=3.0 + taken))
+        found.append(noise.of_fit(fitted))
+        seen.append((table["observed"] - 3.0 - taken).groupby(table["run"]).mean().std())
+    run, checkpoint = np.sqrt(np.mean(np.square(found), axis=0))
+    assert np.sqrt(np.mean(np.square(seen))) < 0.75 * 0.003
+    assert run == pytest.approx(0.003, rel=0.2) and checkpoint == pytest.approx(0.001, rel=0.1)
+
+
+def test_whitening_is_that_of_the_whole_covariance():
+    rng = np.random.default_rng(0)
+    group, columns = np.array([0, 1, 1, 2, 2, 2, 0]), rng.normal(size=(2, 7, 3))
+    matrix, log_det = noise.whitened(columns, group, 2.5)
+    whole = np.eye(7) + 2.5 * (group[:, None] == group)
+    np.testing.assert_allclose(matrix, columns.swapaxes(1, 2) @ np.linalg.inv(whole) @ columns)
+    assert log_det == pytest.approx(np.linalg.slogdet(whole)[1])
 
 
 def test_held_out_rows_do_not_count(code):
