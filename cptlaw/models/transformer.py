@@ -198,7 +198,7 @@ class Transformer(nnx.Module):
     def __call__(self, tokens_BT: jax.Array, segments_BT: jax.Array, positions_BT: jax.Array) -> jax.Array:
         """The last hidden states x_BTD, normalised."""
         cfg = self.cfg
-        x_BTD = self.embed[tokens_BT].astype(cfg.dtype)
+        x_BTD = _rows_whole(self.embed[...])[tokens_BT].astype(cfg.dtype)
         rotate = functools.partial(rope.rotate, tables=rope.tables(cfg, positions_BT))
         attend = attention.prepare(cfg, segments_BT)
 
@@ -217,6 +217,17 @@ class Transformer(nnx.Module):
     @property
     def unembed_VD(self) -> jax.Array:
         return (self.embed if self.cfg.tie_embeddings else self.unembed)[...]
+
+
+def _rows_whole(embed_VD: jax.Array) -> jax.Array:
+    """The embedding as the lookup wants it: in the scope of a mesh, its width gathered from the fsdp axis.
+
+    Looked up in a table split both ways, activations come out split by width, and the compiler gathers whole batches
+    to split them by rows ("involuntary full rematerialization").
+    """
+    if "tensor" not in jax.sharding.get_abstract_mesh().shape:
+        return embed_VD
+    return jax.lax.with_sharding_constraint(embed_VD, jax.P("tensor"))
 
 
 def _unstack(stacked: Block, layers: int) -> list[Block]:

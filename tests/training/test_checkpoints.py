@@ -59,6 +59,27 @@ def test_recent_checkpoints_and_chosen_steps_are_kept(tmp_path, states):
     assert sorted(int(p.name) for p in tmp_path.iterdir()) == [1, 3]
 
 
+def test_a_slow_disk_is_written_to_less_often(tmp_path, states, monkeypatch):
+    now = 0.0
+    monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: now)
+    with Checkpoints(tmp_path, seconds=5.0) as checkpoints:
+        real = checkpoints._manager.save
+
+        def slow(*args, **kwargs):
+            nonlocal now
+            now += 2.0
+            return real(*args, **kwargs)
+
+        monkeypatch.setattr(checkpoints._manager, "save", slow)
+        now = 5.0
+        assert checkpoints.due(1)
+        checkpoints.save(1, states[1])
+        now += 17.9
+        assert not checkpoints.due(2)
+        now += 0.1
+        assert checkpoints.due(2)
+
+
 def test_saving_is_due_by_time(tmp_path, states):
     with Checkpoints(tmp_path / "never", seconds=None) as checkpoints:
         assert not checkpoints.due(1)

@@ -26,6 +26,14 @@ def test_every_mesh_gives_the_loss_of_pure_data_parallelism(mesh):
     np.testing.assert_allclose(trained(mesh), trained((8, 1, 1)), rtol=1e-5)
 
 
+def test_activations_are_never_split_anew():
+    """Without the embedding's constraint the mixed mesh has 20 of these, and gathers whole batches."""
+    layout, optimizer = Layout(make_mesh(2, 2, 2)), step.Optimizer()
+    _, abstract = step.make_start(CFG, optimizer, layout)
+    compiled = step.make_step(CFG, optimizer, layout).lower(abstract, layout.put(BATCH, 8), 1e-2).compile()
+    assert "all-to-all(" not in compiled.as_text()
+
+
 def test_parameters_and_moments_are_split_as_the_table_says():
     layout = Layout(make_mesh(2, 2, 2))
     state = step.make_start(CFG, step.Optimizer(), layout)[0](step.make_init(CFG, layout)(0))
