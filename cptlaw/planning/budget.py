@@ -9,13 +9,14 @@ import numpy as np
 from cptlaw.planning import decision as d
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.influence import with_influence
+from cptlaw.planning.tradeoff import RULES
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
 
 BILLION = 1e9
 TRAINING, INFERENCE = 6.0, 2.0  # FLOPs a parameter a token: forward and backward, or forward alone
-FEWEST = 1000.0  # parameters or tokens; a runs table takes less for a slip of units
+VAGUE = 100.0  # an interval of the size over this factor or more says nothing
 AGREE = 1.25  # sizes within this factor are the same decision
 
 
@@ -55,7 +56,7 @@ def budget(
     general = rest[0] if rest else None
     menu = None if sizes is None else _affordable(sizes, flops, inference_tokens)
     free = share is None and "ratio" in fit.law.columns
-    most = flops / (TRAINING * FEWEST + INFERENCE * inference_tokens)
+    most = flops / (TRAINING * d.FEWEST + INFERENCE * inference_tokens)
     draws = d.draws(fit) + 1
 
     def tokens_of(n: np.ndarray) -> np.ndarray:
@@ -93,16 +94,16 @@ def budget(
         own, chosen = columns[np.arange(draws), pick], np.array(menu)[pick]
     elif not free and inference_tokens == 0 and fit.law.name in ("dcpt", "chinchilla"):
         theta = {key: np.concatenate([[fit.params[key]], draw]) for key, draw in fit.samples.items()}
-        own = np.log(np.clip(closed_form(theta, 1.0 if share is None else share, flops)[0], FEWEST, most))
+        own = np.log(np.clip(closed_form(theta, 1.0 if share is None else share, flops)[0], d.FEWEST, most))
     else:
-        own = d.minimise(profile, math.log(FEWEST), math.log(most), draws, grid=41, zoom=11)
-        own = np.where(np.isnan(own), math.log(FEWEST), own)
+        own = d.minimise(profile, math.log(d.FEWEST), math.log(most), draws, grid=41, zoom=11)
+        own = np.where(np.isnan(own), math.log(d.FEWEST), own)
     if menu is None:
         chosen = np.exp(own)
     shares = best_share(own[:, None], 201, 41)[:, 0]
     if np.isnan(shares[0]):
         assert general is not None and ceiling is not None
-        over = both(np.linspace(math.log(FEWEST), math.log(most), 401) if menu is None else np.log(menu), 0.0)[1][0]
+        over = both(np.linspace(math.log(d.FEWEST), math.log(most), 401) if menu is None else np.log(menu), 0.0)[1][0]
         raise DecisionError(
             f"nothing that {flops:.3g} FLOPs buy keeps the {d.corpus(general)} loss at or under {ceiling:.4f} nats: "
             f"raise the ceiling to {ceiling + over.min():.4f} or more, or the budget"
@@ -128,8 +129,8 @@ def budget(
             row |= d.banded(found[np.r_[True, fits_in], i], level) if fits_in.any() else {}
             rows += (row | {"best in": float(np.mean(np.isclose(sizes_own[~lost], size)))},)
 
-    def predicted(size: float) -> dict[str, dict[str, float]]:
-        """Each corpus's loss at a size, with the recommended share."""
+    def predicted(size: float, r: float) -> dict[str, dict[str, float]]:
+        """Each corpus's loss at a size and share."""
         x = {"params": size, "tokens": float(tokens_of(np.array(size)))}
         found = {name: d.banded(d.losses(fit, x | {"ratio": r})[:, 0], level)}
         if general is not None:
@@ -139,23 +140,29 @@ def budget(
     options = []
     if menu is None and inference_tokens == 0:
         rule = math.sqrt(flops / (TRAINING * 20))
-        options.append(Option("20 tokens a parameter", {"params": rule, "tokens": 20 * rule}, predicted(rule)))
+        options.append(Option("20 tokens a parameter", {"params": rule, "tokens": 20 * rule}, predicted(rule, r)))
     near = (np.maximum(sizes_own / n, n / sizes_own)[~lost] < (1.0001 if menu is not None else AGREE)).mean()
     samples = {"params": sizes_own, "tokens": tokens_of(sizes_own)} | ({"share": shares_own} if free else {})
     point = {"params": n, "tokens": tokens} | ({"share": r} if free else {})
     reach = d.extrapolation(fit, {"params": n, "tokens": tokens, "ratio": r})
     if general is not None:
         reach += d.extrapolation(general, {"params": n, "tokens": tokens, "ratio": 1 - r})
+    if free:
+        at = {"params": n, "tokens": tokens}
+        options += [Option(rule, at | {"share": rival}, predicted(n, rival)) for rule, rival in RULES.items()]
     mix = f", {d.percent(r)} {name} text" if free else ""
     span = d.interval(sizes_own, level)
+    supported = span[1] < VAGUE * span[0]
+    within = f"{level:.0%} interval of the size {d.count(span[0])} to {d.count(span[1])}"
     return Decision(
         kind="budget",
         question=f"Which model size and how many tokens give the smallest {name} loss for {flops:.3g} FLOPs"
         + (f", {d.count(inference_tokens)} tokens served included" if inference_tokens else "")
         + (f", with the {d.corpus(general)} loss at or under {ceiling:.4f}" if general is not None else "")
         + "?",
-        answer=f"{d.count(n)} parameters and {d.count(tokens)} tokens{mix} "
-        f"({level:.0%} interval of the size {d.count(span[0])} to {d.count(span[1])}).",
+        answer=f"{d.count(n)} parameters and {d.count(tokens)} tokens{mix} ({within})."
+        if supported
+        else f"These runs cannot say which size: {within}.",
         inputs={
             "flops": flops, "share": share, "sizes": menu, "inference_tokens": inference_tokens, "ceiling": ceiling,
             "domain": name, "general": None if general is None else d.corpus(general),
@@ -167,7 +174,8 @@ def budget(
         agreement=float(near),
         agreement_means="their own size is " + ("the same" if menu is not None else "within a factor of 1.25 of it"),
         regret=d.summarise_regret(regret),
-        losses=predicted(n),
+        losses=predicted(n, r),
+        supported=supported,
         options=tuple(options),
         extrapolation=reach,
         rows=rows,
@@ -204,11 +212,11 @@ def _check(
         raise DecisionError("a ceiling needs both the general fit and its value in nats per token")
     if general is not None and share is not None:
         raise DecisionError("a ceiling chooses the share: give one of ceiling and share")
-    least = FEWEST * (TRAINING * FEWEST + INFERENCE * inference_tokens)
+    least = d.FEWEST * (TRAINING * d.FEWEST + INFERENCE * inference_tokens)
     if flops < least:
         raise DecisionError(
-            f"{flops:.3g} FLOPs do not pay for {FEWEST:g} tokens of a model of {FEWEST:g} parameters: give at least "
-            f"{least:.3g}"
+            f"{flops:.3g} FLOPs do not pay for {d.FEWEST:g} tokens of a model of {d.FEWEST:g} parameters: give at "
+            f"least {least:.3g}"
         )
     for name in ("params", "tokens"):
         if name not in fit.law.columns:
@@ -221,7 +229,7 @@ def _affordable(sizes: Sequence[float], flops: float, inference_tokens: float) -
     """The sizes the budget can train at all, in order."""
     for size in sizes:
         d.check_positive("size", size, "parameters")
-    costs = {size: size * (TRAINING * FEWEST + INFERENCE * inference_tokens) for size in sorted(set(sizes))}
+    costs = {size: size * (TRAINING * d.FEWEST + INFERENCE * inference_tokens) for size in sorted(set(sizes))}
     menu = [float(size) for size, cost in costs.items() if cost <= flops]
     if not menu:
         least = min(costs.values(), default=math.nan)

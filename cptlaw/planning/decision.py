@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
     from cptlaw.fitting import Fit
 
 VERSION = 1
+FEWEST = 1000.0  # parameters or tokens; a runs table takes less for a slip of units
+WIDE = 0.8  # an interval of a share this wide or wider says nothing
 SHARES = ("share", "best in", "beaten in", "interval shrinks to")  # columns of rows that are shares of one
 
 
@@ -150,6 +152,8 @@ def check_positive(name: str, value: float, unit: str) -> float:
     """A positive finite number, or a DecisionError."""
     if not (math.isfinite(value) and value > 0):
         raise DecisionError(f"{name} {value:g} is not a positive count of {unit}")
+    if unit in ("parameters", "tokens") and value < FEWEST:
+        raise DecisionError(f"{name} {value:g} is too small for a count of {unit}: is it in billions? Write 0.5e9")
     return float(value)
 
 
@@ -187,6 +191,16 @@ def paired(*fits: "Fit") -> tuple[list["Fit"], tuple[str, ...]]:
     return kept, warnings
 
 
+def check_share_law(*fits: "Fit") -> None:
+    """Refuses fits of one corpus twice, and laws that no share of a mix moves."""
+    names = [corpus(fit) for fit in fits]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DecisionError(f"{len(fits)} fits, but {len(twice)} of them of {twice[0]}: give one of each corpus")
+    for fit in fits:
+        if not any(name == "ratio" or name.startswith("w_") for name in fit.law.columns):
+            raise DecisionError(f"the law {fit.law.name} of {fit.eval} does not read the mix, so no share follows")
+
+
 def corpus(fit: "Fit") -> str:
     """The evaluated corpus of a fit of one."""
     if not isinstance(fit.eval, str):
@@ -208,6 +222,11 @@ def losses(fit: "Fit", x: Mapping[str, np.ndarray | float]) -> np.ndarray:
     Returns:
       (S + 1, K, ...), nats per token.
     """
+    if missing := [name for name in fit.law.columns if name not in x]:
+        raise DecisionError(
+            f"the law {fit.law.name} of {fit.eval} reads {', '.join(missing)}, which this question does not give: "
+            "fit a law of what it gives"
+        )
     columns = {name: np.atleast_2d(np.asarray(value, dtype=float)) for name, value in x.items()}
     trailing = (1,) * (max(value.ndim for value in columns.values()) - 1)
     theta = {

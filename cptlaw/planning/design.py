@@ -128,6 +128,11 @@ def _check(
         raise DecisionError("give the sizes (at most 8) and the run lengths that could be trained")
     if seeds < 1:
         raise DecisionError(f"seeds {seeds}: at least 1")
+    if "ratio" in at:
+        d.check_share("ratio", at["ratio"])
+    for name, unit in (("params", "parameters"), ("tokens", "tokens")):
+        if name in at:
+            d.check_positive(name, at[name], unit)
     low, high = (d.check_share("shares", share) for share in shares)
     if not low < high:
         raise DecisionError(f"shares: from {low:g} to {high:g} is no range")

@@ -50,6 +50,8 @@ def next_runs(
     d.check_level(level)
     if k < 1:
         raise DecisionError(f"k {k}: choose at least one run")
+    if not isinstance(target, Decision):
+        check_candidates(pd.DataFrame([dict(target)]), "the run to predict")
     paired, warnings = d.paired(*fits)
     table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
     known = knowledge(target, paired, table)
@@ -87,7 +89,7 @@ def default_candidates(fits: Sequence["Fit"]) -> pd.DataFrame:
     """The fitted sizes at their most tokens, over the fitted mixes and the middles of their pairs."""
     rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
     names = [f"w_{name}" for name in runs.corpora(rows)]
-    if not names or rows[names].isna().any(axis=None):
+    if not names or not np.allclose(rows[names].sum(axis=1, skipna=False), 1, atol=runs.SHARE_TOLERANCE):
         raise DecisionError("the fitted rows lack shares; give candidates: params, tokens, w_<corpus>")
     fitted = np.unique(rows[names].to_numpy().round(6), axis=0)
     fitted = np.random.default_rng(0).permutation(fitted)[:MIXES]
@@ -100,22 +102,22 @@ def default_candidates(fits: Sequence["Fit"]) -> pd.DataFrame:
     return check_candidates(table)
 
 
-def check_candidates(table: pd.DataFrame) -> pd.DataFrame:
+def check_candidates(table: pd.DataFrame, what: str = "candidates") -> pd.DataFrame:
     """The candidates with their cost; refuses bad ones."""
     names = [f"w_{name}" for name in runs.corpora(table)]
     if len(table) == 0:
-        raise DecisionError("candidates: there are none; give rows of params, tokens and w_<corpus>")
+        raise DecisionError(f"{what}: there are none; give rows of params, tokens and w_<corpus>")
     if "cost" not in table:
         sized = {"params", "tokens"} <= set(table)
         table = table.assign(cost=6 * table["params"] * table["tokens"] if sized else 1.0)
     if not (np.isfinite(table["cost"]) & (table["cost"] > 0)).all():
-        raise DecisionError("candidates: every cost must be positive")
+        raise DecisionError(f"{what}: every cost must be positive")
     for name in names:
         for share in table[name]:
-            d.check_share(f"candidates: {name}", share)
+            d.check_share(f"{what}: {name}", share)
     total = table[names].sum(axis=1) if names else pd.Series(dtype=float)
     if len(bad := table.index[(total - 1).abs() > runs.SHARE_TOLERANCE]):
-        raise DecisionError(f"candidates: row {bad[0]}: shares sum to {total[bad[0]]:g}, not 1")
+        raise DecisionError(f"{what}: row {bad[0]}: shares sum to {total[bad[0]]:g}, not 1")
     return table
 
 

@@ -52,10 +52,11 @@ def limited_data(
     d.check_positive("domain_tokens", domain_tokens, "tokens")
     d.check_positive("repetition", repetition, "epochs")
     d.check_level(level)
-    if not tokens > 0:
-        raise DecisionError(f"tokens {tokens:g} is not a positive count of tokens")
+    if tokens != math.inf:
+        d.check_positive("tokens", tokens, "tokens")
     if not max_epochs >= 1:
         raise DecisionError(f"max_epochs {max_epochs:g}: at least one pass, so 1 or more")
+    d.check_share_law(domain)
     (domain,), warnings = d.paired(domain)
     # Without a bound on the tokens a share near 0 trains for ever: nothing below one in a thousand is considered.
     lowest = 1e-6 if math.isfinite(tokens) else 1e-3
@@ -87,6 +88,8 @@ def limited_data(
         answer = f"{name} text only"
     elif math.isfinite(total):
         answer += f", {d.count(total)} tokens in all"
+    if supported and span[1] - span[0] >= d.WIDE:
+        supported, answer = False, f"These runs cannot say which share of {name} text"
     if (
         (reach := forced(domain)) is not None
         and domain_tokens >= reach

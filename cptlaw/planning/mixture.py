@@ -1,7 +1,10 @@
 """The best mix of any number of corpora: a weighted sum or the worst of target losses over the simplex, in JAX."""
 
+import concurrent.futures
+import dataclasses
+import functools
+import os
 from collections.abc import Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -15,9 +18,12 @@ from cptlaw.planning.tradeoff import AGREE
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
+    from cptlaw.laws import Law
 
 STEPS = 300
-STARTS, RESTARTS = 64, 3  # of the fitted parameters, and of each resample (its first is the fitted parameters' optimum)
+LANES = 256
+STARTS, RESTARTS = 64, 2  # of the fitted parameters, and of each resample beside the fitted parameters' optimum
+CONVEX = ("mixing",)  # laws whose every descent ends in the one optimum
 PENALTY = 20.0  # nats a nat over a ceiling costs: more than any trade of one loss for another
 SLACK = 1e-3  # nats over a ceiling that count as meeting it
 
@@ -52,9 +58,12 @@ def mixture(
       DecisionError: an unknown corpus or target, limits that leave no mix, a ceiling that no mix meets.
     """
     d.check_level(level)
+    d.check_share_law(*fits)
     targets = [d.corpus(fit) for fit in fits]
     corpora = _corpora(fits)
     scale = _named("weights", weights or dict.fromkeys(targets, 1.0), targets)
+    if not (np.isfinite(scale) & (scale >= 0)).all() or not scale.any():
+        raise DecisionError("weights: give each target a weight of 0 or more, and one of them more than 0")
     limit = _named("ceilings", ceilings or {}, targets, missing=np.inf)
     low, high = _limits(corpora, floors or {}, caps or {}, corpus_tokens or {}, max_epochs, tokens)
     x = {}
@@ -65,46 +74,20 @@ def mixture(
             raise DecisionError(f"these laws depend on {name}: give the planned run's")
     kept, warnings = d.paired(*fits)
 
-    def parts(theta: list[dict[str, Any]], mix: Any) -> tuple[Any, Any]:
-        """(objective, nats over the ceilings) of shares (..., corpora)."""
-        values = []
-        for fit, own in zip(kept, theta):
-            named = {f"w_{name}": mix[..., i] for i, name in enumerate(corpora)}
-            given = {**x, **named, "ratio": named.get(f"w_{fit.eval}")}
-            values.append(fit.law.predict(own, {c: given[c] for c in fit.law.columns}) + 0 * mix[..., 0])
-        weighted = [w * value for w, value in zip(scale, values)]
-        total = partial(jnp.max, axis=0)(jnp.stack(weighted)) if worst else sum(weighted)
-        over = sum(jnp.maximum(value - c, 0.0) for value, c in zip(values, limit))
-        return total, over
+    asked = Asked(tuple(fit.law for fit in kept), tuple(targets), tuple(corpora), worst)
+    numbers = (x, scale, limit, low, high)
 
     def solve(theta: list[dict[str, np.ndarray]], starts: np.ndarray) -> np.ndarray:
         """Best shares (M, corpora) of M draws from starts (M, R, corpora)."""
-        with jax.enable_x64(True):
-            found, value = _descend(parts, jax.tree.map(lambda v: jnp.asarray(v)[:, None], theta), starts, low, high)
-            pick = np.argmin(np.asarray(value), axis=1)
-        return np.asarray(found)[np.arange(len(pick)), pick]
+        draws, restarts = starts.shape[:2]
+        lanes = [{name: np.repeat(v, restarts) for name, v in own.items()} for own in theta]
+        mix, value = _chunked(asked, lanes, starts.reshape(draws * restarts, -1), numbers)
+        pick = np.argmin(value.reshape(draws, restarts), axis=1)
+        return mix.reshape(draws, restarts, -1)[np.arange(draws), pick]
 
     def judged(mix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(objective, nats over) of one mix a draw (S + 1, corpora), row 0 the fitted parameters."""
-        with jax.enable_x64(True):
-            return tuple(np.asarray(v) for v in parts(_thetas(kept, everything=True), jnp.asarray(mix)))  # type: ignore[return-value]
-
-    rng = np.random.default_rng(0)
-    draws = d.draws(kept[0])
-    cold = rng.dirichlet(np.ones(len(corpora)), (1, STARTS))
-    point = solve([{n: np.array([v]) for n, v in fit.params.items()} for fit in kept], cold)[0]
-    warm = np.concatenate([np.broadcast_to(point, (draws, 1, len(corpora))),
-                           rng.dirichlet(np.ones(len(corpora)), (draws, RESTARTS - 1))], axis=1)  # fmt: skip
-    own = solve(_thetas(kept), warm)
-    at_point, over = judged(np.broadcast_to(point, (draws + 1, len(corpora))))
-    if over[0] > SLACK:
-        raise DecisionError(
-            f"no mix meets the ceilings: the nearest found is over by {over[0]:.4f} nats in all; raise one of "
-            + ", ".join(f"{name} <= {value:g}" for name, value in (ceilings or {}).items())
-        )
-    at_own, own_over = judged(np.concatenate([point[None], own]))
-    regret = np.maximum(at_point - at_own, 0)[1:] + np.maximum(over - own_over, 0)[1:]
-    distance = np.abs(own - point).sum(axis=1) / 2
+        return _parts(np, asked, _thetas(kept, everything=True), mix, *numbers[:3])
 
     def losses(mix: np.ndarray) -> dict[str, dict[str, float]]:
         named = {f"w_{name}": share for name, share in zip(corpora, mix)}
@@ -112,6 +95,26 @@ def mixture(
             name: d.banded(d.losses(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})[:, 0], level)
             for name, fit in zip(targets, kept)
         }
+
+    rng = np.random.default_rng(0)
+    draws = d.draws(kept[0])
+    cold = rng.dirichlet(np.ones(len(corpora)), (1, STARTS))
+    point = solve([{n: np.array([v]) for n, v in fit.params.items()} for fit in kept], cold)[0]
+    others = 0 if all(fit.law.name in CONVEX for fit in fits) else RESTARTS
+    warm = np.concatenate([np.broadcast_to(point, (draws, 1, len(corpora))),
+                           rng.dirichlet(np.ones(len(corpora)), (draws, others))], axis=1)  # fmt: skip
+    own = solve(_thetas(kept), warm)
+    at_point, over = judged(np.broadcast_to(point, (draws + 1, len(corpora))))
+    if over[0] > SLACK:
+        near = losses(point)
+        raise DecisionError(
+            f"no mix within the limits meets the ceilings: the nearest is over by {over[0]:.4f} nats in all. It gives "
+            + ", ".join(f"{name} {near[name]['point']:.4f}" for name in ceilings or {})
+            + ": raise the ceilings to there"
+        )
+    at_own, own_over = judged(np.concatenate([point[None], own]))
+    regret = np.maximum(at_point - at_own, 0)[1:] + np.maximum(over - own_over, 0)[1:]
+    distance = np.abs(own - point).sum(axis=1) / 2
 
     options = []
     rules = {"equal shares": np.full(len(corpora), 1 / len(corpora))}
@@ -121,23 +124,29 @@ def mixture(
     for rule, mix in rules.items():
         held = None if not ceilings else float((judged(np.broadcast_to(mix, (draws + 1, len(mix))))[1][1:] <= 0).mean())
         options.append(Option(rule, dict(zip(corpora, mix.tolist())), losses(mix), held))
+    spans = {name: d.interval(own[:, i], level) for i, name in enumerate(corpora)}
+    supported = max(high - low for low, high in spans.values()) < d.WIDE
+    shares = ", ".join(f"{d.percent(share)} {name}" for name, share in zip(corpora, point))
     what = "largest" if worst else "weighted sum of the"
     return Decision(
         kind="mixture",
         question=f"Which mix of {', '.join(corpora)} gives the smallest {what} {', '.join(targets)} loss?",
-        answer=", ".join(f"{d.percent(share)} {name}" for name, share in zip(corpora, point)) + ".",
+        answer=f"{shares}."
+        if supported
+        else f"These runs cannot say which mix: {', '.join(f'{n} {d.spread(*s)}' for n, s in spans.items())}.",
         inputs={
             **x, "weights": dict(zip(targets, scale.tolist())), "worst": worst, "ceilings": dict(ceilings or {}),
             "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())),
         },
         point=dict(zip(corpora, point.tolist())),
-        interval={name: d.interval(own[:, i], level) for i, name in enumerate(corpora)},
+        interval=spans,
         samples={name: own[:, i] for i, name in enumerate(corpora)},
         level=level,
         agreement=float(np.mean(distance <= AGREE)),
         agreement_means=f"their own mix moves at most {100 * AGREE:.0f} points of share",
         regret=d.summarise_regret(regret),
         losses=losses(point),
+        supported=supported,
         options=tuple(options),
         extrapolation=tuple(dict.fromkeys(
             note for fit in kept
@@ -147,7 +156,51 @@ def mixture(
     )  # fmt: skip
 
 
-def _descend(parts: Any, theta: Any, starts: np.ndarray, low: Any, high: Any) -> tuple[Any, Any]:
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What a compiled descent depends on, besides numbers: the targets' laws and names, the corpora, sum or worst."""
+
+    laws: tuple["Law", ...]
+    targets: tuple[str, ...]
+    corpora: tuple[str, ...]
+    worst: bool
+
+
+def _parts(
+    xp: Any, asked: Asked, theta: list[dict[str, Any]], mix: Any, x: dict[str, float], scale: Any, limit: Any
+) -> tuple[Any, Any]:
+    """(objective, nats over the ceilings), each (lanes,), of shares (lanes, corpora) under a theta a lane."""
+    shares = {f"w_{name}": mix[:, i] for i, name in enumerate(asked.corpora)}
+    values = []
+    for law, target, own in zip(asked.laws, asked.targets, theta):
+        given = {**x, **shares, "ratio": shares.get(f"w_{target}")}
+        values.append(law.predict(own, {c: given[c] for c in law.columns}) + 0 * mix[:, 0])
+    stacked = xp.stack(values, axis=-1)
+    weighted = stacked * scale
+    total = weighted.max(axis=-1) if asked.worst else weighted.sum(axis=-1)
+    return total, xp.maximum(stacked - limit, 0.0).sum(axis=-1)
+
+
+def _chunked(
+    asked: Asked, theta: list[dict[str, np.ndarray]], starts: np.ndarray, numbers: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """`_descend` of any number of lanes, LANES at a time: one compiled program a set of laws, on every core."""
+    count = len(starts)
+    index = np.resize(np.arange(count), -(-count // LANES) * LANES).reshape(-1, LANES)
+
+    def run(lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        with jax.enable_x64(True):  # a setting of this thread only
+            own = [{name: value[lanes] for name, value in one.items()} for one in theta]
+            mix, value = _descend(asked, own, starts[lanes], *numbers)
+            return np.asarray(mix), np.asarray(value)
+
+    with concurrent.futures.ThreadPoolExecutor(min(len(index), os.cpu_count() or 1)) as pool:
+        found = list(pool.map(run, index))
+    return np.concatenate([mix for mix, _ in found])[:count], np.concatenate([value for _, value in found])[:count]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _descend(asked: Asked, theta: Any, starts: Any, x: Any, scale: Any, limit: Any, low: Any, high: Any) -> Any:
     """Mirror descent, w <- w exp(-step gradient), projected onto the limits; (shares, penalised value), the best seen.
 
     The gradient is scaled to a spread of 1 over the corpora and the step falls from 1 to 1e-5, so that the kinks of a
@@ -155,28 +208,24 @@ def _descend(parts: Any, theta: Any, starts: np.ndarray, low: Any, high: Any) ->
     """
 
     def value(mix: Any) -> Any:
-        total, over = parts(theta, mix)
-        return total + PENALTY * over
+        total, over = _parts(jnp, asked, theta, mix, x, scale, limit)
+        each = total + PENALTY * over
+        return each.sum(), each
 
-    slope = jax.grad(lambda mix: value(mix).sum())
+    slope = jax.value_and_grad(value, has_aux=True)
 
     def step(i: Any, state: Any) -> Any:
         mix, best, least = state
-        gradient = slope(mix)
+        (_, found), gradient = slope(mix)
+        better = found < least
+        best, least = jnp.where(better[:, None], mix, best), jnp.where(better, found, least)
         gradient = gradient - gradient.mean(axis=-1, keepdims=True)
         size = 10.0 ** (-5.0 * i / STEPS)
         moved = mix * jnp.exp(-size * gradient / (jnp.abs(gradient).max(axis=-1, keepdims=True) + 1e-12))
-        mix = _project(moved, low, high)
-        found = value(mix)
-        better = found < least
-        return mix, jnp.where(better[..., None], mix, best), jnp.where(better, found, least)
+        return _project(moved, low, high), best, least
 
-    @jax.jit
-    def run(mix: Any) -> Any:
-        mix = _project(mix, low, high)
-        return jax.lax.fori_loop(0, STEPS, step, (mix, mix, value(mix)))[1:]
-
-    return run(jnp.asarray(starts))
+    mix = _project(starts, low, high)
+    return jax.lax.fori_loop(0, STEPS, step, (mix, mix, jnp.full(len(starts), jnp.inf)))[1:]
 
 
 def _project(mix: Any, low: Any, high: Any) -> Any:
@@ -233,7 +282,11 @@ def _limits(
     if there:
         if tokens is None:
             raise DecisionError("corpus_tokens limits the shares of a run of known tokens: give tokens")
+        for name, value in there.items():
+            d.check_positive(f"corpus_tokens[{name}]", value, "tokens")
         epochs = max_epochs if isinstance(max_epochs, Mapping) else dict.fromkeys(corpora, max_epochs)
+        if bad_epochs := [name for name, value in epochs.items() if not value > 0]:
+            raise DecisionError(f"max_epochs of {bad_epochs[0]}: more than 0, e.g. 1 for a single pass")
         high = np.minimum(high, size * _named("max_epochs", epochs, corpora, missing=1.0) / tokens)
     if (bad := low > high).any():
         i = int(np.argmax(bad))

@@ -7,7 +7,7 @@ import numpy as np
 from cptlaw.planning import decision as d
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.influence import with_influence
-from cptlaw.planning.tradeoff import AGREE, loss_functions
+from cptlaw.planning.tradeoff import AGREE, RULES, loss_functions, rules_of_thumb
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
@@ -23,6 +23,7 @@ def pareto(
     d.check_positive("params", params, "parameters")
     d.check_positive("tokens", tokens, "tokens")
     d.check_level(level)
+    d.check_share_law(general, domain)
     if points < 2:
         raise DecisionError(f"points {points}: a front needs at least 2")
     (general, domain), warnings = d.paired(general, domain)
@@ -79,6 +80,7 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
     d.check_positive("params", params, "parameters")
     d.check_positive("tokens", tokens, "tokens")
     d.check_level(level)
+    d.check_share_law(fit)
     (fit,), warnings = d.paired(fit)
     x = {"params": params, "tokens": tokens}
 
@@ -109,12 +111,15 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
         warnings += (f"in {missed:.0%} of resamples no share has this loss; the nearest counts",)
     point = float(shares[0])
     span = d.interval(shares[1:], level)
+    supported = span[1] - span[0] < d.WIDE
     at_point = loss_at(np.array([point]))[:, 0]
     return Decision(
         kind="share-for-loss",
         question=f"Which share of {name} text gives a {name} loss of {loss:.4f} nats at "
         f"{d.count(params)} parameters and {d.count(tokens)} tokens?",
-        answer=f"{d.percent(point)} {name} text ({level:.0%} interval {d.spread(*span)}).",
+        answer=f"{d.percent(point)} {name} text ({level:.0%} interval {d.spread(*span)})."
+        if supported
+        else f"These runs cannot say which share of {name} text: {level:.0%} interval {d.spread(*span)}.",
         inputs=x | {"loss": loss, "domain": name},
         point={"share": point},
         interval={"share": span},
@@ -124,7 +129,8 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
         agreement_means=f"their own share is within {100 * AGREE:.0f} points of it",
         regret=d.summarise_regret(np.abs(at_point[1:] - loss)),
         losses={name: d.banded(at_point, level)},
-        supported=span[1] - span[0] < 0.8,
+        supported=supported,
+        options=rules_of_thumb(RULES, {name: loss_at}, level),
         extrapolation=d.extrapolation(fit, x | {"ratio": point}),
         warnings=warnings,
     )

@@ -60,6 +60,7 @@ def trade_off(
     if ceiling is None and tolerance <= -1:
         raise DecisionError(f"tolerance {tolerance:g} leaves no loss at all; 0.03 allows a rise of 3%")
     limit = (1 + tolerance) * base_loss if ceiling is None else d.check_positive("ceiling", ceiling, "nats per token")
+    d.check_share_law(general, domain)
     (general, domain), warnings = d.paired(general, domain)
 
     general_loss, domain_loss = loss_functions(general, domain, x)
@@ -88,7 +89,7 @@ def trade_off(
     if corpus_tokens is not None:
         rules = RULES | {"proportional to size": _proportional(corpus_tokens, names[0], names[1])}
     functions = {names[0]: general_loss, names[1]: domain_loss}
-    supported = span[1] - span[0] < 0.8
+    supported = span[1] - span[0] < d.WIDE
     binds = bool(np.isclose(at_point[names[0]][0, 0], limit, rtol=1e-6))
     if infeasible.any():
         warnings += (f"in {np.mean(infeasible):.0%} of resamples no share meets the ceiling; they count as their best",)

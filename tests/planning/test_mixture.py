@@ -98,7 +98,11 @@ def test_it_says_where_it_extrapolates_and_compares_with_equal_shares():
         ({"floors": {"web": 0.7, "code": 0.7}}, "leave no mix"),
         ({"caps": {"web": 0.1, "code": 0.1, "math": 0.1}}, "largest shares to 0.3"),
         ({"floors": {"web": 0.5}, "caps": {"web": 0.2}}, "web: its floor 0.5 is over"),
-        ({"ceilings": {"web": 0.1}}, "no mix meets the ceilings"),
+        ({"ceilings": {"web": 0.1}}, r"meets the ceilings.*gives web \d\.\d+: raise"),
+        ({"weights": {"web": -1}}, "weight of 0 or more"),
+        ({"corpus_tokens": {"web": 0}, "tokens": 1e9}, "not a positive count of tokens"),
+        ({"corpus_tokens": {"web": 1e9}, "tokens": 1e9, "max_epochs": 0}, "max_epochs of web: more than 0"),
+        ({"tokens": 20}, "is it in billions"),
         ({"corpus_tokens": {"web": 1e9}}, "give tokens"),
         ({"caps": {"web": 20}}, r"not a share in \[0, 1\]"),
     ],
@@ -106,6 +110,18 @@ def test_it_says_where_it_extrapolates_and_compares_with_equal_shares():
 def test_bad_questions_are_refused(question, words):
     with pytest.raises(DecisionError, match=words):
         mixture(*FITS, **question)
+
+
+def test_a_corpus_is_fitted_once_and_a_mix_that_nothing_settles_is_not_given():
+    with pytest.raises(DecisionError, match="2 of them of web: give one of each"):
+        mixture(*FITS, FITS[0])
+    rng = np.random.default_rng(0)
+    vague = [
+        dataclasses.replace(fit, samples={n: v * np.exp(rng.normal(0, 2.0, 50)) for n, v in fit.params.items()})
+        for fit in FITS
+    ]
+    decision = mixture(*vague)
+    assert not decision.supported and decision.answer.startswith("These runs cannot say which mix")
 
 
 def test_laws_of_a_run_need_its_tokens():

@@ -1,11 +1,13 @@
+import dataclasses
 import json
 import subprocess
 import sys
 
+import numpy as np
 import pandas as pd
 import pytest
 
-from cptlaw import cli, runs
+from cptlaw import cli, laws, runs
 from cptlaw.planning.decision import Decision
 
 BOTH = ["--general", "general.json", "--domain", "code.json"]
@@ -15,6 +17,13 @@ RUN = ["--params", "8e5", "--tokens", "1e6"]
 @pytest.fixture
 def saved(tmp_path, general, code, monkeypatch):
     general.save(tmp_path / "general.json")
+    size = dataclasses.replace(general, law=laws.get("chinchilla"), eval="size")
+    size.save(tmp_path / "size.json")
+    web = laws.get("mixing", corpora=("web", "math"))
+    theta = {p.name: 0.5 for p in web.params}
+    dataclasses.replace(general, law=web, eval="web", params=theta, samples={n: np.full(200, 0.5) for n in theta}).save(
+        tmp_path / "web.json"
+    )
     code.save(tmp_path / "code.json")
     monkeypatch.chdir(tmp_path)
 
@@ -49,6 +58,35 @@ def test_every_question_answers_in_text_and_json_and_saves(saved, capsys, questi
         (["trade-off", "--general", "no.json", "--domain", "code.json", *RUN, "--base-loss", "3"], "no such file"),
         (["share", "--fit", "general.json", *RUN, "--loss", "9"], "losses go from"),
         (["budget", "--domain", "code.json", "--flops", "1", "--share", "0.5"], "give at least"),
+        (["trade-off", *BOTH, "--params", "0.8", "--tokens", "1e6", "--base-loss", "3"], "is it in billions"),
+        (["limited-data", "--domain", "code.json", "--params", "8e5", "--domain-tokens", "5"], "is it in billions"),
+        (["trade-off", "--general", "code.json", "--domain", "code.json", *RUN, "--base-loss", "3"], "one of each"),
+        (
+            ["trade-off", "--general", "size.json", "--domain", "code.json", *RUN, "--base-loss", "3"],
+            "not read the mix",
+        ),
+        (["pareto", "--general", "size.json", "--domain", "code.json", *RUN], "not read the mix"),
+        (["share", "--fit", "size.json", *RUN, "--loss", "3"], "not read the mix"),
+        (["limited-data", "--domain", "size.json", "--params", "8e5", "--domain-tokens", "1e5"], "not read the mix"),
+        (["trade-off", "--general", "web.json", "--domain", "code.json", *RUN, "--base-loss", "3"], "reads w_math"),
+        (["next", "--predict", "params=8e5,tokens=1e6,w_code=2", "--fits", "code.json"], "not a share"),
+        (
+            [
+                "design",
+                "--assume",
+                "code.json",
+                *RUN,
+                "--ratio",
+                "2",
+                "--precision",
+                "0.1",
+                "--sizes",
+                "1e5",
+                "--lengths",
+                "1e6",
+            ],
+            "ratio 2 is not a share",
+        ),
     ],
 )
 def test_a_question_that_cannot_be_answered_exits_with_what_to_do(saved, capsys, question, words):
