@@ -54,11 +54,14 @@ def load(
     Raises: see `read_config` and `load_params`.
     """
     cfg = dataclasses.replace(read_config(path), **fields)
+    return cfg, load_params(path, cfg, abstract_params(cfg, layout), progress=progress)
+
+
+def abstract_params(cfg: Config, layout: "Layout") -> Params:
+    """Shapes, dtypes and shardings of the parameters."""
     shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
-    abstract = jax.tree.map(
-        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes, layout.shardings(shapes)
-    )
-    return cfg, load_params(path, cfg, abstract, progress=progress)
+    place = functools.partial(jax.tree.map, lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s))
+    return place(shapes, layout.shardings(shapes))
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -82,7 +85,7 @@ def assemble(source: Source, family: str, cfg: Config, abstract: Params, *, prog
     The host never holds more than one shard of one parameter (its layers stacked), whatever the size of the model.
 
     Args:
-      abstract: shapes, dtypes and shardings wanted (`make_start(...)[1].params`).
+      abstract: as of `abstract_params`, or `make_start(...)[1].params`.
 
     Raises WeightsError that lists every tensor that is missing, unused or of another shape.
     """

@@ -78,33 +78,39 @@ def weight(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return (noise * (1.5 / math.sqrt(shape[1]) if len(shape) > 1 else 0.3)).astype(np.float32)
 
 
-def transformers_model(config: dict[str, Any]) -> Any:
-    """The `transformers` model of a config with the weights above, which go by their names on disk."""
-    import torch
+def write_pretrained(config: dict[str, Any], folder: Path) -> None:
+    """The tiny model as `transformers` saves it, with the weights above (which go by their names on disk)."""
     import transformers
     from safetensors.numpy import load_file, save_file
 
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "config.json").write_text(json.dumps(config))
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder))
-        model.save_pretrained(folder)
-        file = Path(folder) / "model.safetensors"
-        save_file({name: weight(name, x.shape) for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+    (folder / "config.json").write_text(json.dumps(config))
+    transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.from_pretrained(folder)).save_pretrained(
+        folder
+    )
+    file = folder / "model.safetensors"
+    save_file({name: weight(name, x.shape) for name, x in load_file(file).items()}, file, metadata={"format": "pt"})
 
 
-def documents_logits(model: Any) -> np.ndarray:
-    """The logits (T, V) of the row's documents, each alone."""
+def documents_logits(folder: Path) -> np.ndarray:
+    """The logits (T, V) of `transformers` for the row's documents, each alone."""
     import torch
+    import transformers
 
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
     with torch.no_grad():
         rows = [model(torch.from_numpy(part)[None]).logits[0] for part in np.split(TOKENS, np.cumsum(LENGTHS)[:-1])]
     return torch.cat(rows).numpy()
 
 
+def golden_logits(config: dict[str, Any]) -> np.ndarray:
+    with tempfile.TemporaryDirectory() as folder:
+        write_pretrained(config, Path(folder))
+        return documents_logits(Path(folder))
+
+
 if __name__ == "__main__":
-    golden = {name: documents_logits(transformers_model(config)) for name, config in FAMILIES.items()}
-    lines = [f'"{name}": {json.dumps(x.round(5).astype(float).round(5).tolist())}' for name, x in golden.items()]
+    golden = {name: golden_logits(config) for name, config in FAMILIES.items()}
+    lines = [f'"{name}": {json.dumps(x.astype(float).round(5).tolist())}' for name, x in golden.items()]
     GOLDEN.write_text("{\n" + ",\n".join(lines) + "\n}\n")
