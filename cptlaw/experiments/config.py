@@ -21,6 +21,9 @@ from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
 from cptlaw.training.writers import KINDS as WRITERS
 
+# Fields of a model's config that choose how it is computed, not what.
+_NO_ARCHITECTURE = ("dtype", "remat", "scan_layers", "loss_block", "attention")
+
 
 class ConfigError(UserError):
     """A config field that is unknown, missing or out of range."""
@@ -118,7 +121,7 @@ class Study:
 
     `corpora` maps a name to a source, or to the fields of `data.corpora.Spec`; `model` holds the fields of
     `models.transformer.Config` but for vocab_size, and each of `sizes` overrides some of them; `optimizer` those of
-    `training.step.Optimizer`.
+    `training.step.Optimizer`. `base` pre-trains the sizes that are not in `init_from`, if there are any.
     """
 
     name: str
@@ -127,7 +130,7 @@ class Study:
     domains: tuple[str, ...]
     model: dict[str, Any]
     sizes: dict[str, dict[str, Any]]
-    base: Phase
+    base: Phase | None
     cpt: Phase
     eval_tokens: tuple[int, ...]
     grid: dict[str, SizeGrid]
@@ -143,6 +146,9 @@ class Study:
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
     # Sizes of the mesh axes data, fsdp, tensor; all devices on data unless it says otherwise.
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+    # Size -> Hugging Face folder whose weights are its base model, and whose config.json is its architecture. The
+    # vocabulary must be that model's; another folder's weights need another path.
+    init_from: dict[str, str] = dataclasses.field(default_factory=dict)
     question: Question = Question()
     fit: Fit = Fit()
     # 0 chooses: one worker a core on a CPU (tiny models gain nothing from a second core), one in all elsewhere.
@@ -158,8 +164,32 @@ class Study:
         return {self.seed, *(seed for grid in self.grid.values() for seed in grid.repeat_seeds)}
 
     def model_fields(self, size: str) -> dict[str, Any]:
-        """The model config fields of one size: the shared ones, overridden by the size's own."""
-        return {**self.model, **self.sizes[size]}
+        """The model config fields of one size: the shared ones, overridden by the size's own.
+
+        Of one in `init_from`: its architecture, and what of those fields is none (`_NO_ARCHITECTURE`).
+        """
+        given = {**self.model, **self.sizes[size]}
+        if size not in self.init_from:
+            return given
+        architecture = {name: value for name, value in self._imported(size).items() if name != "vocab_size"}
+        return architecture | {name: value for name, value in given.items() if name in _NO_ARCHITECTURE}
+
+    def vocab_size(self, size: str, vocabulary: int) -> int:
+        """The rows of one size's embedding for a vocabulary of so many ids, which an imported model may have padded."""
+        if size not in self.init_from:
+            return vocabulary
+        rows = self._imported(size)["vocab_size"]
+        if rows < vocabulary:
+            raise ConfigError(
+                f"config.init_from.{size}: the model has {rows} token ids and config.vocabulary {vocabulary}; "
+                "use the model's own vocabulary"
+            )
+        return rows
+
+    def _imported(self, size: str) -> dict[str, Any]:
+        from cptlaw.models import hf
+
+        return dataclasses.asdict(hf.read_config(self.init_from[size]))
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
@@ -194,13 +224,21 @@ def _check(study: Study) -> None:
                     raise ConfigError(
                         f"config.grid.{size}.{field}: a share lies between 0 and 1, not {share} (0.25 is a quarter)"
                     )
+    for size in study.init_from:
+        if size not in study.sizes:
+            raise ConfigError(f"config.init_from.{size}: no such size; config.sizes has {', '.join(study.sizes)}")
+        for name in study.sizes[size]:
+            if name not in _NO_ARCHITECTURE:
+                raise ConfigError(f"config.sizes.{size}.{name}: the folder in config.init_from decides it; remove one")
+    if study.base is None and (scratch := [size for size in study.grid if size not in study.init_from]):
+        raise ConfigError(f"config.base: missing; {', '.join(scratch)} need it, being in no config.init_from")
     if study.held_out.size not in study.grid:
         raise ConfigError(f"config.held_out.size: {study.held_out.size!r} is not in config.grid")
     if sorted(study.eval_tokens) != list(study.eval_tokens) or not study.eval_tokens:
         raise ConfigError("config.eval_tokens: give increasing token counts, at least one")
     per_step = study.tokens_per_step()
     for field, tokens in [
-        ("base.tokens", study.base.tokens),
+        *([("base.tokens", study.base.tokens)] if study.base else []),
         ("cpt.tokens", study.cpt.tokens),
         *(("eval_tokens", t) for t in study.eval_tokens),
     ]:
@@ -246,7 +284,7 @@ def _check_branches(study: Study) -> None:
             f"not from {study.cpt.schedule} with {study.cpt.cooldown_tokens} cooldown_tokens"
         )
     for field in ("branch_cooldown", "keep_optimizer"):
-        if getattr(study.base, field):
+        if study.base and getattr(study.base, field):
             raise ConfigError(f"config.base.{field}: belongs to config.cpt")
 
 

@@ -15,7 +15,8 @@ from cptlaw.training.schedules import Schedule
 class Run:
     """Everything that decides one run's numbers, and nothing else.
 
-    `init` is the id of the run whose last parameters it starts from (None: from scratch). `shares` are token shares
+    `init` is the id of the run whose last parameters it starts from (None: from scratch, or from the Hugging Face
+    folder `weights`, which takes no training: 0 tokens). `shares` are token shares
     of the training corpora; `eval_tokens` the token counts at which every corpus in `evals` is evaluated. A cool-down
     branch goes on from the checkpoint of its `trunk` (a run's id) where its cool-down begins; the trunk keeps its
     checkpoints at `keep_tokens`.
@@ -37,6 +38,7 @@ class Run:
     eval_batch_size: int
     eval_max_tokens: int | None
     data: dict[str, str]
+    weights: str | None = None
     trunk: str | None = None
     keep_tokens: tuple[int, ...] = ()
 
@@ -109,15 +111,20 @@ def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
 
 
 def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str]) -> Run:
-    """The run that pre-trains the base model of `size` on the general corpus."""
+    """The run that pre-trains the base model of `size` on the general corpus, or imports it."""
+    weights = study.init_from.get(size)
+    phase = Phase(tokens=0, peak_lr=0.0, warmup_tokens=0) if weights else study.base
+    if phase is None:
+        raise ConfigError(f"config.base: missing; {size} needs it, being in no config.init_from")
     return _with_id(
         f"base-{size}",
         size=size,
-        model={**study.model_fields(size), "vocab_size": vocab_size},
+        model={**study.model_fields(size), "vocab_size": study.vocab_size(size, vocab_size)},
         init=None,
+        weights=weights,
         shares={study.general: 1.0},
-        phase=study.base,
-        eval_tokens=(study.base.tokens,),
+        phase=phase,
+        eval_tokens=(phase.tokens,),
         seed=study.seed,
         **_common(study, data),
     )
@@ -180,7 +187,8 @@ def _common(study: Study, data: dict[str, str]) -> dict[str, Any]:
 def _with_id(name: str, **fields: Any) -> Run:
     """A run named readably, with a digest of everything that decides its numbers: another config, another id."""
     run = Run(id="", **fields)
-    run.schedule()  # one that cannot be is an error here, before anything is trained
+    if run.tokens:
+        run.schedule()  # one that cannot be is an error here, before anything is trained
     text = json.dumps({"name": name, **_chosen(run)}, sort_keys=True, default=_chosen)
     return dataclasses.replace(run, id=f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
 

@@ -246,7 +246,7 @@ def _bar(runs: list[Run], title: str, progress: bool) -> Iterator[Callable[[set[
         def update(left: set[str], events: list[dict]) -> None:
             nonlocal credit
             for event in events:
-                name, reached = event["run"], event["tokens"] / tokens[event["run"]]
+                name, reached = event["run"], event["tokens"] / max(1, tokens[event["run"]])
                 if reached and not part.get(name) and credit is not None:
                     credit += flops[name] * reached  # what it resumed from; the few steps since hardly count
                 part[name] = max(reached, part.get(name, 0.0))

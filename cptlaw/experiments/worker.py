@@ -106,6 +106,9 @@ def _train(
     from cptlaw.training.step import Optimizer
 
     run = directory.run
+    if run.weights is not None:
+        _import(directory, workdir)
+        return
     cfg = transformer.Config(**run.model)
     placed = layout(run)
     optimizer = Optimizer(**run.optimizer)
@@ -123,18 +126,11 @@ def _train(
         # Before the first step every run of a size is the base model: measured once, at the end of the base run.
         known = {row["eval"] for row in directory.rows()}
         if not known.issuperset(row["eval"] for row in base["losses"]):
-            directory.add([{**facts, **row} for row in base["losses"]])
+            directory.add([{**facts, **_BEFORE, **row} for row in base["losses"]])
     losses: list[dict[str, Any]] = []
 
     def evaluate(point: Point, params: transformer.Params) -> None:
-        losses[:] = [
-            {"eval": corpus, "loss": scores.loss, "loss_se": scores.loss_se}
-            for corpus in run.evals
-            for scores in [_score(params, workdir, corpus, run, cfg, placed)]
-        ]
-        for row in losses:
-            if not math.isfinite(row["loss"]):
-                raise FloatingPointError(f"the {row['eval']} loss is {row['loss']} after step {point.step}")
+        losses[:] = _losses(params, run, workdir, cfg, placed, point.step)
         at = {"tokens": point.tokens, "step": point.step, "lr": point.lr, "flops": point.flops}
         at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal}
         directory.add([{**facts, **at, **row} for row in losses])
@@ -183,14 +179,43 @@ def _train(
             for row in directory.rows()
             if row["step"] == result.point.step
         ]
-    directory.finish(
-        tokens=result.point.tokens,
-        lr_sum=result.point.lr_sum,
-        lr_anneal=result.point.lr_anneal,
-        losses=[
-            {"tokens": 0, "step": 0, "lr": 0.0, "flops": 0.0, "lr_sum": 0.0, "lr_anneal": 0.0, **row} for row in losses
-        ],
+    point = result.point
+    spent = {"pretrain_tokens": point.tokens, "lr_sum_pretrain": point.lr_sum, "lr_anneal_pretrain": point.lr_anneal}
+    directory.finish(spent=spent, losses=losses)
+
+
+def _import(directory: RunDir, workdir: Path) -> None:
+    """A base model that comes from a Hugging Face folder: a checkpoint and its losses, and no training."""
+    from cptlaw.models import hf, transformer
+    from cptlaw.training.checkpoints import Checkpoints
+    from cptlaw.training.start import first_state
+    from cptlaw.training.step import Optimizer
+
+    run = directory.run
+    folder, cfg, placed = run.weights, transformer.Config(**run.model), layout(run)
+    assert folder is not None
+    state = first_state(
+        cfg, Optimizer(**run.optimizer), placed, weights=lambda abstract: hf.load_params(folder, cfg, abstract)
     )
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        checkpoints.save(0, state)
+    # What its pre-training spent is not known.
+    directory.finish(spent={}, losses=_losses(state.params, run, workdir, cfg, placed, 0))
+
+
+# The columns of a row before the first step.
+_BEFORE = {"tokens": 0, "step": 0, "lr": 0.0, "flops": 0.0, "lr_sum": 0.0, "lr_anneal": 0.0}
+
+
+def _losses(params: Any, run: Run, workdir: Path, cfg: Any, placed: Any, step: int) -> list[dict[str, Any]]:
+    """The loss on every corpus that is evaluated, with its standard error."""
+    losses = []
+    for corpus in run.evals:
+        scores = _score(params, workdir, corpus, run, cfg, placed)
+        if not math.isfinite(scores.loss):
+            raise FloatingPointError(f"the {corpus} loss is {scores.loss} after step {step}")
+        losses.append({"eval": corpus, "loss": scores.loss, "loss_se": scores.loss_se})
+    return losses
 
 
 def _first_state(run: Run, workdir: Path, cfg: Any, optimizer: Any, placed: Any) -> Any:
@@ -226,11 +251,7 @@ def _facts(run: Run, cfg: Any, workdir: Path, base: dict[str, Any] | None) -> di
     for corpus in run.evals:
         facts[f"w_{corpus}"] = run.shares.get(corpus, 0.0)
         facts[f"unique_tokens_{corpus}"] = len(_store(workdir, corpus, "train").tokens)
-    if base is not None:
-        facts["pretrain_tokens"] = base["tokens"]
-        facts["lr_sum_pretrain"] = base["lr_sum"]
-        facts["lr_anneal_pretrain"] = base["lr_anneal"]
-    return facts
+    return facts if base is None else facts | base["spent"]
 
 
 # One process trains many runs of few sizes: what they share is read, placed and compiled once.
