@@ -51,7 +51,7 @@ def budget(
     """
     name = d.corpus(fit)
     _check(fit, flops, share, inference_tokens, general, ceiling)
-    d.check_level(level)
+    wide = d.expanded(level, *([fit] if general is None else [fit, general]))
     (fit, *rest), warnings = d.paired(fit, *([] if general is None else [general]))
     general = rest[0] if rest else None
     menu = None if sizes is None else _affordable(sizes, flops, inference_tokens)
@@ -126,15 +126,15 @@ def budget(
             row = {"params": size, "tokens": float(tokens_of(np.array(size)))} | (
                 {"share": mixes[0, i]} if free else {}
             )
-            row |= d.banded(found[np.r_[True, fits_in], i], level) if fits_in.any() else {}
+            row |= d.banded(found[np.r_[True, fits_in], i], wide) if fits_in.any() else {}
             rows += (row | {"best in": float(np.mean(np.isclose(sizes_own[~lost], size)))},)
 
     def predicted(size: float, r: float) -> dict[str, dict[str, float]]:
         """Each corpus's loss at a size and share."""
         x = {"params": size, "tokens": float(tokens_of(np.array(size)))}
-        found = {name: d.banded(d.losses(fit, x | {"ratio": r})[:, 0], level)}
+        found = {name: d.banded(d.losses(fit, x | {"ratio": r})[:, 0], wide)}
         if general is not None:
-            found[d.corpus(general)] = d.banded(d.losses(general, x | {"ratio": 1 - r})[:, 0], level)
+            found[d.corpus(general)] = d.banded(d.losses(general, x | {"ratio": 1 - r})[:, 0], wide)
         return found
 
     options = []
@@ -151,7 +151,7 @@ def budget(
         at = {"params": n, "tokens": tokens}
         options += [Option(rule, at | {"share": rival}, predicted(n, rival)) for rule, rival in RULES.items()]
     mix = f", {d.percent(r)} {name} text" if free else ""
-    span = d.interval(sizes_own, level)
+    span = d.interval(sizes_own, wide)
     supported = span[1] < VAGUE * span[0]
     within = f"{level:.0%} interval of the size {d.count(span[0])} to {d.count(span[1])}"
     return Decision(
@@ -168,7 +168,7 @@ def budget(
             "domain": name, "general": None if general is None else d.corpus(general),
         },
         point=point,
-        interval={key: d.interval(values, level) for key, values in samples.items()},
+        interval={key: d.interval(values, wide) for key, values in samples.items()},
         samples=samples,
         level=level,
         agreement=float(near),

@@ -163,6 +163,11 @@ def check_level(level: float) -> float:
     return float(level)
 
 
+def expanded(level: float, *fits: "Fit") -> float:
+    """The level to take quantiles of resamples at for an honest interval of `level` (`Fit.expanded`, the widest)."""
+    return max(fit.expanded(check_level(level)) for fit in fits)
+
+
 def paired(*fits: "Fit") -> tuple[list["Fit"], tuple[str, ...]]:
     """The fits with the draws that all of them have, and warnings.
 

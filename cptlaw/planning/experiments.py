@@ -47,7 +47,7 @@ def next_runs(
     Returns:
       a Decision whose rows are the chosen runs in order, each with the interval expected after it.
     """
-    d.check_level(level)
+    wide = d.expanded(level, *fits)
     if k < 1:
         raise DecisionError(f"k {k}: choose at least one run")
     if not isinstance(target, Decision):
@@ -58,7 +58,7 @@ def next_runs(
     cost = table["cost"].to_numpy(dtype=float)
     chosen, left = choose(known, cost, k)
 
-    name, half = _width(target, paired, level)
+    name, half = _width(target, paired, wide)
     rows: list[dict[str, Any]] = []
     for index, shrink in zip(chosen, np.sqrt(left)):
         shown = {

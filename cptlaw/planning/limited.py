@@ -51,7 +51,7 @@ def limited_data(
     d.check_positive("params", params, "parameters")
     d.check_positive("domain_tokens", domain_tokens, "tokens")
     d.check_positive("repetition", repetition, "epochs")
-    d.check_level(level)
+    wide = d.expanded(level, domain)
     if tokens != math.inf:
         d.check_positive("tokens", tokens, "tokens")
     if not max_epochs >= 1:
@@ -77,7 +77,7 @@ def limited_data(
     best = d.minimise(loss, lowest, 1.0, d.draws(domain) + 1)
     point, shares = float(best[0]), best[1:]
     at_point = loss(np.array([point]))[:, 0]
-    span = d.interval(shares, level)
+    span = d.interval(shares, wide)
     epochs, total = (float(v) for v in seen(np.array(point)))
 
     supported, answer = True, f"{d.percent(point)} {name} text"
@@ -113,15 +113,15 @@ def limited_data(
             "boundary_tokens": boundary(domain),
         },
         point={"share": point, "tokens": total, "epochs": epochs},
-        interval={"share": span, "tokens": d.interval(seen(shares)[1], level)},
+        interval={"share": span, "tokens": d.interval(seen(shares)[1], wide)},
         samples={"share": shares, "tokens": seen(shares)[1]},
         level=level,
         agreement=float(np.mean(np.abs(shares - point) <= AGREE)),
         agreement_means=f"their own best share is within {100 * AGREE:.0f} points of it",
         regret=d.summarise_regret(at_point[1:] - loss(best[:, None])[1:, 0]),
-        losses={name: d.banded(at_point, level)},
+        losses={name: d.banded(at_point, wide)},
         supported=supported,
-        options=rules_of_thumb(RULES, {name: loss}, level),
+        options=rules_of_thumb(RULES, {name: loss}, wide),
         extrapolation=d.extrapolation(domain, x),
         warnings=warnings,
     )  # fmt: skip

@@ -57,7 +57,7 @@ def mixture(
     Raises:
       DecisionError: an unknown corpus or target, limits that leave no mix, a ceiling that no mix meets.
     """
-    d.check_level(level)
+    wide = d.expanded(level, *fits)
     d.check_share_law(*fits)
     targets = [d.corpus(fit) for fit in fits]
     corpora = _corpora(fits)
@@ -92,7 +92,7 @@ def mixture(
     def losses(mix: np.ndarray) -> dict[str, dict[str, float]]:
         named = {f"w_{name}": share for name, share in zip(corpora, mix)}
         return {
-            name: d.banded(d.losses(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})[:, 0], level)
+            name: d.banded(d.losses(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})[:, 0], wide)
             for name, fit in zip(targets, kept)
         }
 
@@ -124,7 +124,7 @@ def mixture(
     for rule, mix in rules.items():
         held = None if not ceilings else float((judged(np.broadcast_to(mix, (draws + 1, len(mix))))[1][1:] <= 0).mean())
         options.append(Option(rule, dict(zip(corpora, mix.tolist())), losses(mix), held))
-    spans = {name: d.interval(own[:, i], level) for i, name in enumerate(corpora)}
+    spans = {name: d.interval(own[:, i], wide) for i, name in enumerate(corpora)}
     supported = max(high - low for low, high in spans.values()) < d.WIDE
     shares = ", ".join(f"{d.percent(share)} {name}" for name, share in zip(corpora, point))
     what = "largest" if worst else "weighted sum of the"

@@ -22,7 +22,7 @@ def pareto(
     """
     d.check_positive("params", params, "parameters")
     d.check_positive("tokens", tokens, "tokens")
-    d.check_level(level)
+    wide = d.expanded(level, general, domain)
     d.check_share_law(general, domain)
     if points < 2:
         raise DecisionError(f"points {points}: a front needs at least 2")
@@ -38,7 +38,7 @@ def pareto(
     for share, i in zip(shares, range(0, len(fine), 20)):
         row: dict[str, Any] = {"share": float(share)}
         for fit, found in zip((general, domain), both):
-            row |= {f"{fit.eval} {key}": value for key, value in d.banded(found[:, i], level).items()}
+            row |= {f"{fit.eval} {key}": value for key, value in d.banded(found[:, i], wide).items()}
         rows.append(row | {"beaten in": float(worse[1:, i].mean())})
     kept = fine[~worse[0]]
     reach = tuple(
@@ -79,7 +79,7 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
     d.check_positive("loss", loss, "nats per token")
     d.check_positive("params", params, "parameters")
     d.check_positive("tokens", tokens, "tokens")
-    d.check_level(level)
+    wide = d.expanded(level, fit)
     d.check_share_law(fit)
     (fit,), warnings = d.paired(fit)
     x = {"params": params, "tokens": tokens}
@@ -110,7 +110,7 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
     if missed:
         warnings += (f"in {missed:.0%} of resamples no share has this loss; the nearest counts",)
     point = float(shares[0])
-    span = d.interval(shares[1:], level)
+    span = d.interval(shares[1:], wide)
     supported = span[1] - span[0] < d.WIDE
     at_point = loss_at(np.array([point]))[:, 0]
     return Decision(
@@ -128,9 +128,9 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
         agreement=float(np.mean(np.abs(shares[1:] - point) <= AGREE)),
         agreement_means=f"their own share is within {100 * AGREE:.0f} points of it",
         regret=d.summarise_regret(np.abs(at_point[1:] - loss)),
-        losses={name: d.banded(at_point, level)},
+        losses={name: d.banded(at_point, wide)},
         supported=supported,
-        options=rules_of_thumb(RULES, {name: loss_at}, level),
+        options=rules_of_thumb(RULES, {name: loss_at}, wide),
         extrapolation=d.extrapolation(fit, x | {"ratio": point}),
         warnings=warnings,
     )

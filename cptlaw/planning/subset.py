@@ -41,7 +41,7 @@ def subset(
     if fit.law.name not in FORMS:
         raise DecisionError(f"the law {fit.law.name} knows no perplexity: fit one of {', '.join(FORMS)}")
     d.check_positive("tokens", tokens, "tokens")
-    d.check_level(level)
+    wide = d.expanded(level, fit)
     (fit,), warnings = d.paired(fit)
     if reachable is None:
         mu, sigma = (np.geomspace(*fit.ranges[column], GRID) for column in ("ppl_mean", "ppl_std"))
@@ -65,10 +65,10 @@ def subset(
     ):
         near = int(np.argmin(((np.log(pairs) - np.log(target)) ** 2).sum(axis=1)))
         where = {"mean": float(pairs[near, 0]), "spread": float(pairs[near, 1])}
-        options.append(Option(rule, where, {name: d.banded(found[:, near], level)}))
+        options.append(Option(rule, where, {name: d.banded(found[:, near], wide)}))
     samples = {"mean": pairs[best[1:], 0], "spread": pairs[best[1:], 1]}
     x = {"tokens": tokens, "ppl_mean": point["mean"], "ppl_std": point["spread"]}
-    gain = d.banded(np.median(found, axis=1) - found[:, at], level)
+    gain = d.banded(np.median(found, axis=1) - found[:, at], wide)
     return Decision(
         kind="subset",
         question=f"Which mean and spread of perplexity should the chosen {name} text have, at {d.count(tokens)} "
@@ -78,13 +78,13 @@ def subset(
         f"{gain['high']:.3f}).",
         inputs={"tokens": tokens, "domain": name, "law": fit.law.title, "verdict": verdict},
         point=point,
-        interval={key: d.interval(values, level) for key, values in samples.items()},
+        interval={key: d.interval(values, wide) for key, values in samples.items()},
         samples=samples,
         level=level,
         agreement=float(np.mean(regret <= SAME)),
         agreement_means=f"for them it is within {SAME:g} nats of their own best",
         regret=d.summarise_regret(regret),
-        losses={name: d.banded(found[:, at], level)},
+        losses={name: d.banded(found[:, at], wide)},
         supported=gain["low"] > 0,
         options=tuple(options),
         extrapolation=d.extrapolation(fit, x),

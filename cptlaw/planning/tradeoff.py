@@ -56,7 +56,7 @@ def trade_off(
         "tokens": d.check_positive("tokens", tokens, "tokens"),
     }
     d.check_positive("base_loss", base_loss, "nats per token")
-    d.check_level(level)
+    wide = d.expanded(level, general, domain)
     if ceiling is None and tolerance <= -1:
         raise DecisionError(f"tolerance {tolerance:g} leaves no loss at all; 0.03 allows a rise of 3%")
     limit = (1 + tolerance) * base_loss if ceiling is None else d.check_positive("ceiling", ceiling, "nats per token")
@@ -76,7 +76,7 @@ def trade_off(
     infeasible = np.isnan(best[1:])
     shares = np.where(infeasible, lowest[1:], best[1:])
     point = float(best[0])
-    span = d.interval(shares, level)
+    span = d.interval(shares, wide)
 
     at_point = {names[0]: general_loss(np.array([point])), names[1]: domain_loss(np.array([point]))}
     each = np.concatenate([[point], shares])[:, None]
@@ -114,9 +114,9 @@ def trade_off(
         agreement=float(np.mean(np.abs(shares - point) <= AGREE)),
         agreement_means=f"their own best share is within {100 * AGREE:.0f} points of it",
         regret=d.summarise_regret(regret),
-        losses={name: d.banded(value[:, 0], level) for name, value in at_point.items()},
+        losses={name: d.banded(value[:, 0], wide) for name, value in at_point.items()},
         supported=supported,
-        options=rules_of_thumb(rules, functions, level, (names[0], limit)),
+        options=rules_of_thumb(rules, functions, wide, (names[0], limit)),
         extrapolation=d.extrapolation(general, x | {"ratio": 1 - point})
         + d.extrapolation(domain, x | {"ratio": point}),
         warnings=warnings,

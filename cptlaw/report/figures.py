@@ -138,8 +138,8 @@ def share_distribution(decision: Decision) -> Drawing:
         "recommended-share",
         "How sure the share is",
         f"The same decision made on {len(values)} resamples of the runs. Shaded: the {decision.level:.0%} interval.",
-        f"Histogram of the recommended share over {len(values)} resamples; {decision.level:.0%} of them lie between "
-        f"{percent(span[0])} and {percent(span[1])}.",
+        f"Histogram of the recommended share over {len(values)} resamples; its {decision.level:.0%} interval is "
+        f"{percent(span[0])} to {percent(span[1])}.",
         pd.DataFrame({"resample": np.arange(len(values)), name: values}),
         draw,
     )

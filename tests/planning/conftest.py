@@ -45,7 +45,7 @@ def make(eval, params, spread=0.006, resamples=200, seed=0, law="dcpt", sizes=(5
         "law": law, "eval": eval, "params": dict(params), "samples": samples, "codes": {}, "influence": influence,
         "scores": {"fit": {}, "held_out": {"n": 0, "what": "nothing"}}, "residuals": rows, "n_rows": len(rows),
         "ranges": {"params": (min(sizes), max(sizes)), "tokens": (1e5, 1e6), "ratio": (0.0, 1.0)},
-        "digest": "table", "settings": {"seed": 0},
+        "digest": "table", "settings": {"seed": 0, "resample": "runs", "fixed": {}},
     }  # fmt: skip
     return Fit(**fields | changes)
 

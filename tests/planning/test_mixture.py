@@ -24,8 +24,8 @@ def make(eval, c, k, t, seed):
         "codes": {},
         "influence": {},
         "scores": {},
-        "residuals": pd.DataFrame({"held_out": [False]}),
-        "settings": {},
+        "residuals": pd.DataFrame({"run": range(200), "held_out": False}),
+        "settings": {"resample": "runs", "fixed": {}},
     }
     ranges = {f"w_{name}": (0.0, 0.6) for name in CORPORA}
     return Fit(law=LAW, eval=eval, params=params, samples=samples, ranges=ranges, n_rows=0, digest="a", **empty)
