@@ -1,20 +1,21 @@
 """The perplexity study: which documents of a domain are worth training on, asked of real runs.
 
 For each domain: its text is scored under the base model, subsets are drawn that differ in mean and spread of perplexity
-(the cells), the base is continued on each, the perplexity law and its null competitors are fitted, the law's best
-subset is drawn, and runs on it are held against runs on random, low-, middle- and high-perplexity text of the same
-tokens. Every step resumes.
+(the cells), the base is continued on each, and the perplexity law and its null competitors are fitted. Then the law's
+best subset, and that of the competitor which predicted best, are held against random, low-, middle- and high-perplexity
+text of the same tokens. Every step resumes.
 
 WORKDIR/
   scores/              the domains' chunks under the base model
   data/SUBSET/train    the subsets' token stores
   runs/                a directory a run (see rundir)
   subsets-DOMAIN.csv, confirm-DOMAIN.csv       runs tables
-  subset-DOMAIN.json, selected-DOMAIN.parquet  the decision, and the list of what it chose
+  subset-DOMAIN.json, selected-DOMAIN.parquet  the law's decision, and the list of what it chose
   landscape-DOMAIN.html                        the report
 """
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -41,6 +42,7 @@ from cptlaw.planning.decision import Decision
 from cptlaw.planning.subset import subset as best_subset
 
 LAWS = ("perplexity", "perplexity_no_interaction", "perplexity_quadratic", "perplexity_tokens_only")
+CHOSEN = ("law", "competitor")
 CONTROLS = ("random", "low", "mid", "high")
 SIZE = "model"
 
@@ -58,7 +60,7 @@ class Plan:
       fraction: share of the domain's chunks in every subset.
       levels: where the cells lie in what can be reached: in the range of means, then in that of spreads at this mean.
       seeds: each cell is drawn and trained with each.
-      confirm_seeds: the same for the selected subset and the controls; none of `seeds`, so that no fit has seen them.
+      confirm_seeds: the same for the chosen subsets and the controls; none of `seeds`, so that no fit has seen them.
       bootstrap: resamples of the fits.
     """
 
@@ -83,10 +85,11 @@ class Found:
       pool, test: the domain's chunks under the base model, for training and held out.
       fraction: share of the pool in every subset.
       region: what subsets can reach; `cells` name -> (mean, std) of those that were trained.
-      table, confirmed: runs tables of the cells, and of the selected subset and the controls.
-      chosen: rule -> values of x in its first subset.
+      table, confirmed: runs tables of the cells, and of the rules: CHOSEN and CONTROLS.
+      values: rule -> x of what it takes, with the first seed.
       fits: evaluated corpus -> the law; `rankings` the law among its null competitors, one subset left out.
-      gaps: evaluated corpus, rule -> how much lower the selected subset's loss is, with its interval over seeds.
+      decision, other: the law's, and that of the competitor `rival`.
+      gaps: as of `gaps`.
     """
 
     domain: str
@@ -97,19 +100,27 @@ class Found:
     cells: dict[str, tuple[float, float]]
     table: pd.DataFrame
     confirmed: pd.DataFrame
-    chosen: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]
     fits: dict[str, Fit]
     rankings: dict[str, Comparison]
     decision: Decision
+    other: Decision
+    rival: str
     gaps: pd.DataFrame
 
     def text(self) -> str:
         """The answer and how it fared, for a terminal."""
         mean, std = self.test.moments()
-        lines = [self.decision.text(), f"  held-out {self.domain} text: mean {mean:.4g}, spread {std:.4g}", ""]
+        point = self.other.point
+        lines = [
+            self.decision.text(),
+            f"  {self.rival} instead: mean {point['mean']:.4g}, spread {point['spread']:.4g}",
+            f"  held-out {self.domain} text: mean {mean:.4g}, spread {std:.4g}",
+            "",
+        ]
         for row in self.gaps.itertuples():
             lines.append(
-                f"  {row.eval} loss, selected less {row.rule:<8}{-row.gain:+.4f} nats "
+                f"  {row.eval} loss, {row.chosen}'s choice less {row.rule:<8}{-row.gain:+.4f} nats "
                 f"(95% {-row.high:+.4f} to {-row.low:+.4f}, {row.seeds} seeds)"
             )
         return "\n".join([*lines, "", f"  {verdict(self)}"])
@@ -151,20 +162,30 @@ def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
         table = lab.train({name: {"method": "tilt", "target": target} for name, target in cells.items()}, plan.seeds)
         runs.write(table, workdir / f"subsets-{domain}.csv")
         fits, rankings = {}, {}
+        candidates = [laws.get(name, unit=plan.unit, spread=plan.spread) for name in LAWS]
         for corpus in (domain, study.general):
             rows = table[table["eval"] == corpus]
-            candidates = [laws.get(name, unit=plan.unit, spread=plan.spread) for name in LAWS]
             fits[corpus] = fitting.fit(rows, candidates[0], corpus, bootstrap=plan.bootstrap, seed=study.seed)
             rankings[corpus] = fitting.compare(rows, candidates, corpus, fold="subset", seed=study.seed)
-        decision = best_subset(fits[domain], tokens=study.cpt.tokens, reachable=inside(region, cells).tolist())
+        order = list(rankings[domain].table["name"])
+        rival = min((law for law in candidates[1:] if "ppl_mean" in law.columns), key=lambda law: order.index(law.name))
+        rival_fit = fitting.fit(
+            table[table["eval"] == domain], rival, domain, bootstrap=plan.bootstrap, seed=study.seed
+        )
+        question = {"tokens": study.cpt.tokens, "reachable": inside(region, cells).tolist()}
+        decision, other = (best_subset(fit, **question) for fit in (fits[domain], rival_fit))
         decision.save(workdir / f"subset-{domain}.json")
-        best: dict[str, Any] = {"method": "tilt", "target": (decision.point["mean"], decision.point["spread"])}
-        rules: dict[str, Any] = {"selected": best, **{name: {"method": name} for name in CONTROLS}}
+        rules: dict[str, Any] = {
+            name: {"method": "tilt", "target": (d.point["mean"], d.point["spread"])}
+            for name, d in zip(CHOSEN, (decision, other))
+        }
+        rules |= {name: {"method": name} for name in CONTROLS}
         confirmed = lab.train(rules, plan.confirm_seeds)
+        confirmed = confirmed[confirmed["eval"].isin((domain, study.general))]
         runs.write(confirmed, workdir / f"confirm-{domain}.csv")
         first = {rule: lab.choose(rules[rule], plan.confirm_seeds[0]) for rule in rules}
-        about = {"corpus": domain, "base": base.id, "unit": plan.unit, "target": best["target"]}
-        builders.write_list(workdir / f"selected-{domain}.parquet", pool, first["selected"], about)
+        about = {"corpus": domain, "base": base.id, "unit": plan.unit, "target": rules["law"]["target"]}
+        builders.write_list(workdir / f"selected-{domain}.parquet", pool, first["law"], about)
         found = Found(
             domain=domain,
             pool=pool,
@@ -174,10 +195,12 @@ def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
             cells=cells,
             table=table,
             confirmed=confirmed,
-            chosen={rule: pool.first[which] for rule, which in first.items()},
+            values={rule: pool.first[which] for rule, which in first.items()},
             fits=fits,
             rankings=rankings,
             decision=decision,
+            other=other,
+            rival=rival.name,
             gaps=gaps(confirmed, study.cpt.tokens),
         )
         _report(prepared, plan, base, found, command)
@@ -302,9 +325,10 @@ def inside(region: Region, cells: Mapping[str, tuple[float, float]]) -> np.ndarr
 
 
 def gaps(confirmed: pd.DataFrame, tokens: float, level: float = 0.95) -> pd.DataFrame:
-    """How much lower the selected subset's loss is at the end: mean over seeds paired by seed, and its t interval.
+    """How much lower the final losses of the chosen subsets are than the controls', by Student's t over seeds.
 
-    Columns: eval, rule, gain (nats; positive, the selected is better), low, high, seeds.
+    Columns: eval, chosen (of CHOSEN), rule (of CONTROLS), gain (nats, mean of differences paired by seed; positive: the
+    chosen is better), low, high, seeds.
     """
     from scipy import stats
 
@@ -312,28 +336,27 @@ def gaps(confirmed: pd.DataFrame, tokens: float, level: float = 0.95) -> pd.Data
     lines = []
     for corpus, rows in last.groupby("eval", sort=False):
         loss = rows.pivot(index="seed", columns="subset", values="loss")
-        for rule in CONTROLS:
-            gain = (loss[rule] - loss["selected"]).dropna()
+        for chosen, rule in itertools.product(CHOSEN, CONTROLS):
+            gain = (loss[rule] - loss[chosen]).dropna()
             half = stats.t.ppf((1 + level) / 2, len(gain) - 1) * gain.std(ddof=1) / np.sqrt(len(gain))
-            lines.append((corpus, rule, gain.mean(), gain.mean() - half, gain.mean() + half, len(gain)))
-    return pd.DataFrame(lines, columns=["eval", "rule", "gain", "low", "high", "seeds"])
+            lines.append((corpus, chosen, rule, gain.mean(), gain.mean() - half, gain.mean() + half, len(gain)))
+    return pd.DataFrame(lines, columns=["eval", "chosen", "rule", "gain", "low", "high", "seeds"])
 
 
 def verdict(found: Found) -> str:
-    """One sentence: what the confirming runs say of the selected subset, and whether the law earned its place."""
-    mine = found.gaps[found.gaps["eval"] == found.domain]
-    better, worse = (list(mine["rule"][side]) for side in (mine["low"] > 0, mine["high"] < 0))
-    same = [rule for rule in mine["rule"] if rule not in better + worse]
-    parts = [
-        f"{words} {', '.join(rules)} text"
-        for words, rules in (("better than", better), ("worse than", worse), ("not told from", same))
-        if rules
-    ]
+    """What the confirming runs say of both choices, and whether the law earned its place, in two sentences."""
+    said = []
+    for chosen in CHOSEN:
+        mine = found.gaps[(found.gaps["eval"] == found.domain) & (found.gaps["chosen"] == chosen)]
+        better, worse = (list(mine["rule"][side]) for side in (mine["low"] > 0, mine["high"] < 0))
+        same = [rule for rule in mine["rule"] if rule not in better + worse]
+        named = (("better than", better), ("worse than", worse), ("not told from", same))
+        parts = [f"{words} {', '.join(rules)}" for words, rules in named if rules]
+        said.append(f"the {chosen}'s choice is {'; '.join(parts)} text")
     ranking = found.rankings[found.domain].table
-    law, nulls = (ranking[(ranking["name"] == "perplexity") == ours] for ours in (True, False))
-    best = nulls.iloc[0]
-    earned = (
-        f"on subsets left out the law misses by {float(law['mae'].iloc[0]):.4f} nats, "
-        f"the best competitor ({best['name']}) by {best['mae']:.4f}"
+    miss = dict(zip(ranking["name"], ranking["mae"]))
+    return (
+        f"On held-out {found.domain} loss {'. '.join(said)}. On subsets left out the law misses by "
+        f"{miss.pop('perplexity'):.4f} nats; the best without it ({min(miss, key=lambda name: miss[name])}) by "
+        f"{min(miss.values()):.4f}."
     )
-    return f"On held-out {found.domain} loss the selected subset is {'; '.join(parts)}; {earned}."

@@ -17,8 +17,8 @@ from cptlaw.report.html import Markup, tag
 if TYPE_CHECKING:
     from cptlaw.experiments.subsets import Found
 
-RULES = {"selected": style.ACCENT, "random": style.MUTED, "low": style.SIZES[2], "mid": style.SIZES[4],
-         "high": style.BAD}  # fmt: skip
+RULES = {"law": style.ACCENT, "competitor": style.SIZES[3], "random": style.MUTED, "low": style.SIZES[2],
+         "mid": style.SIZES[4], "high": style.BAD}  # fmt: skip
 
 
 def write(
@@ -116,13 +116,13 @@ def plane(found: "Found") -> Drawing:
     edge = found.region.grid(161, slack=0.0)
     fit, tokens = found.fits[found.domain], found.decision.inputs["tokens"]
     predicted = fit.predict(tokens=tokens, ppl_mean=edge[:, 0], ppl_std=edge[:, 1]).point
-    best = found.decision.point["mean"], found.decision.point["spread"]
+    best, other = ((d.point["mean"], d.point["spread"]) for d in (found.decision, found.other))
     draws = np.stack([found.decision.samples["mean"], found.decision.samples["spread"]], -1)
     whole, test = found.pool.moments(), found.test.moments()
     low, high = cells.min(axis=0), cells.max(axis=0)
     near = ((edge >= low) & (edge <= high)).all(axis=1)
     points = [("cell " + name, *cell) for name, cell in zip(names, cells)]
-    points += [("recommended", *best), ("pool", *whole), ("held-out text", *test)]
+    points += [("recommended", *best), (found.rival, *other), ("pool", *whole), ("held-out text", *test)]
 
     def draw(narrow: bool) -> Figure:
         figure, (axes,) = figures.subplots(1, narrow, 1, height=4.2, width=figures.NARROW if narrow else 7.2)
@@ -134,12 +134,14 @@ def plane(found: "Found") -> Drawing:
         axes.plot(*draws.T, ".", ms=4, color=style.ACCENT, alpha=0.15)
         axes.plot(*cells.T, "o", ms=6, mfc=style.PAPER, mec=style.INK)
         axes.plot(*best, "*", ms=15, color=style.ACCENT, mec=style.PAPER)
+        axes.plot(*other, "*", ms=13, color=style.SIZES[3], mec=style.PAPER)
         axes.plot(*whole, "s", ms=7, color=style.MUTED)
         axes.plot(*test, "D", ms=7, color=style.BAD)
         axes.legend(
             handles=[
                 figures.key("o", style.INK, "trained cells", hollow=True),
-                figures.key("*", style.ACCENT, "recommended, and by resample"),
+                figures.key("*", style.ACCENT, "the law's choice, and by resample"),
+                figures.key("*", style.SIZES[3], "the competitor's"),
                 figures.key("s", style.MUTED, "the whole pool"),
                 figures.key("D", style.BAD, "held-out text"),
             ]
@@ -164,9 +166,9 @@ def plane(found: "Found") -> Drawing:
 def histogram(found: "Found") -> Drawing:
     """The pool's chunks by x, and those of each rule's subset."""
     edges = np.linspace(found.pool.first.min(), found.pool.first.max(), 61)
-    weights = {"pool": found.pool.first, **found.chosen}
+    values = {"pool": found.pool.first, **found.values}
     data = pd.DataFrame({"from": edges[:-1], "to": edges[1:]})
-    for name, x in weights.items():
+    for name, x in values.items():
         data[name] = np.histogram(x, edges)[0] / len(x)
 
     def draw(narrow: bool) -> Figure:
@@ -192,19 +194,26 @@ def histogram(found: "Found") -> Drawing:
 
 def _gaps(found: "Found") -> Markup:
     rows = [
-        [f"{row.eval} loss, against {row.rule}", f"{row.gain:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}",
+        [f"{row.eval} loss, {row.chosen} against {row.rule}", f"{row.gain:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}",
          tag("span", "better", class_="yes") if row.low > 0 else tag("span", "worse", class_="no") if row.high < 0
          else "not told apart"]
         for row in found.gaps.itertuples()
     ]  # fmt: skip
-    note = tag("p", "Differences are paired by seed; the intervals are Student's t over seeds.", class_="table-note")
-    return Markup(html.table(["The selected subset's", "gain, nats", "95% interval", ""], rows, cards=True) + note)
+    note = tag(
+        "p",
+        f"The competitor is {found.rival}, the law without an interaction of mean and spread, or the surface, that "
+        "predicted left-out subsets best. Differences are paired by seed; the intervals are Student's t over seeds.",
+        class_="table-note",
+    )
+    return Markup(html.table(["The choice of the", "gain, nats", "95% interval", ""], rows, cards=True) + note)
 
 
 def _moments(found: "Found") -> Markup:
     point, spans = found.decision.point, found.decision.interval
-    rows = [["recommended", f"{point['mean']:.4g}", f"{point['spread']:.4g}"]]
+    rows = [["the law's recommendation", f"{point['mean']:.4g}", f"{point['spread']:.4g}"]]
     rows.append(["its interval", *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread"))])
+    other = found.other.point
+    rows.append([found.rival, f"{other['mean']:.4g}", f"{other['spread']:.4g}"])
     named = {"the whole pool": found.pool.moments(), f"held-out {found.domain} text": found.test.moments()}
     rows += [[name, f"{mean:.4g}", f"{std:.4g}"] for name, (mean, std) in named.items()]
     lead = tag("p", f"At the recommendation the law has {found.decision.inputs['verdict']}.")

@@ -1,0 +1,89 @@
+"""`cptlaw landscape` and `cptlaw select` on a scored corpus."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cptlaw import cli
+from cptlaw.data.store import TokenStore, Writer
+
+CHUNK = 16
+
+
+@pytest.fixture
+def scores(tmp_path):
+    """A token store of 200 documents, and scores of it as launch/score.py leaves them."""
+    rng = np.random.default_rng(0)
+    facts = {"source": "here", "vocabulary": {"kind": "bytes", "size": 259}}
+    with Writer(tmp_path / "store", 259) as writer:
+        for _ in range(200):
+            writer.add(np.append(rng.integers(3, 259, rng.integers(20, 90)), 1), 80)
+        store = writer.finish("tiny", "train", facts)
+    lengths = np.diff(store.offsets) - 1
+    count = -(-lengths // CHUNK)
+    document = np.repeat(np.arange(200), count)
+    number = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+    tokens = np.minimum(CHUNK, lengths[document] - number * CHUNK)
+    rows = pd.DataFrame({"document": document, "chunk": number, "tokens": tokens, "bytes": tokens})
+    folder = tmp_path / "scores"
+    folder.mkdir()
+    for name, shift in (("scores", 0.0), ("reference", 0.5)):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        loss = 3 + 0.3 * np.random.default_rng(1).normal(size=len(rows)) + shift * (document % 2)
+        rows.assign(nats=tokens * loss).to_parquet(folder / "shard-00000.parquet")
+        meta = {"format": 1, "name": "tiny", "split": "train", "tokens_sha256": "x", "chunk": CHUNK, "shards": 1}
+        (folder / "scores.json").write_text(json.dumps(meta))
+    return tmp_path / "scores"
+
+
+def test_the_landscape_and_what_can_be_reached(scores, tmp_path, capsys):
+    words = ["landscape", str(scores), "--by", "chunk", "--fraction", "0.3", "--reachable", str(tmp_path / "pairs.csv")]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "log-perplexity of chunks of 16 tokens" in out and "subsets of 30%, by chunk: mean 2.6" in out
+    pairs = pd.read_csv(tmp_path / "pairs.csv")
+    assert list(pairs) == ["mean", "spread"] and len(pairs) > 100
+
+
+def test_a_selection_is_a_list_and_a_store(scores, tmp_path, capsys):
+    words = ["select", str(scores), "--mean", "2.9", "--std", "0.3", "--by", "chunk", "--fraction", "0.3"]
+    words += ["--out", str(tmp_path / "list.parquet"), "--store", str(tmp_path / "store")]
+    assert cli.main([*words, "--store-out", str(tmp_path / "part"), "--by-length"]) == 0
+    assert "subset   mean 2.9   std 0.3" in capsys.readouterr().out
+    spans = pd.read_parquet(tmp_path / "list.parquet")
+    assert (spans["end"] - spans["begin"] == CHUNK + 1).all()
+    assert len(TokenStore.open(tmp_path / "part").tokens) == len(spans) * (CHUNK + 1)
+
+
+def test_sources_keep_their_shares_and_excess_loss_chooses(scores, tmp_path):
+    pd.DataFrame({"document": range(200), "source": ["a", "b", "b", "b"] * 50}).to_csv(tmp_path / "s.csv", index=False)
+    words = ["select", str(scores), "--method", "high", "--fraction", "0.25", "--out", str(tmp_path / "list.parquet")]
+    assert cli.main([*words, "--sources", str(tmp_path / "s.csv"), "--by", "chunk"]) == 0
+    spans = pd.read_parquet(tmp_path / "list.parquet")
+    rows = pd.read_parquet(scores / "shard-00000.parquet")
+    whole = rows[rows["tokens"] == CHUNK]
+    assert (spans["document"] % 4 == 0).mean() == pytest.approx((whole["document"] % 4 == 0).mean(), abs=0.01)
+    assert cli.main([*words, "--reference", str(tmp_path / "reference")]) == 0
+    assert (pd.read_parquet(tmp_path / "list.parquet")["document"] % 2 == 0).all()
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["--mean", "2.9"], "--mean, --std: give both"),
+        (["--mean", "9", "--std", "0.3"], "the nearest that has: mean"),
+        (["--method", "random", "--store", "x"], "--store, --store-out"),
+        (["--method", "random", "--sources", "none.csv"], "none.csv: no such file"),
+    ],
+)
+def test_what_cannot_be_done_is_said(scores, tmp_path, capsys, words, message):
+    assert cli.main(["select", str(scores), "--out", str(tmp_path / "list.parquet"), *words]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_scores_that_are_not_there_are_named(tmp_path, capsys):
+    assert cli.main(["landscape", str(tmp_path)]) == 2
+    assert "no scores here" in capsys.readouterr().err
