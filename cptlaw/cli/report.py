@@ -36,10 +36,13 @@ def _report(args: argparse.Namespace) -> None:
     from cptlaw.planning.decision import Decision, corpus
 
     cache.keep_compiled()
-    if args.source.is_dir():
+    study = args.source.is_dir()
+    if study:
         _study(args)
     table = runs.read(args.source)
     fits = {corpus(fit): fit for fit in map(fitting.Fit.load, args.fits)}
+    if study and fits:
+        table = _of(table, list(fits))
     if not fits:
         evals = [args.domain] if args.domain else list(table["eval"].unique())
         for name in evals:
@@ -66,18 +69,31 @@ def _report(args: argparse.Namespace) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     """Finds what a study left: runs.csv, fits/DOMAIN-CORPUS.json, answer-DOMAIN.json, confirm-DOMAIN.csv."""
+    from cptlaw.fitting import Fit
+
     workdir = args.source
     args.source = workdir / "runs.csv"
     if not args.source.is_file():
+        if pages := sorted(workdir.glob("landscape-*.html")):
+            raise UserError(f"{workdir}: a perplexity study, whose report it has: {', '.join(map(str, pages))}")
         raise UserError(f"{workdir}: no runs.csv in it; give a runs table, or the workdir of a finished study")
-    domains = sorted(path.stem.removeprefix("answer-") for path in workdir.glob("answer-*.json"))
+    saved = {path: path.stem.removesuffix(f"-{Fit.load(path).eval}") for path in sorted(workdir.glob("fits/*.json"))}
+    domains = sorted(set(saved.values()))
     if args.domain is None and len(domains) == 1:
         args.domain = domains[0]
     if domains and args.domain not in domains:
         raise UserError(f"{workdir} answers for {', '.join(domains)}: choose one with --domain")
     if domains:
-        args.decisions = args.decisions or [workdir / f"answer-{args.domain}.json"]
-        args.fits = args.fits or sorted((workdir / "fits").glob(f"{args.domain}-*.json"))
-        confirm = workdir / f"confirm-{args.domain}.csv"
+        answer, confirm = workdir / f"answer-{args.domain}.json", workdir / f"confirm-{args.domain}.csv"
+        args.decisions = args.decisions or [answer] * answer.is_file()
+        args.fits = args.fits or [path for path, domain in saved.items() if domain == args.domain]
         args.confirm = args.confirm or (confirm if confirm.is_file() else None)
-    args.title = args.title or f"{workdir.name}: {args.domain}"
+    args.title = args.title or f"{workdir.name}: {args.domain or 'its runs'}"
+
+
+def _of(table: Any, corpora: list[str]) -> Any:
+    """The rows of mixes of these corpora alone: a study's runs on its other domains are other questions."""
+    from cptlaw import runs
+
+    others = [f"w_{name}" for name in runs.corpora(table) if name not in corpora]
+    return table[(table[others] == 0).all(axis=1) & table["eval"].isin(corpora)].drop(columns=others)

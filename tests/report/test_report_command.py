@@ -1,6 +1,9 @@
+import dataclasses
+
+import pandas as pd
 import pytest
 
-from cptlaw import cli, runs
+from cptlaw import cli, report, runs
 
 
 @pytest.fixture
@@ -31,10 +34,28 @@ def test_a_decision_without_its_fit_is_refused(workdir, capsys):
     assert "give it with --fits" in capsys.readouterr().err
 
 
-def test_several_domains_ask_for_one(workdir, capsys):
-    (workdir / "answer-law.json").write_text("{}")
+def test_a_study_of_several_domains_answers_for_one_with_its_own_runs(workdir, study, capsys, monkeypatch):
+    table = study[0].assign(w_law=0.0)
+    other = table[table["w_code"] > 0].rename(columns={"w_code": "w_law", "w_law": "w_code"})
+    other = other.assign(run="law-" + other["run"], eval=other["eval"].replace("code", "law"))
+    runs.write(pd.concat([table, other], ignore_index=True)[table.columns], workdir / "runs.csv")
+    fit = study[1]["code"]
+    dataclasses.replace(fit, eval="law").save(workdir / "fits" / "law-law.json")
     assert cli.main(["report", str(workdir)]) == 2
-    assert "choose one with --domain" in capsys.readouterr().err
+    assert "answers for code, law: choose one with --domain" in capsys.readouterr().err
+    seen = {}
+    monkeypatch.setattr(report, "write", lambda path, **given: seen.update(given))
+    assert cli.main(["report", str(workdir), "--domain", "code"]) == 0
+    assert runs.digest(seen["table"]) == runs.digest(study[0])
+    assert set(seen["fits"]) == {"general", "code"} and seen["decisions"][0].inputs["domain"] == "code"
+    assert cli.main(["report", str(workdir), "--domain", "law"]) == 0
+    assert set(seen["table"]["eval"]) == {"law"} and not seen["decisions"]
+
+
+def test_a_perplexity_study_has_its_report_already(tmp_path, capsys):
+    (tmp_path / "landscape-law.html").write_text("")
+    assert cli.main(["report", str(tmp_path)]) == 2
+    assert "landscape-law.html" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path, capsys):
