@@ -52,7 +52,8 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
     cfg = transformer.Config(vocab_size=vocab_size(study), **study.model_fields(size))
     sizes = mesh_sizes(devices, **study.mesh)
     layout = Layout(jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)))
-    _, state = make_start(cfg, Optimizer(**study.optimizer), layout)
+    # muP changes no shape.
+    _, state = make_start(cfg, Optimizer(**{**study.optimizer, "mup_base": None}), layout)
     split = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"]
     if study.batch_size % split or study.eval_batch_size % split:
         raise UserError(

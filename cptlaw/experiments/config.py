@@ -121,7 +121,8 @@ class Study:
 
     `corpora` maps a name to a source, or to the fields of `data.corpora.Spec`; `model` holds the fields of
     `models.transformer.Config` but for vocab_size, and each of `sizes` overrides some of them; `optimizer` those of
-    `training.step.Optimizer`. `base` pre-trains the sizes that are not in `init_from`, if there are any.
+    `training.step.Optimizer`, its `mup_base` as the name of a size. `base` pre-trains the sizes that are not in
+    `init_from`, if there are any.
     """
 
     name: str
@@ -262,6 +263,11 @@ def _check(study: Study) -> None:
     for size, fields in study.sizes.items():
         _check_fields(f"sizes.{size}", fields, transformer.Config, but="vocab_size")
     _check_fields("optimizer", study.optimizer, Optimizer)
+    if study.optimizer.get("mup_base") not in (None, *study.sizes):
+        raise ConfigError(
+            f"config.optimizer.mup_base: the size whose learning rate it is, one of {', '.join(study.sizes)}, "
+            f"not {study.optimizer['mup_base']!r}"
+        )
     if not study.grid[study.held_out.size].domain_shares:
         raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares: the held-out size needs runs")
     laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in (study.general, *study.domains)]))

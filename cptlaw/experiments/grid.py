@@ -9,6 +9,7 @@ from typing import Any
 from cptlaw.experiments.config import ConfigError, Phase, Study
 from cptlaw.models import transformer
 from cptlaw.training.schedules import Schedule
+from cptlaw.training.step import Optimizer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +65,10 @@ class Run:
 
     def steps(self, tokens: int) -> int:
         return tokens // (self.seq_len * self.batch_size)
+
+    def make_optimizer(self) -> Optimizer:
+        base = self.optimizer.get("mup_base")
+        return Optimizer(**{**self.optimizer, "mup_base": base and transformer.Config(**base)})
 
     def schedule(self) -> Schedule:
         """The learning-rate schedule, in steps."""
@@ -176,12 +181,23 @@ def _common(study: Study, data: dict[str, str]) -> dict[str, Any]:
         "evals": (study.general, *study.domains),
         "seq_len": study.seq_len,
         "batch_size": study.batch_size,
-        "optimizer": study.optimizer,
+        "optimizer": _optimizer(study),
         "mesh": study.mesh,
         "eval_batch_size": study.eval_batch_size,
         "eval_max_tokens": study.eval_max_tokens,
         "data": data,
     }
+
+
+def _optimizer(study: Study) -> dict[str, Any]:
+    """Fields of the `Optimizer`, the size that muP's learning rate belongs to replaced by its model."""
+    size = study.optimizer.get("mup_base")
+    # No multiplier depends on the vocabulary.
+    return (
+        study.optimizer
+        if size is None
+        else {**study.optimizer, "mup_base": {**study.model_fields(size), "vocab_size": 1}}
+    )
 
 
 def _with_id(name: str, **fields: Any) -> Run:

@@ -103,7 +103,6 @@ def _train(
     from cptlaw.training import guard, loop, writers
     from cptlaw.training.checkpoints import Checkpoints
     from cptlaw.training.metrics import Metrics, Point
-    from cptlaw.training.step import Optimizer
 
     run = directory.run
     if run.weights is not None:
@@ -111,7 +110,7 @@ def _train(
         return
     cfg = transformer.Config(**run.model)
     placed = layout(run)
-    optimizer = Optimizer(**run.optimizer)
+    optimizer = run.make_optimizer()
     base = None if run.init is None else _base(workdir, run.init)
     batches = TrainBatches(
         {name: _store(workdir, name, "train") for name in run.shares},
@@ -189,13 +188,12 @@ def _import(directory: RunDir, workdir: Path) -> None:
     from cptlaw.models import hf, transformer
     from cptlaw.training.checkpoints import Checkpoints
     from cptlaw.training.start import first_state
-    from cptlaw.training.step import Optimizer
 
     run = directory.run
     folder, cfg, placed = run.weights, transformer.Config(**run.model), layout(run)
     assert folder is not None
     state = first_state(
-        cfg, Optimizer(**run.optimizer), placed, weights=lambda abstract: hf.load_params(folder, cfg, abstract)
+        cfg, run.make_optimizer(), placed, weights=lambda abstract: hf.load_params(folder, cfg, abstract)
     )
     with Checkpoints(directory.checkpoints) as checkpoints:
         checkpoints.save(0, state)

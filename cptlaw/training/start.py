@@ -35,7 +35,7 @@ def first_state(
     if resume is not None:
         return resume(abstract)
     if weights is None:
-        return start(make_init(cfg, layout)(seed))
+        return start(make_init(cfg, layout, optimizer.mup_base)(seed))
     params = weights(abstract.params)
     check_same("the weights to start from", abstract.params, params)
     return start(params)

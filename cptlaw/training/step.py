@@ -11,6 +11,7 @@ import optax
 
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.training import mup
 from cptlaw.training.sharding import Layout
 
 Batch = dict[str, jax.Array]
@@ -18,19 +19,25 @@ Batch = dict[str, jax.Array]
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with decoupled decay (not of norms), after clipping to a global norm. The learning rate is data."""
+    """AdamW with decoupled decay (not of norms), after clipping to a global norm. The learning rate is data.
+
+    Attributes:
+      mup_base: with it, the learning rate is that of this model, and others' weights have theirs by `mup`.
+    """
 
     b1: float = 0.9
     b2: float = 0.95
     eps: float = 1e-8
     weight_decay: float = 0.1
     clip: float = 1.0
+    mup_base: transformer.Config | None = None
 
     def transform(self) -> optax.GradientTransformation:
         """The direction of the step, to be scaled by minus the learning rate."""
         return optax.chain(
             optax.clip_by_global_norm(self.clip),
             optax.scale_by_adam(self.b1, self.b2, self.eps),
+            optax.identity() if self.mup_base is None else mup.scale_by_width(self.mup_base),
             optax.add_decayed_weights(self.weight_decay, mask=decayed),
         )
 
@@ -67,10 +74,16 @@ def loss_sums(params: transformer.Params, cfg: transformer.Config, batch: Batch)
 
 
 @functools.lru_cache(maxsize=64)
-def make_init(cfg: transformer.Config, layout: Layout) -> Callable[[int], transformer.Params]:
+def make_init(
+    cfg: transformer.Config, layout: Layout, mup_base: transformer.Config | None = None
+) -> Callable[[int], transformer.Params]:
     """The compiled random initialisation: seed -> params, placed by the layout."""
-    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
-    return jax.jit(lambda seed: transformer.init(jax.random.key(seed), cfg), out_shardings=layout.shardings(shapes))
+
+    def init(seed: int) -> transformer.Params:
+        params = transformer.init(jax.random.key(seed), cfg)
+        return params if mup_base is None else mup.scale_init(params, mup_base)
+
+    return jax.jit(init, out_shardings=layout.shardings(jax.eval_shape(init, 0)))
 
 
 @functools.lru_cache(maxsize=64)
