@@ -1,6 +1,7 @@
 """`cptlaw plan QUESTION`: decisions from saved fits, or straight from a runs table."""
 
 import argparse
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -56,11 +57,13 @@ def add_parsers(subparsers: Any) -> None:
     ask.add_argument("--inference-tokens", type=float, default=0.0, help="served over the model's life")
 
     ask = _question(questions, "pareto", "general against domain loss over the share", _pareto)
+    _wider(ask)
     _fits(ask, "general", "domain")
     _run(ask)
     ask.add_argument("--points", type=int, default=21, help="shares on the front (default 21)")
 
     ask = _question(questions, "mixture", "the best shares of any number of corpora", _mixture)
+    _wider(ask)
     ask.add_argument("--fits", type=Path, nargs="+", required=True, metavar="FIT.json", help="one a target corpus")
     ask.add_argument(
         "--weights", type=_named, default={}, metavar="TARGET=W,...", help="of the losses (default 1 each)"
@@ -119,7 +122,15 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     return ask
 
 
+def _wider(ask: argparse.ArgumentParser) -> None:
+    ask.add_argument(
+        "--lack-of-fit", action="store_true",
+        help="widen intervals by how the laws missed on rows held out, the more the farther outside the fitted rows",
+    )  # fmt: skip
+
+
 def _exact(ask: argparse.ArgumentParser) -> None:
+    _wider(ask)
     ask.add_argument("--exact", action="store_true", help="find the influential runs by refitting without each")
 
 
@@ -181,13 +192,25 @@ def _show(decision: Any, args: argparse.Namespace) -> None:
 
 
 def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
+    decision = _ask(args, decide, *fits, **question)
     if not args.exact:
-        return decide(*fits, **question)
+        return decision
     from cptlaw import cache
     from cptlaw.planning.influence import leave_one_out
 
     cache.keep_compiled()
-    return leave_one_out(decide, *fits, progress=True, **question)
+    # A run moves the answer by moving the fits, however the laws may miss.
+    moved = leave_one_out(decide, *fits, progress=True, **question)
+    return dataclasses.replace(decision, influence=moved.influence)
+
+
+def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
+    if not args.lack_of_fit:
+        return decide(*fits, **question)
+    from cptlaw.planning.misfit import with_lack_of_fit
+
+    decision = decide(*map(with_lack_of_fit, fits), **question)
+    return dataclasses.replace(decision, inputs={**decision.inputs, "lack_of_fit": True})
 
 
 def _trade_off(args: argparse.Namespace) -> Any:
@@ -258,7 +281,7 @@ def _pareto(args: argparse.Namespace) -> Any:
     from cptlaw.planning.pareto import pareto
 
     fits = load(args, "general"), load(args, "domain")
-    return pareto(*fits, params=args.params, tokens=args.tokens, points=args.points, level=args.level)
+    return _ask(args, pareto, *fits, params=args.params, tokens=args.tokens, points=args.points, level=args.level)
 
 
 def _mixture(args: argparse.Namespace) -> Any:
@@ -279,7 +302,7 @@ def _mixture(args: argparse.Namespace) -> Any:
         "ceilings",
         "level",
     )
-    return mixture(*map(Fit.load, args.fits), **{name: getattr(args, name) for name in names})
+    return _ask(args, mixture, *map(Fit.load, args.fits), **{name: getattr(args, name) for name in names})
 
 
 def _subset(args: argparse.Namespace) -> Any:

@@ -74,8 +74,8 @@ def mixture(
             raise DecisionError(f"these laws depend on {name}: give the planned run's")
     kept, warnings = d.paired(*fits)
 
-    asked = Asked(tuple(fit.law for fit in kept), tuple(targets), tuple(corpora), worst)
-    numbers = (x, scale, limit, low, high)
+    asked = Asked(tuple(fit.law for fit in kept), tuple(targets), tuple(corpora), tuple(x.items()), worst)
+    numbers = (scale, limit, low, high)
 
     def solve(theta: list[dict[str, np.ndarray]], starts: np.ndarray) -> np.ndarray:
         """Best shares (M, corpora) of M draws from starts (M, R, corpora)."""
@@ -87,7 +87,7 @@ def mixture(
 
     def judged(mix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(objective, nats over) of one mix a draw (S + 1, corpora), row 0 the fitted parameters."""
-        return _parts(np, asked, _thetas(kept, everything=True), mix, *numbers[:3])
+        return _parts(np, asked, _thetas(kept, everything=True), mix, *numbers[:2])
 
     def losses(mix: np.ndarray) -> dict[str, dict[str, float]]:
         named = {f"w_{name}": share for name, share in zip(corpora, mix)}
@@ -158,22 +158,21 @@ def mixture(
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """What a compiled descent depends on, besides numbers: the targets' laws and names, the corpora, sum or worst."""
+    """What a descent is compiled for: the targets' laws and names, the corpora, params and tokens, sum or worst."""
 
     laws: tuple["Law", ...]
     targets: tuple[str, ...]
     corpora: tuple[str, ...]
+    run: tuple[tuple[str, float], ...]
     worst: bool
 
 
-def _parts(
-    xp: Any, asked: Asked, theta: list[dict[str, Any]], mix: Any, x: dict[str, float], scale: Any, limit: Any
-) -> tuple[Any, Any]:
+def _parts(xp: Any, asked: Asked, theta: list[dict[str, Any]], mix: Any, scale: Any, limit: Any) -> tuple[Any, Any]:
     """(objective, nats over the ceilings), each (lanes,), of shares (lanes, corpora) under a theta a lane."""
     shares = {f"w_{name}": mix[:, i] for i, name in enumerate(asked.corpora)}
     values = []
     for law, target, own in zip(asked.laws, asked.targets, theta):
-        given = {**x, **shares, "ratio": shares.get(f"w_{target}")}
+        given = {**dict(asked.run), **shares, "ratio": shares.get(f"w_{target}")}
         values.append(law.predict(own, {c: given[c] for c in law.columns}) + 0 * mix[:, 0])
     stacked = xp.stack(values, axis=-1)
     weighted = stacked * scale
@@ -200,7 +199,7 @@ def _chunked(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _descend(asked: Asked, theta: Any, starts: Any, x: Any, scale: Any, limit: Any, low: Any, high: Any) -> Any:
+def _descend(asked: Asked, theta: Any, starts: Any, scale: Any, limit: Any, low: Any, high: Any) -> Any:
     """Mirror descent, w <- w exp(-step gradient), projected onto the limits; (shares, penalised value), the best seen.
 
     The gradient is scaled to a spread of 1 over the corpora and the step falls from 1 to 1e-5, so that the kinks of a
@@ -208,7 +207,7 @@ def _descend(asked: Asked, theta: Any, starts: Any, x: Any, scale: Any, limit: A
     """
 
     def value(mix: Any) -> Any:
-        total, over = _parts(jnp, asked, theta, mix, x, scale, limit)
+        total, over = _parts(jnp, asked, theta, mix, scale, limit)
         each = total + PENALTY * over
         return each.sum(), each
 

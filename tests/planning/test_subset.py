@@ -15,7 +15,13 @@ def make(law, params):
     samples = {name: value * (1 + rng.normal(0, 0.002, 60)) for name, value in params.items()}
     ranges = {"ppl_mean": (5.0, 60.0), "ppl_std": (2.0, 30.0), "tokens": (1e8, 1e9)}
     rows = pd.DataFrame({"run": range(200), "held_out": False})
-    empty = {"codes": {}, "influence": {}, "scores": {}, "residuals": rows, "settings": {"resample": "runs", "fixed": {}}}
+    empty = {
+        "codes": {},
+        "influence": {},
+        "scores": {},
+        "residuals": rows,
+        "settings": {"resample": "runs", "fixed": {}},
+    }
     return Fit(
         law=laws.get(law), eval="bio", params=params, samples=samples, ranges=ranges, n_rows=0, digest="a", **empty
     )
