@@ -1,7 +1,7 @@
 """From corpora to token stores: everything that has to happen once, before training.
 
 A prepared directory holds
-  vocabulary/sentencepiece.model, vocabulary/vocabulary.json
+  vocabulary/vocabulary.json, and vocabulary/sentencepiece.model or vocabulary/tokenizer.json
   CORPUS/train, CORPUS/validation      token stores, see `cptlaw.data.store`
 """
 
@@ -25,6 +25,8 @@ from cptlaw.progress import bar as progress_bar
 
 Stores = dict[str, dict[str, TokenStore]]
 
+_FILES = {"sentencepiece": "sentencepiece.model", "tokenizer": "tokenizer.json"}
+
 
 def prepare(
     corpora: Mapping[str, str | Mapping[str, Any] | Spec],
@@ -43,7 +45,9 @@ def prepare(
 
     Args:
       corpora: name -> source, or the fields of `corpora.Spec`.
-      vocab: {"kind": "sentencepiece", "size": 1024, "train_on": name} or {"kind": "bytes"}.
+      vocab: {"kind": "sentencepiece", "size": 1024, "train_on": name}, {"kind": "bytes"}, or an open model's own
+        {"kind": "file", "path": its folder, tokenizer.json or SentencePiece model, "eos": the token that ends a
+        document, where the file does not say}.
       directory: where vocabulary and stores live.
       cache_dir: where recipes keep their documents, shared between directories.
       validation_share: expected share of the documents held out; decided by content hash.
@@ -91,7 +95,7 @@ def load_vocabulary(directory: str | Path) -> Vocabulary:
         raise VocabularyError(f"{path}: no vocabulary here; prepare the directory first") from None
     if made["kind"] == "bytes":
         return vocabularies.BYTES
-    return Vocabulary(made["kind"], made["size"], path / "sentencepiece.model")
+    return Vocabulary(made["kind"], made["size"], path / _FILES[made["kind"]], made.get("eos_id", vocabularies.EOS_ID))
 
 
 def register(
@@ -113,9 +117,14 @@ def _vocabulary(
     corpora: Mapping[str, Corpus], asked: Mapping[str, Any], directory: Path, validation_share: float
 ) -> Vocabulary:
     kind = asked.get("kind")
-    if kind not in ("sentencepiece", "bytes"):
-        raise VocabularyError(f"vocabulary: kind {kind!r}; choose 'sentencepiece' or 'bytes'")
+    if kind not in ("sentencepiece", "bytes", "file"):
+        raise VocabularyError(f"vocabulary: kind {kind!r}; choose 'sentencepiece' or 'bytes', or 'file'")
     wanted: dict[str, Any] = {"kind": kind}
+    if kind == "file":
+        if not asked.get("path"):
+            raise VocabularyError("vocabulary: kind 'file' needs a path: of a tokenizer.json, or a model's folder")
+        given = vocabularies.open_vocabulary(Path(asked["path"]), asked.get("eos", ""))
+        wanted = {"kind": given.kind, "size": given.size, "eos_id": given.eos_id, "sha256": given.hash}
     size, name = asked.get("size", 0), asked.get("train_on", "")
     if kind == "sentencepiece":
         if not isinstance(size, int) or size < 1:
@@ -130,7 +139,9 @@ def _vocabulary(
         return load_vocabulary(directory.parent)
     if kind == "sentencepiece":
         texts = (document.text for document in corpora[name].split("train", validation_share))
-        vocabularies.train_sentencepiece(texts, size, directory / "sentencepiece.model")
+        vocabularies.train_sentencepiece(texts, size, directory / _FILES[kind])
+    if kind == "file" and given.path:
+        atomic.write_bytes(directory / _FILES[given.kind], given.path.read_bytes())
     atomic.write_text(record, json.dumps(wanted, indent=2) + "\n")
     return load_vocabulary(directory.parent)
 
@@ -159,8 +170,8 @@ def _store(
         "licence": corpus.licence,
         "attribution": corpus.attribution,
         "vocabulary": {"kind": vocabulary.kind, "size": vocabulary.size, "sha256": vocabulary.hash},
-        "bos_id": None,
-        "eos_id": vocabularies.EOS_ID,
+        "bos_id": vocabulary.bos_id,
+        "eos_id": vocabulary.eos_id,
         "task": f"cptlaw.{name}.{identity}",
         "made_from": made_from,
     }

@@ -92,33 +92,6 @@ def register_task(name: str, directory: str | os.PathLike[str], vocabulary: Voca
     )
 
 
-def text(vocabulary: Vocabulary, tokens: np.ndarray) -> str:
-    """What some tokens say; where they cut a character, a replacement character."""
-    ids = tokens.tolist()
-    if vocabulary.path is None:
-        return bytes(i - 3 for i in ids if 3 <= i < 259).decode(errors="replace")
-    import sentencepiece
-
-    return sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.path)).decode(ids)
-
-
-def token_bytes(vocabulary: Vocabulary) -> np.ndarray:
-    """UTF-8 bytes of every token id: (size,) int64; 0 for padding, end of document and unknown."""
-    if vocabulary.path is None:
-        sizes = np.ones(vocabulary.size, np.int64)
-        sizes[:3] = 0
-        return sizes
-    import sentencepiece
-
-    model = sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.path))
-    return np.array([
-        0 if model.is_control(i) or model.is_unknown(i) or model.is_unused(i)
-        else 1 if model.is_byte(i)
-        else len(model.id_to_piece(i).replace("▁", " ").encode())
-        for i in range(vocabulary.size)
-    ])  # fmt: skip
-
-
 def _places(store: TokenStore, spans: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """Where in the store's tokens the spans begin and end."""
     document, begin, end = (spans[name].to_numpy(np.int64) for name in COLUMNS)

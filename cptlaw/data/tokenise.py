@@ -21,7 +21,7 @@ import numpy as np
 
 from cptlaw import atomic
 from cptlaw.data.store import pack
-from cptlaw.data.vocabularies import EOS_ID, Vocabulary
+from cptlaw.data.vocabularies import Vocabulary
 
 PART = 1 << 22  # about a second's work, which is what a kill costs each process; a terabyte makes 250,000 files
 
@@ -106,7 +106,7 @@ def _start() -> None:
 
 
 def _write(vocabulary: Vocabulary, path: Path, texts: list[str]) -> int:
-    documents = [np.append(ids, EOS_ID) for ids in vocabulary.encode(texts)]
+    documents = [np.append(ids, np.int32(vocabulary.eos_id)) for ids in vocabulary.encode(texts)]
     with atomic.replacing(path) as temporary:
         part = Part(
             tokens=pack(np.concatenate(documents), vocabulary.size),

@@ -31,10 +31,16 @@ class ConfigError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-    """`kind` is sentencepiece (trained on the general corpus) or bytes, which has no size to choose."""
+    """`kind` is sentencepiece (of `size` ids, trained on the general corpus), bytes, or file: an open model's own.
+
+    `path` is then its folder, its tokenizer.json or SentencePiece model; `eos` the token that ends a document, where
+    the file does not say.
+    """
 
     kind: str = "sentencepiece"
     size: int = 1024
+    path: str = ""
+    eos: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -276,8 +282,10 @@ def _check(study: Study) -> None:
     for axis in study.mesh:
         if axis not in ("data", "fsdp", "tensor"):
             raise ConfigError(f"config.mesh.{axis}: no such axis; data, fsdp and tensor are the mesh's axes")
-    if study.vocabulary.kind not in ("sentencepiece", "bytes"):
-        raise ConfigError(f"config.vocabulary.kind: sentencepiece or bytes, not {study.vocabulary.kind!r}")
+    if study.vocabulary.kind not in ("sentencepiece", "bytes", "file"):
+        raise ConfigError(f"config.vocabulary.kind: sentencepiece, bytes or file, not {study.vocabulary.kind!r}")
+    if bool(study.vocabulary.path) != (study.vocabulary.kind == "file"):
+        raise ConfigError("config.vocabulary.path: give it with kind 'file', and with no other")
 
 
 def _check_branches(study: Study) -> None:

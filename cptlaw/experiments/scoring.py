@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from cptlaw import cache
-from cptlaw.data import build, subsets
+from cptlaw.data import build
 from cptlaw.data.store import TokenStore
 from cptlaw.errors import UserError
 from cptlaw.experiments import rundir
@@ -73,7 +73,7 @@ def score_run(
     out = out or scores_path(workdir, run, corpus, split, chunk)
     store = TokenStore.open(workdir / "data" / corpus / split)
     params, cfg, layout = load_run(RunDir(workdir, run))
-    sizes: np.ndarray = subsets.token_bytes(build.load_vocabulary(workdir / "data"))
+    sizes: np.ndarray = build.load_vocabulary(workdir / "data").token_bytes()
     score_lib.score(
         params,
         cfg,

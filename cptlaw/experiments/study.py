@@ -65,7 +65,7 @@ def prepare(
     names = (study.general, *study.domains)
     stores = build.prepare(
         {name: study.corpora[name] for name in names},
-        {"kind": study.vocabulary.kind, "size": study.vocabulary.size, "train_on": study.general},
+        {**dataclasses.asdict(study.vocabulary), "train_on": study.general},
         workdir / "data",
         cache.directory(),
         validation_share=study.validation_share,

@@ -289,7 +289,7 @@ def _report(prepared: Prepared, plan: Plan, base: Run, found: Found, command: st
         return store.tokens[begin : begin + plan.chunk + 1]
 
     ends = landscape.examples(whole, landscape.values(whole, plan.unit), tokens_of)
-    text = [stores.text(vocabulary, tokens_of(d, c)) for d, c in zip(ends["document"], ends["chunk"])]
+    text = [vocabulary.decode(tokens_of(d, c).tolist()) for d, c in zip(ends["document"], ends["chunk"])]
     page.write(
         prepared.workdir / f"landscape-{found.domain}.html",
         found,

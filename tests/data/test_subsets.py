@@ -63,5 +63,5 @@ def test_bytes_of_tokens_add_up_to_the_text(tmp_path):
     vocabulary = train_sentencepiece(["some words to learn from, " * 50], 300, tmp_path / "model")
     for one in (BYTES, vocabulary):
         tokens = np.append(one.encode([text])[0], 1)
-        assert subsets.token_bytes(one)[tokens].sum() == len(text.encode())
-        assert subsets.text(one, tokens) == text
+        assert one.token_bytes()[tokens].sum() == len(text.encode())
+        assert one.decode(tokens.tolist()) == text

@@ -31,6 +31,8 @@ def test_a_config_becomes_typed_and_round_trips(make_config):
         ({"eval_tokens": ("many",)}, r"config\.eval_tokens\[0\]: expected int, got 'many'"),
         ({"question": {"tolerance": 3.0}}, r"config\.question\.tolerance: .* such as 0\.03 for 3%"),
         ({"mesh": {"model": 2}}, r"config\.mesh\.model: no such axis; data, fsdp and tensor"),
+        ({"vocabulary": {"kind": "file"}}, r"config\.vocabulary\.path: give it with kind 'file'"),
+        ({"vocabulary": {"path": "model"}}, r"config\.vocabulary\.path: .* with no other"),
         ({"grid__huge": {"domain_shares": ()}}, r"config\.grid\.huge: no such size"),
     ],
 )
