@@ -23,10 +23,10 @@ import numpy as np
 
 from cptlaw.models import attention, transformer
 from cptlaw.perplexity import evaluate
-from cptlaw.training import step
+from cptlaw.training import step, together
 from cptlaw.training.sharding import Layout, make_mesh
 
-VOCAB, SEQ, ROWS = 1024, 128, 16
+VOCAB, SEQ, ROWS, RUNS = 1024, 128, 16, 4
 PARTS = step.default_microbatches(Layout(make_mesh()), ROWS, SEQ)
 SIZES = {
     "0.05M": transformer.Config(VOCAB, d_model=48, layers=2, heads=2, kv_heads=1, d_ff=128),
@@ -85,6 +85,24 @@ def trainer(cfg: transformer.Config, rows: int, microbatches: int, without: tupl
     return turn
 
 
+def together_trainer(cfg: transformer.Config, runs: int) -> Callable[[], None]:
+    """The same for `runs` models in one program."""
+    mesh = together.make_mesh(runs)
+    optimizer, seeds = step.Optimizer(), np.arange(runs)
+    one = Layout(make_mesh(devices=jax.devices()[:1]))
+    start = step.make_start(cfg, optimizer, one)[0]
+    state = jax.vmap(lambda seed: start(step.make_init(cfg, one)(seed)))(seeds)
+    data = {name: np.stack([array] * runs) for name, array in batch(ROWS).items()}
+    update = together.make_steps(cfg, optimizer, mesh, PARTS)
+
+    def turn() -> None:
+        nonlocal state
+        state, sums = update(state, data, np.full(runs, 1e-3, np.float32))
+        sums.nats.block_until_ready()
+
+    return turn
+
+
 def scorer(cfg: transformer.Config, rows: int) -> Callable[[], None]:
     layout = Layout(make_mesh())
     params = step.make_init(cfg, layout)(0)
@@ -102,6 +120,7 @@ def variants(cfg: transformer.Config) -> dict[str, Callable[[], Callable[[], Non
         "autodiff of attention": lambda: trainer(cfg, ROWS, PARTS, ("attention",)),
         "matmuls in XLA's order": lambda: trainer(cfg, ROWS, PARTS, ("contract_rows",)),
         "scan over layers": lambda: trainer(dataclasses.replace(cfg, scan_layers=True), ROWS, PARTS),
+        f"{RUNS} runs together": lambda: together_trainer(cfg, RUNS),
         **{f"evaluation, {rows} rows": lambda rows=rows: scorer(cfg, rows) for rows in (4, 8, 32)},
     }
 
@@ -136,6 +155,7 @@ def main() -> None:
         print(f"{'':34} {'tokens/s':>9} {'x baseline':>10} {'cpu':>8} {'x':>6} {'GFLOP/s':>8} {'compile s':>9}")
         for name in turns:
             rows = int(name.split()[1]) if name.startswith("evaluation") else ROWS
+            rows *= RUNS if name.endswith("together") else 1
             kind = "forward" if name.startswith("evaluation") else "training"
             rate = rows * SEQ / min(clock[name])
             base = ROWS * SEQ / min(clock["baseline: autodiff, whole batch"])

@@ -78,7 +78,7 @@ def train(
     parts = microbatches or default_microbatches(layout, batches.batch_size, batches.seq_len)
     update = make_step(cfg, optimizer, layout, parts)
     learning_rates = schedule.learning_rates()
-    at = _points(cfg, schedule, batches)
+    at = points(cfg, schedule, batches)
     guard = Guard(spike)
     clock = Clock(at(1).tokens, at(1).flops / at(1).tokens, layout.mesh.devices.flat[0].device_kind, layout.mesh.size)
 
@@ -125,7 +125,7 @@ def train(
     return Result(FINISHED, at(schedule.steps), state.params)
 
 
-def _points(cfg: transformer.Config, schedule: Schedule, batches: Batches) -> Callable[[int], Point]:
+def points(cfg: transformer.Config, schedule: Schedule, batches: Batches) -> Callable[[int], Point]:
     """The run's `Point` after any number of steps."""
     learning_rates = schedule.learning_rates()
     lr_sum, lr_anneal = dynamics(learning_rates, before=schedule.start if schedule.warmup else None)

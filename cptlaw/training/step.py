@@ -119,11 +119,29 @@ def make_step(
 ) -> Callable[[State, Batch, float], tuple[State, Sums]]:
     """The compiled step (state, batch, learning rate) -> (state, sums); cached, so many runs share one program.
 
-    The state is donated. With `microbatches` > 1 the rows are taken in that many parts, one after the other, and
-    gradients and counts are added: the same update as one large batch, whatever the masks.
+    The state is donated. `microbatches`: see `plain_step`.
+    """
+    _, abstract = make_start(cfg, optimizer, layout)
+    plain = plain_step(cfg, optimizer, microbatches)
+
+    def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Sums]:
+        # The mesh is named for attention kernels, which the compiler cannot divide by itself.
+        with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
+            return plain(state, batch, learning_rate)
+
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))
+
+
+def plain_step(
+    cfg: transformer.Config, optimizer: Optimizer, microbatches: int = 1
+) -> Callable[[State, Batch, jax.Array], tuple[State, Sums]]:
+    """The step, to be compiled.
+
+    With `microbatches` > 1 the rows are taken in that many parts, one after the other, and gradients and counts are
+    added: the same update as one large batch, whatever the masks.
     """
     transform = optimizer.transform()
-    _, abstract = make_start(cfg, optimizer, layout)
     value_and_grad = jax.value_and_grad(loss_sums, has_aux=True)
 
     def gradients(params: transformer.Params, batch: Batch) -> Any:
@@ -143,14 +161,11 @@ def make_step(
         return total
 
     def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Sums]:
-        # The mesh is named for attention kernels, which the compiler cannot divide by itself.
-        with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
-            (nats, tokens), grads = gradients(state.params, batch)
+        (nats, tokens), grads = gradients(state.params, batch)
         grads = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1), grads)
         direction, moments = transform.update(grads, state.optimizer, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
         sums = Sums(nats=nats, tokens=tokens, grad_norm=optax.global_norm(grads))
         return State(step=state.step + 1, params=params, optimizer=moments), sums
 
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(step, donate_argnums=0, out_shardings=(shardings, layout.replicated))
+    return step

@@ -148,7 +148,9 @@ def test_a_sweep_that_goes_away_at_a_log_step_fails_no_run(runs, workdir, monkey
     (base,) = longer([runs[1]], 60)
     plan = workdir / "plan.json"
     plan.write_text(
-        json.dumps({"workdir": str(workdir), "checkpoint_seconds": 60.0, "runs": [dataclasses.asdict(base)]})
+        json.dumps(
+            {"workdir": str(workdir), "checkpoint_seconds": 60.0, "monitor": {}, "runs": [dataclasses.asdict(base)]}
+        )
     )
     process = subprocess.Popen(
         [sys.executable, "-m", "cptlaw.experiments.worker", str(plan), "0/1"],
