@@ -42,24 +42,28 @@ def recover(seeds: int, noise: float, name: str) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=["seed", "mean", "spread", "regret"])
 
 
-def select(chunks: int) -> pd.DataFrame:
-    """CPU seconds of every builder, and how far its moments are from the target in the pool's standard deviations."""
+def select(chunks: int) -> None:
+    """Prints seconds of every builder, and how far its moments are from the target."""
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"document": np.arange(chunks), "chunk": np.int32(0), "tokens": np.int32(64)})
     rows["nats"] = 64 * rng.lognormal(1.2, 0.25, chunks)
     pool = subset.pool(rows, 64, by="chunk")
+    del rows
     mean, std = pool.moments()
     target = mean + 0.15 * std, 0.9 * std
-    lines = []
     for method in ("tilt", "swaps", "dos_greedy", "low", "random"):
-        begun, wall = time.process_time(), time.perf_counter()
+        cpu, wall = time.process_time(), time.perf_counter()
         aim = target if method in subset.AIMED else None
         chosen = subset.select(pool, method, fraction=0.2, target=aim)
+        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         found = pool.moments(chosen)
-        miss = max(abs(found[0] - target[0]), abs(found[1] - target[1])) / std if aim else np.nan
+        miss = f"{max(abs(found[0] - target[0]), abs(found[1] - target[1])) / std:.1e}" if aim else "-"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        lines.append((method, len(chosen), time.process_time() - begun, time.perf_counter() - wall, miss, peak))
-    return pd.DataFrame(lines, columns=["builder", "chosen", "cpu_s", "wall_s", "miss_std", "peak_gib"])
+        print(
+            f"{method:12} {len(chosen):,} of {chunks:,} chunks   {cpu:.1f} CPU seconds, {wall:.1f} on the clock   "
+            f"moments miss by {miss} std   peak memory so far {peak:.1f} GiB",
+            flush=True,
+        )
 
 
 def main() -> None:
@@ -69,8 +73,7 @@ def main() -> None:
     parser.add_argument("--select", type=int, metavar="CHUNKS", help="time the builders instead")
     args = parser.parse_args()
     if args.select:
-        print(select(args.select).to_string(index=False, float_format="{:.3g}".format))
-        return
+        return select(args.select)
     for name in ("perplexity", "perplexity_no_interaction", "perplexity_quadratic"):
         found = recover(args.seeds, args.noise, name)
         median, most, nearly = np.quantile(found["regret"], [0.5, 0.9, 0.99])

@@ -11,12 +11,15 @@ Moments leave the shape open, and the builders differ in it:
 """
 
 import dataclasses
+import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from scipy import special
 
 from cptlaw import atomic
@@ -140,31 +143,22 @@ def select(
     groups = _Strata(pool.count, strata, fraction)
     if target is not None:
         return np.flatnonzero(_aimed(pool, method, groups, target, fraction, seed))
-    noise = _uniform(seed, len(pool.count))
-    if method == "random":
-        keys = noise
-    else:
-        rank = groups.ranks(pool.first)
-        low, high = band or {"low": (0, fraction), "mid": ((1 - fraction) / 2, (1 + fraction) / 2)}.get(
-            method, (1 - fraction, 1)
-        )
-        if not 0 <= low < high <= 1 or high - low < fraction - 1e-9:
-            raise SubsetError(
-                f"band {low:g} to {high:g}: quantiles at least {fraction:g} apart, the share that is taken"
-            )
-        # Nearest to the band's middle first where that is exact, at random inside a wider band.
-        outside = np.abs(rank - (low + high) / 2) > (high - low) / 2
-        keys = noise - outside if band else -np.abs(rank - (low + high) / 2)
-    return np.flatnonzero(groups.top(keys))
+    windows = {
+        "random": (0.0, 1.0),
+        "low": (0.0, fraction),
+        "mid": ((1 - fraction) / 2, (1 + fraction) / 2),
+        "high": (1 - fraction, 1.0),
+    }
+    low, high = windows[method] if band is None else band
+    if not 0 <= low < high <= 1 or high - low < fraction - 1e-9:
+        raise SubsetError(f"band {low:g} to {high:g}: quantiles at least {fraction:g} apart, the share that is taken")
+    # At random within the window; should its last unit not fit, what is nearest to it.
+    beyond = np.abs(groups.ranks(pool.first) - (low + high) / 2) - (high - low) / 2
+    return np.flatnonzero(groups.top(np.where(beyond > 0, -beyond, _uniform(seed, len(pool.count)))))
 
 
 def write_list(path: str | os.PathLike[str], pool: Pool, chosen: np.ndarray, about: dict[str, Any]) -> None:
     """Writes the list of a subset (Parquet: document, begin, end, x), with `about` as the file's metadata; atomic."""
-    import json
-
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     table = pa.Table.from_pandas(pool.spans.iloc[chosen].assign(x=pool.first[chosen]), preserve_index=False)
     table = table.replace_schema_metadata({"cptlaw": json.dumps(about)})
     with atomic.replacing(Path(path)) as temporary:
