@@ -30,7 +30,7 @@ METHODS = ("tilt", "swaps", "dos_greedy", "band", "low", "mid", "high", "random"
 AIMED = METHODS[:3]
 CLOSE = 1e-4  # of the pool's std: how near the moments must come
 BINS, STEPS = 4096, 20_000  # of the greedy, which takes more than one unit at a time only beyond them
-PROPOSALS = 1 << 16
+PROPOSALS = 1 << 18
 
 
 class SubsetError(UserError):
@@ -331,7 +331,7 @@ def _swap(mask: np.ndarray, pool: Pool, features: _Features, groups: _Strata, se
     for round_ in range(200):
         if np.abs(features.miss(sums)).max() < CLOSE or idle == 3:
             break
-        out, new = _pairs(mask, groups, _uniform((seed, round_), len(mask)))
+        out, new = _pairs(mask, groups, (seed, round_))
         rows = pool.count[new, None] * np.column_stack([np.ones(new.size), features.z[new]])
         rows -= pool.count[out, None] * np.column_stack([np.ones(out.size), features.z[out]])
         alone = cost(sums + rows)
@@ -347,16 +347,17 @@ def _swap(mask: np.ndarray, pool: Pool, features: _Features, groups: _Strata, se
     return mask
 
 
-def _pairs(mask: np.ndarray, groups: _Strata, noise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(chosen, other) units in random disjoint pairs of one stratum, at most about PROPOSALS."""
+def _pairs(mask: np.ndarray, groups: _Strata, seed: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(chosen, other) units in random disjoint pairs of one stratum, out of at most PROPOSALS units of each."""
     out, new = [], []
-    for members in groups.members:
-        if members.size > 4 * PROPOSALS:
-            first = int(noise[0] * (members.size - 4 * PROPOSALS))
-            members = members[np.argsort(noise[members], kind="stable")[first : first + 4 * PROPOSALS]]
-        shuffled = members[np.argsort(noise[members], kind="stable")]
+    for number, members in enumerate(groups.members):
+        noise = _uniform((*seed, number), min(members.size, PROPOSALS))
+        # A large stratum is sampled (with the few repeats dropped), a small one shuffled.
+        large = members.size > PROPOSALS
+        drawn = members[np.unique((noise * members.size).astype(np.int64))] if large else members
+        shuffled = drawn[np.argsort(noise[: drawn.size], kind="stable")]
         inside, outside = shuffled[mask[shuffled]], shuffled[~mask[shuffled]]
-        n = min(inside.size, outside.size, PROPOSALS)
+        n = min(inside.size, outside.size)
         out.append(inside[:n])
         new.append(outside[:n])
     return np.concatenate(out), np.concatenate(new)
