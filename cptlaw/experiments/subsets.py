@@ -10,6 +10,7 @@ WORKDIR/
   data/SUBSET/train    the subsets' token stores
   runs/                a directory a run (see rundir)
   subsets-DOMAIN.csv, confirm-DOMAIN.csv       runs tables
+  fits/subset-DOMAIN-CORPUS-LAW.json           the fits
   subset-DOMAIN.json, selected-DOMAIN.parquet  the law's decision, and the list of what it chose
   landscape-DOMAIN.html                        the report
 """
@@ -33,6 +34,7 @@ from cptlaw.experiments.config import ConfigError, Study
 from cptlaw.experiments.grid import Run
 from cptlaw.experiments.study import Prepared
 from cptlaw.fitting import Comparison, Fit
+from cptlaw.laws import Law
 from cptlaw.perplexity import landscape
 from cptlaw.perplexity import score as score_lib
 from cptlaw.perplexity import subset as builders
@@ -161,19 +163,9 @@ def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
         cells = layout(region, plan.levels)
         table = lab.train({name: {"method": "tilt", "target": target} for name, target in cells.items()}, plan.seeds)
         runs.write(table, workdir / f"subsets-{domain}.csv")
-        fits, rankings = {}, {}
-        candidates = [laws.get(name, unit=plan.unit, spread=plan.spread) for name in LAWS]
-        for corpus in (domain, study.general):
-            rows = table[table["eval"] == corpus]
-            fits[corpus] = fitting.fit(rows, candidates[0], corpus, bootstrap=plan.bootstrap, seed=study.seed)
-            rankings[corpus] = fitting.compare(rows, candidates, corpus, fold="subset", seed=study.seed)
-        order = list(rankings[domain].table["name"])
-        rival = min((law for law in candidates[1:] if "ppl_mean" in law.columns), key=lambda law: order.index(law.name))
-        rival_fit = fitting.fit(
-            table[table["eval"] == domain], rival, domain, bootstrap=plan.bootstrap, seed=study.seed
-        )
+        fits, rankings, rival = _fit(prepared, plan, domain, table)
         question = {"tokens": study.cpt.tokens, "reachable": inside(region, cells).tolist()}
-        decision, other = (best_subset(fit, **question) for fit in (fits[domain], rival_fit))
+        decision, other = (best_subset(fit, **question) for fit in (fits[domain], rival))
         decision.save(workdir / f"subset-{domain}.json")
         rules: dict[str, Any] = {
             name: {"method": "tilt", "target": (d.point["mean"], d.point["spread"])}
@@ -200,11 +192,34 @@ def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
             rankings=rankings,
             decision=decision,
             other=other,
-            rival=rival.name,
+            rival=rival.law.name,
             gaps=gaps(confirmed, study.cpt.tokens),
         )
         _report(prepared, plan, base, found, command)
         yield found
+
+
+def _fit(
+    prepared: Prepared, plan: Plan, domain: str, table: pd.DataFrame
+) -> tuple[dict[str, Fit], dict[str, Comparison], Fit]:
+    """The law of both losses, its ranks among the null competitors, and the competitor that knows perplexity and
+    predicts the domain loss of left-out subsets best."""
+    fits, rankings = {}, {}
+    candidates = [laws.get(name, unit=plan.unit, spread=plan.spread) for name in LAWS]
+
+    def fit(law: Law, corpus: str) -> Fit:
+        rows = table[table["eval"] == corpus]
+        found = fitting.fit(rows, law, corpus, bootstrap=plan.bootstrap, seed=prepared.study.seed)
+        found.save(prepared.workdir / "fits" / f"subset-{domain}-{corpus}-{law.name}.json")
+        return found
+
+    for corpus in (domain, prepared.study.general):
+        rows = table[table["eval"] == corpus]
+        fits[corpus] = fit(candidates[0], corpus)
+        rankings[corpus] = fitting.compare(rows, candidates, corpus, fold="subset", seed=prepared.study.seed)
+    order = list(rankings[domain].table["name"])
+    rivals = (law for law in candidates[1:] if "ppl_mean" in law.columns)
+    return fits, rankings, fit(min(rivals, key=lambda law: order.index(law.name)), domain)
 
 
 class _Lab:
@@ -352,11 +367,11 @@ def verdict(found: Found) -> str:
         same = [rule for rule in mine["rule"] if rule not in better + worse]
         named = (("better than", better), ("worse than", worse), ("not told from", same))
         parts = [f"{words} {', '.join(rules)}" for words, rules in named if rules]
-        said.append(f"the {chosen}'s choice is {'; '.join(parts)} text")
+        said.append(f"the {chosen}'s choice is {' and '.join(parts)} text")
     ranking = found.rankings[found.domain].table
     miss = dict(zip(ranking["name"], ranking["mae"]))
     return (
-        f"On held-out {found.domain} loss {'. '.join(said)}. On subsets left out the law misses by "
+        f"On held-out {found.domain} loss {', '.join(said)}. On subsets left out the law misses by "
         f"{miss.pop('perplexity'):.4f} nats; the best without it ({min(miss, key=lambda name: miss[name])}) by "
         f"{min(miss.values()):.4f}."
     )
