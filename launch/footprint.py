@@ -3,8 +3,8 @@
     python -m launch.footprint --config configs/qwen.py --devices 64 --gib 16 --tflops 197
 
 Memory is that of one device in a training step: the state (parameters and Adam's moments, float32) and the gradients,
-as the mesh shards them, and what the backward pass keeps of the forward pass. What a layer needs while it is computed
-comes on top; leave a tenth of the memory for it. Hours are FLOPs over devices x tflops x mfu.
+as the mesh shards them; what the backward pass keeps of the forward pass; and an estimate of what the largest piece of
+work needs meanwhile. Hours are FLOPs over devices x tflops x mfu.
 """
 
 import dataclasses
@@ -18,9 +18,9 @@ from absl import flags
 from cptlaw.errors import UserError
 from cptlaw.experiments import grid
 from cptlaw.experiments.config import Study
-from cptlaw.models import transformer
+from cptlaw.models import loss, transformer
 from cptlaw.training.sharding import AXES, Layout, mesh_sizes
-from cptlaw.training.step import Optimizer, loss_sums, make_start
+from cptlaw.training.step import loss_sums, make_start
 from launch import common
 
 _DEVICES = flags.DEFINE_integer("devices", 1, "How many devices a run has.")
@@ -38,22 +38,26 @@ class Footprint:
     state: int
     gradients: int
     activations: int
+    work: int
 
     @property
     def total(self) -> int:
-        return self.state + self.gradients + self.activations
+        return self.state + self.gradients + self.activations + self.work
 
 
 def footprint(study: Study, size: str, devices: int) -> Footprint:
     """Evaluates init and step of a size abstractly, on a mesh of `devices` that need not exist.
 
+    `work` is one layer's arrays, computed again and differentiated (six of the feed-forward width and eight of the
+    model's), or two float32 blocks of logits, whichever is more.
+
     Raises UserError for a model, a sharding or a batch that cannot be.
     """
-    cfg = transformer.Config(vocab_size=vocab_size(study), **study.model_fields(size))
+    run = grid.base_run(study, size, _ids(study), {})
+    cfg = transformer.Config(**run.model)
     sizes = mesh_sizes(devices, **study.mesh)
     layout = Layout(jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)))
-    # muP changes no shape.
-    _, state = make_start(cfg, Optimizer(**{**study.optimizer, "mup_base": None}), layout)
+    _, state = make_start(cfg, run.make_optimizer(), layout)
     split = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"]
     if study.batch_size % split or study.eval_batch_size % split:
         raise UserError(
@@ -68,11 +72,20 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
         state=_bytes(state),
         gradients=_bytes(state.params),
         activations=kept[1] - kept[0],  # what does not grow with the rows is parameters, counted already
+        work=rows * study.seq_len * max(_layer(cfg), _logits(cfg)),
     )
 
 
-def vocab_size(study: Study) -> int:
-    """Rows of the embedding."""
+def _layer(cfg: transformer.Config) -> int:
+    return jnp.dtype(cfg.dtype).itemsize * (6 * cfg.d_ff + 8 * cfg.d_model)
+
+
+def _logits(cfg: transformer.Config) -> int:
+    return 2 * 4 * cfg.vocab_size // loss.blocks(cfg.vocab_size, cfg.loss_block)
+
+
+def _ids(study: Study) -> int:
+    """Token ids, as far as the config says; an imported model says the rest."""
     return 256 + 3 if study.vocabulary.kind == "bytes" else study.vocabulary.size
 
 
@@ -100,12 +113,12 @@ def _bytes(tree: Any) -> int:
 
 def main() -> None:
     study = common.study()
-    head = ("size", "non-embedding", "total", "FLOPs/token", "state", "gradients", "activations", "GiB in all")
-    print(("{:10}" + "{:>14}" * 7).format(*head))
+    head = ("size", "non-embedding", "total", "FLOPs/token", "state", "gradients", "activations", "work", "GiB in all")
+    print(("{:10}" + "{:>14}" * 8).format(*head))
     for size in study.grid:
         found = footprint(study, size, _DEVICES.value)
         counts = transformer.count_params(found.cfg)
-        gib = [f"{x / 2**30:.2f}" for x in (found.state, found.gradients, found.activations, found.total)]
+        gib = [f"{x / 2**30:.2f}" for x in (found.state, found.gradients, found.activations, found.work, found.total)]
         flops = transformer.flops_per_token(found.cfg, study.seq_len)["training"]
         print(
             f"{size:10}{counts['non_embedding']:14,}{counts['total']:14,}{flops:14.3g}"
@@ -116,7 +129,7 @@ def main() -> None:
                 f"config.sizes.{size}: {gib[-1]} GiB a device leave less than a tenth of {_GIB.value:g} free; give it "
                 "more devices on the fsdp axis, a smaller batch, or model.remat full"
             )
-    runs = grid.plan(study, vocab_size(study), dict.fromkeys((study.general, *study.domains), ""))
+    runs = grid.plan(study, _ids(study), dict.fromkeys((study.general, *study.domains), ""))
     rate = _DEVICES.value * _TFLOPS.value * 1e12 * _MFU.value
     for size in study.grid:
         mine = [run for run in runs if run.size == size]
