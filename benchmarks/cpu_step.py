@@ -120,7 +120,7 @@ def variants(cfg: transformer.Config) -> dict[str, Callable[[], Callable[[], Non
         "autodiff of attention": lambda: trainer(cfg, ROWS, PARTS, ("attention",)),
         "matmuls in XLA's order": lambda: trainer(cfg, ROWS, PARTS, ("contract_rows",)),
         "scan over layers": lambda: trainer(dataclasses.replace(cfg, scan_layers=True), ROWS, PARTS),
-        f"{RUNS} runs together": lambda: together_trainer(cfg, RUNS),
+        f"recommended, {RUNS} runs together": lambda: together_trainer(cfg, RUNS),
         **{f"evaluation, {rows} rows": lambda rows=rows: scorer(cfg, rows) for rows in (4, 8, 32)},
     }
 

@@ -1,7 +1,11 @@
+import dataclasses
+
+import hypothesis
 import jax
 import numpy as np
 import optax
 import pytest
+from hypothesis import strategies
 from tiny_run import CFG, Batches
 
 from cptlaw.errors import UserError
@@ -11,6 +15,8 @@ from cptlaw.training.sharding import Layout, make_mesh
 
 # A large eps, because Adam's step for a gradient near zero is as large as for any other, whatever its sign.
 ADAMW = step.Optimizer(weight_decay=0.3, clip=0.5, eps=1e-3)
+
+ONE_LAYER = dataclasses.replace(CFG, layers=1)
 
 
 @pytest.fixture(scope="module")
@@ -51,19 +57,42 @@ def test_norms_do_not_decay(layout):
     assert mask["embed"] and all(jax.tree.leaves([mask["layers"]["attention"], mask["layers"]["mlp"]]))
 
 
-def test_microbatches_give_the_update_of_one_batch_whatever_the_masks(layout):
-    one = Batches()
-    one.batch_size = 16
-    batch = one.batch(3)
-    batch["mask_BT"][:5] = 0  # some parts have far fewer targets than others
-    state, sums = one_step(layout, batch)
-    parts, part_sums = one_step(layout, batch, microbatches=2)
-    np.testing.assert_allclose(jax.tree.leaves(part_sums), jax.tree.leaves(sums), rtol=1e-5)
-    # Adam's moments are the gradient and its square: they tell a wrong weight that its update would hide.
-    for ours, theirs in zip(jax.tree.leaves(parts.optimizer), jax.tree.leaves(state.optimizer)):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-7)
-    with pytest.raises(UserError, match="3 does not divide the batch of 16"):
-        one_step(layout, batch, microbatches=3)
+# (mesh, microbatches): what a batch may be split into.
+SPLITS = [((2, 2, 2), 2), ((1, 1, 1), 4)]
+
+
+def gradient(mesh, microbatches, batch):
+    """Counts and the unclipped gradient of one step, read from Adam's first moment."""
+    layout = Layout(make_mesh(*mesh, devices=jax.devices()[: int(np.prod(mesh))]))
+    plain = step.Optimizer(clip=1e9, b1=0.0)
+    state = step.make_start(ONE_LAYER, plain, layout)[0](step.make_init(ONE_LAYER, layout)(0))
+    state, sums = step.make_step(ONE_LAYER, plain, layout, microbatches)(state, layout.put(batch, 8), 1e-3)
+    return sums, state.optimizer[1].mu
+
+
+@hypothesis.settings(max_examples=5, deadline=None, derandomize=True)
+@hypothesis.given(
+    seed=strategies.integers(0, 2**32 - 1), rows=strategies.lists(strategies.integers(0, 16), min_size=8, max_size=8)
+)
+def test_however_a_batch_is_split_its_gradient_is_that_of_the_whole(seed, rows):
+    """Of the row i, rows[i] targets count: some parts have far fewer than others, or none."""
+    hypothesis.assume(any(rows))
+    batch = Batches().batch(seed)
+    batch["mask_BT"] = (
+        np.random.default_rng(seed).permuted(np.arange(16) < np.array(rows)[:, None], axis=1).astype(np.float32)
+    )
+    whole_sums, whole = gradient((1, 1, 1), 1, batch)
+    assert float(whole_sums.tokens) == sum(rows)
+    scale = float(whole_sums.grad_norm)
+    for mesh, microbatches in SPLITS:
+        sums, found = gradient(mesh, microbatches, batch)
+        np.testing.assert_allclose(jax.tree.leaves(sums), jax.tree.leaves(whole_sums), rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale), found, whole)
+
+
+def test_a_batch_that_its_parts_do_not_divide_is_named(layout):
+    with pytest.raises(UserError, match="3 does not divide the batch of 8"):
+        one_step(layout, Batches().batch(0), microbatches=3)
 
 
 def test_one_program_serves_every_learning_rate_and_seed(layout):
