@@ -1,7 +1,8 @@
 """Are the planner's intervals honest, and does it choose experiments better than chance? On tables of a known truth.
 
     python benchmarks/planning.py coverage --tables 300    # share of 90% intervals that hold the true best share
-    python benchmarks/planning.py next --tables 30         # regret against cost: `next_runs`, random, in grid order
+    python benchmarks/planning.py next --tables 40         # regret against cost: `next_runs` and others
+    python benchmarks/planning.py speed                    # seconds a decision
 
 The truth is a D-CPT law (L3) a corpus; a table is a grid of runs whose checkpoints share a run effect of `--noise` nats
 and have a third of it each. One JSON line a table goes to stdout; the summary to stderr.
@@ -10,14 +11,21 @@ and have a third of it each. One JSON line a table goes to stdout; the summary t
 import argparse
 import json
 import sys
+import time
 
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
 
 from cptlaw import cache, fitting, laws
-from cptlaw.planning.experiments import check_candidates, choose
+from cptlaw.planning.budget import budget
+from cptlaw.planning.design import design
+from cptlaw.planning.experiments import check_candidates, choose, next_runs
 from cptlaw.planning.knowledge import knowledge
+from cptlaw.planning.limited import limited_data
+from cptlaw.planning.mixture import mixture
+from cptlaw.planning.pareto import pareto, share_for_loss
+from cptlaw.planning.subset import subset
 from cptlaw.planning.tradeoff import trade_off
 
 NAMES = ("E", "A", "alpha", "B", "beta", "eta", "C", "gamma", "eps")
@@ -119,6 +127,7 @@ def following(args: argparse.Namespace) -> None:
     mixes = pd.DataFrame({"w_general": np.linspace(1, 0, 9), "w_code": np.linspace(0, 1, 9)})
     sizes = pd.DataFrame({"params": SIZES, "tokens": TOKENS[-1]})
     candidates = check_candidates(sizes.merge(mixes, how="cross"))
+    lines: list[dict] = []
     for seed in range(args.first, args.first + args.tables):
         for strategy in args.strategies:
             rng = np.random.default_rng(seed)
@@ -133,11 +142,13 @@ def following(args: argparse.Namespace) -> None:
                 rows += run(f"step{len(chosen)}", row["params"], row["w_code"], args.noise, rng)
                 chosen.append((row["params"], round(row["w_code"], 3)))
                 spent += row["cost"] / (6 * TARGET["params"] * TARGET["tokens"])
-            print(json.dumps({"seed": seed, "strategy": strategy, "path": path, "chosen": chosen}), flush=True)
+            lines.append({"seed": seed, "strategy": strategy, "path": path, "chosen": chosen})
+            print(json.dumps(lines[-1]), flush=True)
+    compare(lines, args.budget)
 
 
 def compare(lines: list[dict], budget: float) -> None:
-    """Median regret against cost, and the cost of each strategy over that of `next` at equal median regret."""
+    """Median regret against cost, and what each strategy pays, over what `next` does, to come as low."""
     at = np.arange(0, budget + 1e-9, 0.25)
     median = {}
     for strategy in dict.fromkeys(line["strategy"] for line in lines):
@@ -146,25 +157,61 @@ def compare(lines: list[dict], budget: float) -> None:
             spent, value = np.array(line["path"]).T
             found.append(value[np.searchsorted(spent, at + 1e-9) - 1])
         median[strategy] = np.median(found, axis=0)
-        print(f"{strategy:<10} n={len(found)} median mnats " + " ".join(f"{1e3 * v:.2f}" for v in median[strategy]))
-        print(f"{'':<10} mean mnats " + " ".join(f"{1e3 * v:.2f}" for v in np.mean(found, axis=0)))
-    for strategy in median:
-        if strategy != "next":
-            rows = []
-            for level in median["next"][1:]:
-                ours, theirs = (first(at, median[name], level) for name in ("next", strategy))
-                rows.append((level, ours, theirs))
-            print(strategy, " ".join(f"{1e3 * r:.2f}:{a:g}->{b:g}" for r, a, b in rows))
+        shown = " ".join(f"{1e3 * value:5.2f}" for value in median[strategy])
+        print(f"{strategy:<10} {len(found):>3} tables, median regret in mnats: {shown}", file=sys.stderr)
+    for strategy in median.keys() - {"next"}:
+        for cost in (1.0, 2.0):
+            level = median["next"][at == cost][0]
+            ours, theirs = (first(at, median[name], level) for name in ("next", strategy))
+            paid = f"{theirs / ours:.2f} times" if theirs < np.inf else f"over {budget / ours:.2f} times"
+            print(f"{strategy:<10} pays {paid} what next does for {1e3 * level:.2f} mnats", file=sys.stderr)
 
 
 def first(at: np.ndarray, value: np.ndarray, level: float) -> float:
-    """Least cost at which the median regret is at most `level`."""
+    """Least cost at which the median regret is at most `level`; inf if it never is."""
     return float(at[np.argmax(value <= level)]) if (value <= level).any() else np.inf
+
+
+def speed(args: argparse.Namespace) -> None:
+    """Seconds of every decision, the second time it is asked, on 200 rows a corpus and 1000 resamples."""
+    rng = np.random.default_rng(0)
+    rows = [r for n in SIZES for s in np.linspace(0, 1, 17)[:16] for r in run(f"{n:g}-{s}", n, s, args.noise, rng)]
+    rows += [r for s in (0.3, 0.6) for r in run(f"again-{s}", 8e5, s, args.noise, rng)]
+    _, (general, code) = decide(rows, args, 1000)
+    x = np.exp(rng.uniform(-0.5, 0.5, (200, 2))) * (20.0, 15.0)
+    table = pd.DataFrame({"run": [f"s{i // 4}" for i in range(200)], "tokens": np.tile(TOKENS, 50), "eval": "code"})
+    table = table.assign(ppl_mean=x[:, 0], ppl_std=x[:, 1], loss=0.0)
+    table["loss"] = 2 + 0.01 * rng.normal(size=200) + 0.1 * np.log(x[:, 0]) - 0.02 * np.log(table["tokens"] / 1e5)
+    chosen = fitting.fit(table, "perplexity", "code", bootstrap=1000, hold_out=np.zeros(200, bool))
+    decision = trade_off(general, code, **TARGET, base_loss=BASE)
+    given = {name: code.params[name] for name in code.law.names}
+    grid = {"sizes": SIZES, "tokens": TOKENS}
+    questions = {
+        "trade-off": lambda: trade_off(general, code, **TARGET, base_loss=BASE),
+        "share": lambda: share_for_loss(general, loss=CEILING, **TARGET),
+        "limited-data": lambda: limited_data(code, params=8e5, domain_tokens=2e5, tokens=1e6, max_epochs=4),
+        "budget, share given": lambda: budget(code, flops=4.8e12, share=0.5),
+        "budget, all free": lambda: budget(code, general, flops=4.8e12, ceiling=CEILING),
+        "budget, served": lambda: budget(code, flops=4.8e12, inference_tokens=1e6),
+        "budget, menu": lambda: budget(code, general, flops=4.8e12, ceiling=CEILING, sizes=SIZES),
+        "mixture, sum": lambda: mixture(general, code, **TARGET),
+        "mixture, ceiling": lambda: mixture(general, code, **TARGET, ceilings={"general": CEILING}),
+        "mixture, worst": lambda: mixture(general, code, **TARGET, worst=True, weights={"general": 1, "code": 1.4}),
+        "pareto": lambda: pareto(general, code, **TARGET),
+        "subset": lambda: subset(chosen, tokens=1e6),
+        "next": lambda: next_runs(decision, general, code, k=5),
+        "design": lambda: design(code.law, given, at={**TARGET, "ratio": 0.5}, precision=0.01, **grid),
+    }  # fmt: skip
+    for name, ask in questions.items():
+        ask()
+        wall, cpu = time.perf_counter(), time.process_time()
+        ask()
+        print(f"{name:<20} {time.perf_counter() - wall:6.2f} s wall {time.process_time() - cpu:6.2f} s CPU", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("coverage", "next"))
+    parser.add_argument("what", choices=("coverage", "next", "speed"))
     parser.add_argument("--tables", type=int, default=300)
     parser.add_argument("--noise", type=float, default=0.003, help="run effect, nats")
     parser.add_argument("--bootstrap", type=int, default=200)
@@ -177,7 +224,7 @@ def main() -> None:
     parser.add_argument("--budget", type=float, default=3.0, help="next: cost in runs of the largest size")
     args = parser.parse_args()
     cache.keep_compiled()
-    (coverage if args.what == "coverage" else following)(args)
+    {"coverage": coverage, "next": following, "speed": speed}[args.what](args)
 
 
 if __name__ == "__main__":

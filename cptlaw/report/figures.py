@@ -87,13 +87,22 @@ def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFra
         axes.errorbar(here[0]["point"], here[1]["point"], errors[1], errors[0], "o", ms=8, color=style.ACCENT, lw=1.2)
         handles = [key("o", style.ACCENT, f"recommended, {percent(share)}")]
         if measured is not None and all(measured):
-            axes.plot(*[m[0] for m in measured if m], "*", ms=14, mfc=style.BAD, mec=style.PAPER, mew=0.8)
+            axes.plot(*[m[0] for m in measured if m], "*", ms=14, mfc=style.BAD, mec=style.PAPER, mew=0.8, zorder=4)
             handles.append(key("*", style.BAD, "measured afterwards"))
         axes.legend(handles=handles, loc="upper right")
         axes.margins(y=0.08)
-        rise = f" ceiling, {decision.inputs['tolerance']:+.1%}"
+        rise = f"ceiling, {decision.inputs['tolerance']:+.1%}"
         where = axes.get_xaxis_transform()
-        axes.text(ceiling, 0.55, rise, transform=where, color=style.MUTED, rotation=90, va="center")
+        axes.annotate(
+            rise,
+            (ceiling, 0.55),
+            (3, 0),
+            where,
+            textcoords="offset points",
+            color=style.MUTED,
+            rotation=90,
+            va="center",
+        )
         axes.set(xlabel=f"{general.eval} loss (nats per token)", ylabel=f"{domain.eval} loss (nats per token)")
         return figure
 

@@ -78,6 +78,7 @@ def write(
         body.append(show(figures.front(general, domain, trade, confirm, level)))
         body.append(_options(trade))
         body.append(show(figures.share_distribution(trade), before=_agreement(trade)))
+        body.append(_influence(trade))
     body += [_other(decision) for decision in decisions[1:]]
     if all(set(fit.law.columns) <= {"params", "tokens", "ratio"} for fit in fits.values()):
         two = trade.inputs["domain"] if trade is not None and len(runs.corpora(table)) == 2 else None
@@ -119,15 +120,34 @@ def _agreement(decision: Decision) -> Markup:
     return tag("p", f"{decision.agreement:.0%} of resamples agree: {decision.agreement_means}.")
 
 
+def _influence(decision: Decision) -> Markup:
+    """The runs that the share hangs on."""
+    rows = [[row["run"], f"{100 * row['share without it']:.1f}%"] for row in decision.influence]
+    if not rows:
+        return html.NOTHING
+    words = f"The runs without which the share, {100 * decision.point['share']:.1f}%, would move most:"
+    return Markup(tag("p", words) + html.table(["Run", "share without it"], rows))
+
+
 def _other(decision: Decision) -> Markup:
     """A decision beside the one the page is about."""
     parts = [tag("h2", KINDS.get(decision.kind, decision.kind)), tag("p", decision.question, class_="question")]
     parts.append(tag("p", tag("strong", decision.answer), class_="lead"))
+    options = {"": decision.losses} | {f", {option.name}": option.losses for option in decision.options}
     rows = []
-    for corpus, loss in decision.losses.items():
-        rows.append([f"{corpus} loss", f"{loss['point']:.3f}", f"{loss['low']:.3f} to {loss['high']:.3f}"])
+    for which, losses in options.items():
+        for corpus, loss in losses.items():
+            span = f"{loss['low']:.3f} to {loss['high']:.3f}"
+            rows.append([f"{corpus} loss{which}", f"{loss['point']:.3f}", span])
     if rows:
-        parts.append(html.table(["Nats per token", "predicted", f"{decision.level:.0%} interval"], rows))
+        header = ["Nats per token", "predicted", f"{decision.level:.0%} interval"]
+        parts.append(html.table(header, rows, marked=0 if decision.options else None))
+    if decision.regret:
+        mean, p90 = decision.regret["mean"], decision.regret["p90"]
+        parts.append(
+            tag("p", f"If the law is off, it costs {mean:.2g} nats on average, one time in ten over {p90:.2g}.")
+        )
+        parts.append(_agreement(decision))
     if decision.rows:
         parts.append(html.table(*cells(decision.rows)))
     parts += [tag("p", f"Extrapolation: {note}.", class_="note") for note in decision.extrapolation]

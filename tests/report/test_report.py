@@ -83,6 +83,14 @@ def test_the_first_screen_answers(study, page):
     assert "trained once" in first and "90% interval for one run" in first
 
 
+def test_the_page_names_the_runs_the_answer_hangs_on_and_what_other_answers_cost(study, page):
+    source, decision = page.read_text(), study[2]
+    run = decision.influence[0]
+    assert f"<td>{run['run']}</td>" in source and f"{100 * run['share without it']:.1f}%" in source
+    other = source.split("With little domain text")[1].split("<h2")[0]
+    assert "code loss, 5% replay" in other and "of resamples agree" in other
+
+
 def test_every_figure_has_a_text_alternative_a_picture_and_its_data(page):
     source = page.read_text()
     for name in FIGURES:
