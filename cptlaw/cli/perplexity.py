@@ -37,8 +37,9 @@ def add_parsers(subparsers: Any) -> None:
     select.add_argument("--reference", type=Path, metavar="SCORES", help="choose by excess loss over these scores")
     select.add_argument("--seed", type=int, default=0)
     select.add_argument("--out", type=Path, required=True, metavar="LIST.parquet", help="where the list goes")
-    select.add_argument("--store", type=Path, help="the token store that was scored; with --store-out")
+    select.add_argument("--store", type=Path, help="the token store that was scored; for the next two")
     select.add_argument("--store-out", type=Path, metavar="DIR", help="write the subset as a token store of its own")
+    select.add_argument("--text-out", type=Path, metavar="FILE.jsonl", help="write its text, a corpus for any study")
     select.set_defaults(run=_select)
 
     study = subparsers.add_parser(
@@ -94,8 +95,10 @@ def _select(args: argparse.Namespace) -> None:
 
     from cptlaw.perplexity import alternatives, score, subset
 
-    if (args.store is None) != (args.store_out is None):
-        raise UserError("--store, --store-out: give both, or neither")
+    if (args.store is None) != (args.store_out is None and args.text_out is None):
+        raise UserError(
+            "--store, --store-out, --text-out: the second and third need the first, and it needs one of them"
+        )
     about = score.meta(args.scores)
     rows = score.read(args.scores)
     x = None if args.reference is None else alternatives.excess(rows, score.read(args.reference))
@@ -126,10 +129,16 @@ def _select(args: argparse.Namespace) -> None:
         print(f"{edges[i]:>11.4g} to {edges[i + 1]:<9.4g}  {'#' * ours}{'-' * (whole - ours)}")
     print(f"\n{args.out}: {len(chosen):,} {args.by}s, {(spans['end'] - spans['begin']).sum():,} tokens")
     if args.store is not None:
-        from cptlaw.data import subsets
+        from cptlaw.data import build, subsets
         from cptlaw.data.store import TokenStore
 
-        print(subsets.write_store(TokenStore.open(args.store), spans, args.store_out, args.store_out.name))
+        store = TokenStore.open(args.store)
+        if args.store_out is not None:
+            print(subsets.write_store(store, spans, args.store_out, args.store_out.name))
+        if args.text_out is not None:
+            # A prepared directory holds CORPUS/SPLIT and vocabulary.
+            subsets.write_text(store, spans, build.load_vocabulary(args.store.parent.parent), args.text_out)
+            print(args.text_out)
 
 
 def _target(args: argparse.Namespace) -> tuple[float, float] | None:

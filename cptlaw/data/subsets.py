@@ -1,6 +1,7 @@
-"""Chosen parts of a token store: as a store of its own, and as a seqio Task."""
+"""Chosen parts of a token store: as a store of its own, as text, and as a seqio Task."""
 
 import hashlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cptlaw import atomic
 from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger
 from cptlaw.data.vocabularies import Vocabulary, quiet_tensorflow
 
@@ -61,6 +63,15 @@ def write_store(store: TokenStore, spans: pd.DataFrame, directory: str | os.Path
         kept = ("source", "licence", "attribution", "vocabulary")
         facts: dict[str, Any] = {key: store.ledger[key] for key in kept if key in store.ledger}
         return writer.finish(name, "train", {**facts, "made_from": made_from})
+
+
+def write_text(store: TokenStore, spans: pd.DataFrame, vocabulary: Vocabulary, path: str | os.PathLike[str]) -> None:
+    """The spans' text as JSON lines, atomically: a corpus that any study can read."""
+    begin, end = _places(store, spans)
+    with atomic.replacing(path) as temporary, temporary.open("w") as file:
+        for document, a, b in zip(spans["document"], begin.tolist(), end.tolist()):
+            source = f"{store.name}/{store.split}:{document}:{a - int(store.offsets[document])}"
+            file.write(json.dumps({"text": vocabulary.decode(store.tokens[a:b].tolist()), "source": source}) + "\n")
 
 
 def register_task(name: str, directory: str | os.PathLike[str], vocabulary: Vocabulary) -> Any:

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from cptlaw.data import subsets
+from cptlaw.data.corpora import open_corpus
 from cptlaw.data.store import StoreError, Writer
 from cptlaw.data.vocabularies import BYTES, train_sentencepiece
 
@@ -56,6 +57,12 @@ def test_the_seqio_task_gives_the_stores_tokens(store, tmp_path):
     rows = [row["targets"] for row in task.get_dataset(None, "train", shuffle=False).as_numpy_iterator()]
     assert [row.tolist() for row in rows] == [part.tokens[:4].tolist(), part.tokens[4:].tolist()]
     assert rows[0].dtype == np.int32
+
+
+def test_the_text_of_a_subset_is_a_corpus(store, tmp_path):
+    subsets.write_text(store, spans((2, 0, 7), (1, 2, 8)), BYTES, tmp_path / "part.jsonl")
+    texts = [document.text for document in open_corpus("part", str(tmp_path / "part.jsonl"), tmp_path).documents()]
+    assert texts == ["naïve", "longer"]
 
 
 def test_bytes_of_tokens_add_up_to_the_text(tmp_path):

@@ -17,7 +17,7 @@ def scores(tmp_path):
     """A token store of 200 documents, and scores of it as launch/score.py leaves them."""
     rng = np.random.default_rng(0)
     facts = {"source": "here", "vocabulary": {"kind": "bytes", "size": 259}}
-    with Writer(tmp_path / "store", 259) as writer:
+    with Writer(tmp_path / "tiny" / "train", 259) as writer:
         for _ in range(200):
             writer.add(np.append(rng.integers(3, 259, rng.integers(20, 90)), 1), 80)
         store = writer.finish("tiny", "train", facts)
@@ -50,11 +50,15 @@ def test_the_landscape_and_what_can_be_reached(scores, tmp_path, capsys):
 
 def test_a_selection_is_a_list_and_a_store(scores, tmp_path, capsys):
     words = ["select", str(scores), "--mean", "2.9", "--std", "0.3", "--by", "chunk", "--fraction", "0.3"]
-    words += ["--out", str(tmp_path / "list.parquet"), "--store", str(tmp_path / "store")]
-    assert cli.main([*words, "--store-out", str(tmp_path / "part"), "--by-length"]) == 0
+    words += ["--out", str(tmp_path / "list.parquet"), "--store", str(tmp_path / "tiny" / "train")]
+    (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "vocabulary" / "vocabulary.json").write_text(json.dumps({"kind": "bytes"}))
+    words += ["--store-out", str(tmp_path / "part"), "--text-out", str(tmp_path / "part.jsonl")]
+    assert cli.main([*words, "--by-length"]) == 0
     assert "subset   mean 2.9   std 0.3" in capsys.readouterr().out
     spans = pd.read_parquet(tmp_path / "list.parquet")
     assert (spans["end"] - spans["begin"] == CHUNK + 1).all()
+    assert len((tmp_path / "part.jsonl").read_text().splitlines()) == len(spans)
     assert len(TokenStore.open(tmp_path / "part").tokens) == len(spans) * (CHUNK + 1)
 
 
