@@ -151,6 +151,9 @@ class Study:
     validation_share: float = 0.05
     eval_max_tokens: int | None = None
     optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    # Parts to take a batch in, one after the other: less memory, the same gradient. 0 chooses, see
+    # `training.step.default_microbatches`.
+    microbatches: int = 0
     # Sizes of the mesh axes data, fsdp, tensor; all devices on data unless it says otherwise.
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     # Size -> Hugging Face folder whose weights are its base model, and whose config.json is its architecture. The

@@ -39,6 +39,7 @@ class Run:
     eval_batch_size: int
     eval_max_tokens: int | None
     data: dict[str, str]
+    microbatches: int = 0
     weights: str | None = None
     trunk: str | None = None
     keep_tokens: tuple[int, ...] = ()
@@ -183,6 +184,7 @@ def _common(study: Study, data: dict[str, str]) -> dict[str, Any]:
         "batch_size": study.batch_size,
         "optimizer": _optimizer(study),
         "mesh": study.mesh,
+        "microbatches": study.microbatches,
         "eval_batch_size": study.eval_batch_size,
         "eval_max_tokens": study.eval_max_tokens,
         "data": data,

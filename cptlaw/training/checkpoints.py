@@ -38,7 +38,7 @@ class Checkpoints:
 
     Attributes:
       seconds: how much work a crash may cost; None, all of it.
-      keep: steps whose checkpoints stay.
+      keep: steps after which to save whatever the time, and whose checkpoints stay.
     """
 
     def __init__(
@@ -65,14 +65,14 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    def due(self, step: int) -> bool:
-        """Whether to save after `step`: it is one to keep, or the time has come.
+    def due(self) -> bool:
+        """Whether the time to save has come.
 
         On a slow disk it comes later, so that training waits for saves a tenth of its time at most; at 0 `seconds`,
         always.
         """
-        if self.seconds is None or step in self.keep:
-            return step in self.keep
+        if self.seconds is None:
+            return False
         wait = max(self.seconds, 9 * self._took) if self.seconds else 0.0
         return time.monotonic() - self._saved >= wait
 

@@ -105,18 +105,18 @@ def train(
             if late:
                 report(*late)
             late = (step, sums) if step % log_every == 0 else None
-
             last = step == schedule.steps
-            due = checkpoints is not None and checkpoints.due(step)
+            keep = checkpoints is not None and (last or step in checkpoints.keep)
+            due = checkpoints is not None and checkpoints.due()
             stop, due = agree(step, should_stop(), due, together=step % log_every == 0)
-            if last or stop or due or step in eval_steps:
+            if last or keep or stop or due or step in eval_steps:
                 # Nothing is evaluated, kept or returned before its step is known to be sound.
                 report(step, sums)
                 late = None
             with clock.paused():
                 if step in eval_steps:
                     evaluate(at(step), state.params)
-                if checkpoints is not None and (last or ((stop or due) and guard.sound)):
+                if checkpoints is not None and (keep or ((stop or due) and guard.sound)):
                     checkpoints.save(step, state)
             if stop and not last:
                 return Result(STOPPED, at(step), state.params, "asked to stop")

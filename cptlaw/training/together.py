@@ -95,7 +95,7 @@ def train(
             report(*late)
         late = (step, sums) if step % log_every == 0 else None
         last, stop = step == steps, should_stop()
-        save = checkpoints is not None and (last or stop or checkpoints.due(step))
+        save = checkpoints is not None and (last or stop or step in checkpoints.keep or checkpoints.due())
         if save or last or stop or step in eval_steps:
             report(step, sums)
             late = None

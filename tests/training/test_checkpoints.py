@@ -72,24 +72,22 @@ def test_a_slow_disk_is_written_to_less_often(tmp_path, states, monkeypatch):
 
         monkeypatch.setattr(checkpoints._manager, "save", slow)
         now = 5.0
-        assert checkpoints.due(1)
+        assert checkpoints.due()
         checkpoints.save(1, states[1])
         now += 17.9
-        assert not checkpoints.due(2)
+        assert not checkpoints.due()
         now += 0.1
-        assert checkpoints.due(2)
+        assert checkpoints.due()
 
 
 def test_saving_is_due_by_time(tmp_path, states):
     with Checkpoints(tmp_path / "never", seconds=None) as checkpoints:
-        assert not checkpoints.due(1)
+        assert not checkpoints.due()
     with Checkpoints(tmp_path / "often", seconds=0.0) as checkpoints:
-        assert checkpoints.due(1)
+        assert checkpoints.due()
     with Checkpoints(tmp_path / "later", seconds=1000.0) as checkpoints:
         checkpoints.save(1, states[1])
-        assert not checkpoints.due(2)
-    with Checkpoints(tmp_path / "chosen", seconds=None, keep=[2]) as checkpoints:
-        assert checkpoints.due(2)
+        assert not checkpoints.due()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "scrambled", "gone"])

@@ -127,6 +127,12 @@ def test_a_loss_spike_stops_the_run_before_it_is_kept(layout, tmp_path):
     assert train(layout, **options)[0].status == loop.FINISHED, "off unless asked for"
 
 
+def test_steps_to_keep_are_saved_and_stay(layout, tmp_path):
+    with Checkpoints(tmp_path, recent=1, keep=[3, 8], seconds=None) as checkpoints:
+        assert train(layout, checkpoints=checkpoints)[0].status == loop.FINISHED
+    assert sorted(int(path.name) for path in tmp_path.iterdir()) == [3, 8, 12]
+
+
 def test_divergence_is_noticed_without_evaluations_or_checkpoints(layout):
     result, _ = train(layout, schedule=Schedule(1e30, 12))
     assert result.status == loop.FAILED and result.point.step in (5, 10)
