@@ -100,3 +100,17 @@ def test_an_impossible_ceiling_says_what_would_be_possible(general, code):
         budget(code, general, flops=FLOPS, ceiling=2.0)
     with pytest.raises(DecisionError, match="give one of"):
         budget(code, general, flops=FLOPS, ceiling=3.4, share=0.5)
+
+
+def test_a_size_that_could_be_anything_is_not_given(code):
+    wild = np.exp(np.random.default_rng(0).normal(0, 3, len(code.samples["A"])))
+    vague = dataclasses.replace(code, samples={**code.samples, "A": code.params["A"] * wild})
+    decision = budget(vague, flops=4e12, share=0.5)
+    assert not decision.supported and decision.answer.startswith("These runs cannot say which size")
+
+
+def test_a_free_share_is_compared_with_rules_of_thumb_at_the_same_cost(code):
+    decision = budget(code, flops=4e12)
+    rules = {option.name: option for option in decision.options}
+    assert rules["25% replay"].point == {**decision.point, "share": 0.75}
+    assert all(o.losses["code"]["point"] >= decision.losses["code"]["point"] - 1e-9 for o in decision.options)

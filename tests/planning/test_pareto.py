@@ -42,3 +42,11 @@ def test_a_loss_that_no_share_has_gives_those_that_shares_have(general):
 def test_a_front_needs_two_points(general, code):
     with pytest.raises(DecisionError, match="at least 2"):
         pareto(general, code, **X, points=1)
+
+
+def test_a_share_that_could_be_anything_is_not_given(general):
+    wild = np.random.default_rng(0).normal(0, 3, len(general.samples["E"]))
+    vague = dataclasses.replace(general, samples={**general.samples, "E": general.params["E"] + wild})
+    decision = share_for_loss(vague, loss=3.4, params=8e5, tokens=1e6)
+    assert not decision.supported and decision.answer.startswith("These runs cannot say")
+    assert {option.name for option in decision.options} == {"domain only", "5% replay", "25% replay"}
