@@ -116,6 +116,7 @@ class Found:
         point = self.other.point
         lines = [
             self.decision.text(),
+            f"  measured there: {self.measured():.4f}",
             f"  {self.rival} instead: mean {point['mean']:.4g}, spread {point['spread']:.4g}",
             f"  held-out {self.domain} text: mean {mean:.4g}, spread {std:.4g}",
             "",
@@ -126,6 +127,11 @@ class Found:
                 f"(95% {-row.high:+.4f} to {-row.low:+.4f}, {row.seeds} seeds)"
             )
         return "\n".join([*lines, "", f"  {verdict(self)}"])
+
+    def measured(self) -> float:
+        """The domain loss of the law's choice at the end, mean over seeds, beside `decision.losses`."""
+        rows = self.confirmed[(self.confirmed["eval"] == self.domain) & (self.confirmed["subset"] == "law")]
+        return float(rows.loc[rows["tokens"] == rows["tokens"].max(), "loss"].mean())
 
 
 def parse(config: Mapping[str, Any]) -> tuple[Study, Plan]:

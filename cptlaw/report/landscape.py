@@ -119,6 +119,9 @@ def plane(found: "Found") -> Drawing:
     best, other = ((d.point["mean"], d.point["spread"]) for d in (found.decision, found.other))
     draws = np.stack([found.decision.samples["mean"], found.decision.samples["spread"]], -1)
     whole, test = found.pool.moments(), found.test.moments()
+    # Straight edges in the plane of E[x] and E[x^2] are curves in this one.
+    corners = np.vstack([found.region.corners, found.region.corners[:1]])
+    outline = [np.interp(np.linspace(0, len(corners) - 1, 1000), np.arange(len(corners)), c) for c in corners.T]
     low, high = cells.min(axis=0), cells.max(axis=0)
     near = ((edge >= low) & (edge <= high)).all(axis=1)
     points = [("cell " + name, *cell) for name, cell in zip(names, cells)]
@@ -126,9 +129,7 @@ def plane(found: "Found") -> Drawing:
 
     def draw(narrow: bool) -> Figure:
         figure, (axes,) = figures.subplots(1, narrow, 1, height=4.2, width=figures.NARROW if narrow else 7.2)
-        means = np.unique(edge[:, 0])
-        spans = np.array([[edge[edge[:, 0] == m, 1].min(), edge[edge[:, 0] == m, 1].max()] for m in means])
-        axes.fill_between(means, *spans.T, color=style.RULE, alpha=0.5, lw=0)
+        axes.fill(outline[0], np.sqrt(np.maximum(outline[1] - outline[0] ** 2, 0)), color=style.RULE, alpha=0.5, lw=0)
         x, y = edge[near].T
         axes.tricontour(x, y, predicted[near], 8, colors=[style.INK], linewidths=0.6, alpha=0.6)
         axes.plot(*draws.T, ".", ms=4, color=style.ACCENT, alpha=0.15)
@@ -137,14 +138,16 @@ def plane(found: "Found") -> Drawing:
         axes.plot(*other, "*", ms=13, color=style.SIZES[3], mec=style.PAPER)
         axes.plot(*whole, "s", ms=7, color=style.MUTED)
         axes.plot(*test, "D", ms=7, color=style.BAD)
-        axes.legend(
+        figure.legend(
             handles=[
                 figures.key("o", style.INK, "trained cells", hollow=True),
                 figures.key("*", style.ACCENT, "the law's choice, and by resample"),
                 figures.key("*", style.SIZES[3], "the competitor's"),
                 figures.key("s", style.MUTED, "the whole pool"),
                 figures.key("D", style.BAD, "held-out text"),
-            ]
+            ],
+            loc="outside lower center",
+            ncols=2 if narrow else 3,
         )
         axes.set(xlabel=f"mean {found.pool.unit} of a chunk", ylabel="its spread (std)")
         return figure
@@ -216,7 +219,12 @@ def _moments(found: "Found") -> Markup:
     rows.append([found.rival, f"{other['mean']:.4g}", f"{other['spread']:.4g}"])
     named = {"the whole pool": found.pool.moments(), f"held-out {found.domain} text": found.test.moments()}
     rows += [[name, f"{mean:.4g}", f"{std:.4g}"] for name, (mean, std) in named.items()]
-    lead = tag("p", f"At the recommendation the law has {found.decision.inputs['verdict']}.")
+    loss = found.decision.losses[found.domain]
+    lead = tag(
+        "p",
+        f"The recommendation is {found.decision.inputs['verdict']}. The law predicts a {found.domain} loss of "
+        f"{loss['point']:.3f} there ({loss['low']:.3f} to {loss['high']:.3f}); measured: {found.measured():.3f}.",
+    )
     return Markup(lead + html.table(["", f"mean {found.pool.unit}", "spread"], rows))
 
 
