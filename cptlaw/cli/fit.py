@@ -161,9 +161,7 @@ def _fit(args: argparse.Namespace) -> None:
     if "resamples" in fit.codes:
         print("resamples " + ", ".join(f"{n} {code}" for code, n in fit.codes["resamples"].items()))
     if args.influence:
-        print(
-            "\nruns that move the fit most (log loss at the largest fitted size and tokens, if the run weighed double)"
-        )
+        print("\nruns that move the fit most (what each changes of the loss at the largest fitted size and tokens)")
         for run, move in fit.moves()[:10]:
             print(f"  {run:30} {move:+.3%}")
     for warning in fit.warnings:

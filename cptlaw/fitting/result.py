@@ -45,7 +45,7 @@ class Fit:
       samples: name -> (S,) bootstrap values; NaN in all where a resample failed. The same row of two fits on one table
         with one seed comes from the same resampled runs.
       codes: how many starts and resamples ended in each way.
-      influence: run -> derivative of the fitted parameters by that run's weight (infinitesimal jackknife).
+      influence: run -> the fitted parameters less those without that run (see `sensitivity.run_influence`).
       scores: {"fit": {...}, "held_out": {"what", "n", "law": {...}, baseline: {...}, "beaten_by": [...]}}.
       residuals: fitted and held-out rows with `observed`, `predicted`, `held_out`.
       ranges: column -> (smallest, largest) fitted.
@@ -123,14 +123,14 @@ class Fit:
         return intervals.expanded(level, units, len(free))
 
     def moves(self) -> list[tuple[str, float]]:
-        """Runs that move the fit most: relative change of the loss predicted at the far corner of the fitted ranges,
-        if the run weighed double (first order, by the implicit function theorem); largest first."""
+        """Runs that move the fit most: relative change that each makes to the loss predicted at the far corner of the
+        fitted ranges; largest first."""
         corner = {k: np.asarray(0.0 if k == "corpus" else self.ranges[k][1]) for k in self.law.columns}
         base = float(self.law.predict(self.params, corner))
         found = []
         for run, move in self.influence.items():
-            moved = {k: v + intervals.STEP * move.get(k, 0.0) for k, v in self.params.items()}
-            found.append((run, (float(self.law.predict(moved, corner)) / base - 1) / intervals.STEP))
+            without = {k: v - move.get(k, 0.0) for k, v in self.params.items()}
+            found.append((run, base / float(self.law.predict(without, corner)) - 1))
         return sorted(found, key=lambda item: -abs(item[1]))
 
     def extrapolation(self, **columns: ArrayLike) -> list[str]:

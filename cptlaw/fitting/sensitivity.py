@@ -10,9 +10,11 @@ import numpy as np
 
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.rows import Rows
-from cptlaw.fitting.solver import Problem
+from cptlaw.fitting.solver import Problem, solve
 from cptlaw.laws import Law
 
+REFITTED = 100  # most runs that are left out one by one by refitting
+TOLERANCE = 1e-9  # of those refits
 RANK = 1e-10  # relative eigenvalue of the scaled Hessian below which a direction is left unmoved
 STEP = 1e-6  # relative step of central differences
 
@@ -57,11 +59,28 @@ def data_derivatives(problem: Problem, weights: np.ndarray, theta: np.ndarray) -
 
 
 def run_influence(problem: Problem, rows: Rows, theta: np.ndarray) -> dict[str, dict[str, float]]:
-    """Run -> derivative of the reported parameters by the weight of that run's rows (infinitesimal jackknife)."""
-    by_weight, _ = data_derivatives(problem, rows.fitted.astype(float), theta)
+    """Run -> the reported parameters less those fitted without that run.
+
+    Exact, by a refit from `theta`, where there are at most `REFITTED` runs; else to first order, by the derivative by
+    the weight of the run's rows (infinitesimal jackknife), which on small tables can be many times too large.
+    """
+    weights = rows.fitted.astype(float)
     runs = np.unique(rows.run[rows.fitted])
-    moved = np.stack([by_weight[:, (rows.run == i) & rows.fitted].sum(axis=1) for i in runs])  # (runs, P)
-    reported = reported_jacobian(problem, theta) @ moved.T
+    if len(runs) <= REFITTED:
+        found = solve(
+            problem,
+            np.tile(theta, (len(runs), 1)),
+            lambda i: weights * (rows.run != runs[i][:, None]),
+            stages=problem.objective.stages()[-1:],
+            tolerance=TOLERANCE,
+        )
+        without = np.where(np.isfinite(found.value)[:, None], found.theta, theta)
+        whole, parts = problem.reported(theta), problem.reported(without)
+        reported = np.stack([np.broadcast_to(whole[n] - parts[n], len(runs)) for n in problem.law.names])
+    else:
+        by_weight, _ = data_derivatives(problem, weights, theta)
+        moved = np.stack([by_weight[:, (rows.run == i) & rows.fitted].sum(axis=1) for i in runs])  # (runs, P)
+        reported = reported_jacobian(problem, theta) @ moved.T
     return {rows.runs[i]: dict(zip(problem.law.names, column.tolist())) for i, column in zip(runs, reported.T)}
 
 

@@ -1,8 +1,7 @@
 """Which runs an answer hangs on: the same decision with each run taken out.
 
-A fit carries the derivative of its parameters by every run's weight (implicit differentiation), so taking a run out
-moves the parameters against it, and one vectorised decision answers for all runs at once. `leave_one_out` refits
-instead, which is exact and, for small tables, affordable.
+A fit carries what every run moves its parameters by: exactly for small tables, by implicit differentiation for large
+ones. So one vectorised decision answers for all runs at once. `leave_one_out` refits large tables too, with many starts.
 """
 
 import dataclasses
@@ -37,7 +36,7 @@ def with_influence(decide: Callable[Question, Decision]) -> Callable[Question, D
 
 
 def without(fit: "Fit", runs: list[str]) -> "Fit":
-    """The fit with one draw a run: its parameters to first order without that run, kept within their bounds."""
+    """The fit with one draw a run: its parameters without that run, kept within their bounds."""
     bounds = {p.name: (p.low, p.high) for p in fit.law.params}
     samples = {}
     for name in fit.samples:

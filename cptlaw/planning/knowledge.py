@@ -87,7 +87,8 @@ def knowledge(
         moved = [np.zeros((len(draws), len(fits), len(law.names))) for law in laws]
         for i, law in enumerate(laws):
             moved[i][:, i] = law.slopes(linear.columns(law.fit, at))[:, 0]
-    good = sum(law.misfit - law.misfit[0] for law in laws) <= CONTRADICTED * parameters
+    misfit = np.sum([law.misfit for law in laws], axis=0)
+    good = misfit <= misfit[0] + CONTRADICTED * parameters
     good &= np.all([np.isfinite(move).all(axis=(1, 2)) for move in moved], axis=0)
     good &= np.any([(move != 0).any(axis=(1, 2)) for move in moved], axis=0)
     if not good.any():
@@ -115,10 +116,15 @@ class _Linear:
         off = rows["observed"].to_numpy(dtype=float) - self.predict(x)
         both = np.concatenate([self.slopes(x), off[..., None]], axis=2)  # (B, rows, P + 1)
         gram = noise.whitened(both, group, (run / checkpoint) ** 2)[0] / checkpoint**2
+        sane = np.isfinite(gram).all(axis=(1, 2))
+        gram[~sane] = 0.0
         scale = VAGUE * np.maximum(np.abs(np.stack(list(self.theta.values()), axis=1)), 1e-3)  # (B, P)
         information = gram[:, :-1, :-1] * scale[:, :, None] * scale[:, None, :] + np.eye(len(self.names))
-        self.covariance = np.linalg.inv(information) * scale[:, :, None] * scale[:, None, :]
-        self.misfit = gram[:, -1, -1]
+        # The prior makes 1 the least eigenvalue; rounding of the largest must not take it away.
+        size, axes = np.linalg.eigh(information)
+        axes = axes * scale[:, :, None]
+        self.covariance = (axes / np.maximum(size, 1)[:, None, :]) @ axes.swapaxes(1, 2)
+        self.misfit = np.where(sane, gram[:, -1, -1], np.inf)
         noticed = 1 / np.sqrt(np.einsum("bpp->bp", gram)[:, :-1] + 1e-300)  # a move the runs would just notice
         self.step = np.minimum(noticed, STEP / VAGUE * scale)
 
