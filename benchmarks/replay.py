@@ -31,7 +31,7 @@ def gemstones() -> Iterator[tuple[str, pd.DataFrame, dict, float]]:
     rows = pd.read_csv(DATA / "gemstones" / "wandb_df_for_fitting_hot.csv")
     rows = rows.rename(columns={"run_name": "run", "params_active_precise": "params", "final_loss": "loss"})
     rows = rows[["run", "params", "tokens", "loss"]].assign(eval="loss")
-    rows["cost"] = 6 * rows["params"] * rows.groupby("run")["tokens"].transform("max")
+    rows["cost"] = 6.0 * rows["params"] * rows.groupby("run")["tokens"].transform("max")
     for run in rows[rows["params"] > 1e9]["run"].unique():
         last = rows[rows["run"] == run].sort_values("tokens").iloc[-1]
         smaller = rows[rows["cost"] < 0.6 * last["cost"]]

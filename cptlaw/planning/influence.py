@@ -1,7 +1,8 @@
 """Which runs an answer hangs on: the same decision with each run taken out.
 
 A fit carries what every run moves its parameters by: exactly for small tables, by implicit differentiation for large
-ones. So one vectorised decision answers for all runs at once. `leave_one_out` refits large tables too, with many starts.
+ones. So one vectorised decision answers for all runs at once. `leave_one_out` refits, large tables too, from many
+starts.
 """
 
 import dataclasses
