@@ -41,6 +41,8 @@ EXTRAS = {
     "tokenizers": ["tokenizers>=0.22,<1"],  # tokenizer.json: 3 MB, and huggingface_hub with hf-xet, 8 MB
     # The full comparison with transformers (tests/models/test_parity.py); a CPU build of torch will do.
     "parity": ["torch>=2.4", "transformers>=5,<6"],
+    # Metrics beside metrics.jsonl, for those who keep theirs there; tested with a stand-in.
+    "wandb": ["wandb>=0.17,<1"],
     "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 EXTRAS["dev"] = [
