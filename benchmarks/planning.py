@@ -1,7 +1,8 @@
 """Are the planner's intervals honest, and does it choose experiments better than chance? On tables of a known truth.
 
     python benchmarks/planning.py coverage --tables 300    # share of 90% intervals that hold the true best share
-    python benchmarks/planning.py next --tables 40         # regret against cost: `next_runs` and others
+    python benchmarks/planning.py next --tables 40 --bootstrap 8    # regret against cost: `next_runs` and others
+    python benchmarks/planning.py next --tables 40 --bootstrap 8 --large 0.25    # with one large run to begin with
     python benchmarks/planning.py speed                    # seconds a decision
 
 The truth is a D-CPT law (L3) a corpus; a table is a grid of runs whose checkpoints share a run effect of `--noise` nats
@@ -219,7 +220,9 @@ def main() -> None:
     parser.add_argument("--law", default="dcpt:constrained=false")
     parser.add_argument("--whole", action="store_true", help="coverage: every share at every size")
     parser.add_argument("--strategies", nargs="+", default=["next", "random", "d_optimal", "grid"])
-    parser.add_argument("--large", type=float, nargs="*", default=[0.25], help="next: shares run at the largest size")
+    parser.add_argument(
+        "--large", type=float, nargs="*", default=[], help="next: shares run at the largest size at first"
+    )
     parser.add_argument("--first", type=int, default=0, help="next: the first table's seed")
     parser.add_argument("--budget", type=float, default=3.0, help="next: cost in runs of the largest size")
     args = parser.parse_args()

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cptlaw import cli
+from cptlaw import cli, laws
 from cptlaw.planning import experiments
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.experiments import check_candidates, choose, next_runs
 from cptlaw.planning.knowledge import Knowledge, knowledge
+from cptlaw.planning.mixture import mixture
 from cptlaw.planning.tradeoff import loss_functions, trade_off
 
 X = {"params": 8e5, "tokens": 1e6}
@@ -180,3 +181,27 @@ def test_a_prediction_can_be_made_surer_too(both, tmp_path, capsys):
     words = ["plan", "next", "--predict", "params=8e5,tokens=1e6,w_code=0.25,w_general=0.75", "-k", "2", "--fits"]
     assert cli.main([*words, *(str(tmp_path / f"{fit.eval}.json") for fit in both)]) == 0
     assert found.answer in capsys.readouterr().out
+
+
+def test_a_mixture_of_three_corpora_is_made_surer_by_runs_near_it(both):
+    law = laws.get("mixing", corpora=("web", "code", "math"))
+    rng = np.random.default_rng(0)
+    rows = pd.DataFrame(rng.dirichlet(np.ones(3), 15), columns=["w_web", "w_code", "w_math"])
+    rows = rows.assign(run=[f"r{i}" for i in range(15)], held_out=False)
+    fits = []
+    for name, theta in (("web", (1.5, 1.0, -2.0, -0.2)), ("code", (1.0, 1.2, 0.5, -2.5))):
+        params = dict(zip(law.names, theta))
+        predicted = law.predict(params, {c: rows[c].to_numpy() for c in law.columns})
+        own = rows.assign(predicted=predicted, observed=predicted + rng.normal(0, 0.01, 15))
+        samples = {n: v + rng.normal(0, 0.01, 40) for n, v in params.items()}
+        fits.append(dataclasses.replace(
+            both[0], law=law, eval=name, params=params, samples=samples, residuals=own, influence={},
+            ranges=dict.fromkeys(law.columns, (0.0, 1.0)),
+        ))  # fmt: skip
+    decision = mixture(*fits)
+    found = next_runs(decision, *fits, k=2)
+    assert found.rows[1]["interval shrinks to"] < found.rows[0]["interval shrinks to"] < 1
+    assert found.rows[0]["cost"] == 1 and "shares +/-" in found.rows[0]
+    known = knowledge(decision, fits, experiments.default_candidates(fits))
+    assert known[0].target.shape[1:] == (3, 4)  # every share of the mix, by each of the law's parameters
+    np.testing.assert_allclose(known[0].target.sum(axis=1), 0, atol=1e-6)  # shares sum to one, however they move
