@@ -24,9 +24,6 @@ from cptlaw.progress import bar as progress_bar
 from cptlaw.training.guard import on_sigterm
 from launch import common
 
-# What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
-EXIT_RELAUNCH = 75
-
 _SIZE = flags.DEFINE_string("size", None, "A size of config.sizes; without it, config.model itself.")
 _SHARE = flags.DEFINE_multi_string("share", [], "Token share of a domain corpus, NAME=SHARE; the rest is general.")
 _SEED = flags.DEFINE_integer("seed", None, "Seed of the data order; without it, config.seed.")
@@ -45,7 +42,8 @@ def main() -> None:
     if _SHARE.value:
         seed = settings.seed if _SEED.value is None else _SEED.value
         runs += grid.cpt_runs(settings, base, _shares(settings.domains), seed, prepared.data)
-    print(_placement(runs[-1]))
+    if jax.process_index() == 0:
+        print(_placement(runs[-1]))
     for run in runs:
         _train(run, prepared.workdir, settings)
 
@@ -60,7 +58,11 @@ def _train(run: Run, workdir: Path, settings: Study) -> None:
     directory = RunDir(workdir, run)
     with (
         progress_bar(
-            progress=True, total=run.tokens - run.first_token, desc=run.id, unit="token", unit_scale=True
+            progress=jax.process_index() == 0,
+            total=run.tokens - run.first_token,
+            desc=run.id,
+            unit="token",
+            unit_scale=True,
         ) as bar,
         on_sigterm() as stop,
     ):
@@ -75,7 +77,7 @@ def _train(run: Run, workdir: Path, settings: Study) -> None:
                 should_stop=stop,
             )
         except worker.Stopped:
-            raise SystemExit(EXIT_RELAUNCH) from None
+            raise SystemExit(common.EXIT_RELAUNCH) from None
     result = directory.result()
     if result is None:
         raise UserError(f"{directory.path}: another process ({directory.holder()}) is training this run; wait for it")

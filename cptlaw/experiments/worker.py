@@ -59,7 +59,9 @@ def train(
     Raises:
       Stopped: after saving, because `should_stop` said so.
     """
-    directory = RunDir(workdir, run)
+    from cptlaw.experiments.hosts import run_dir
+
+    directory = run_dir(workdir, run)
     with directory.claim() as mine:
         if not mine:
             return False
@@ -98,6 +100,8 @@ def _train(
     progress: Progress,
     should_stop: Callable[[], bool],
 ) -> None:
+    import jax
+
     from cptlaw.data.batches import TrainBatches
     from cptlaw.models import transformer
     from cptlaw.training import guard, loop, writers
@@ -139,12 +143,17 @@ def _train(
         checkpoints = stack.enter_context(
             Checkpoints(directory.checkpoints, recent=2, keep=keep, seconds=checkpoint_seconds)
         )
-        write = stack.enter_context(writers.writers(monitor.writers, directory.path, run.id, dataclasses.asdict(run)))
-        beat = stack.enter_context(guard.stall_watch(directory.path / "stalls.txt", monitor.stall_seconds))
+        write = None
+        if jax.process_index() == 0:  # it speaks for all
+            kinds, config = monitor.writers, dataclasses.asdict(run)
+            write = stack.enter_context(writers.writers(kinds, directory.path, run.id, config))
+        stalls = f"stalls-{jax.process_index()}.txt" if jax.process_count() > 1 else "stalls.txt"
+        beat = stack.enter_context(guard.stall_watch(directory.path / stalls, monitor.stall_seconds))
         profile = stack.enter_context(guard.profiler(directory.path / "profile", *monitor.profile_steps))
 
         def log(metrics: Metrics) -> None:
-            write(metrics.record())
+            if write is not None:
+                write(metrics.record())
             progress(metrics.point.tokens - run.first_token)
 
         def on_step(step: int, state: Any) -> None:
@@ -158,6 +167,7 @@ def _train(
             lambda: _first_state(run, workdir, cfg, optimizer, placed),
             optimizer=optimizer,
             layout=placed,
+            microbatches=run.microbatches or None,
             checkpoints=checkpoints,
             eval_steps=[run.steps(tokens) for tokens in run.eval_tokens],
             evaluate=evaluate,

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import time
@@ -99,6 +100,40 @@ def test_a_wrong_flag_is_named(config, arguments, message):
 def test_a_config_that_is_not_there_is_named(config):
     done = launch("train", config.with_name("none.py"))
     assert done.returncode == 2 and "none.py" in done.stderr
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_as_one_process_does(config, tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-m", "launch.train", f"--config={config}", "--size=small", "--share=code=0.5"]
+    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
+
+    def start(workdir, devices, *arguments):
+        environment = {**os.environ, "XLA_FLAGS": flags + str(devices)}
+        return subprocess.Popen(
+            [*command, f"--workdir={workdir}", *arguments],
+            cwd=ROOT,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+
+    together = [f"--coordinator={address}", "--processes=2"]
+    pair = [start(tmp_path / "two", 2, *together, f"--process={i}") for i in range(2)]
+    processes = [*pair, start(tmp_path / "one", 4)]
+    said = [process.communicate(timeout=240) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], said
+    for name in ("rows.jsonl", "metrics.jsonl"):
+        one, two = (
+            [json.loads(line) for path in sorted(folder.glob(f"runs/*/{name}")) for line in path.open()]
+            for folder in (tmp_path / "one", tmp_path / "two")
+        )
+        assert len(one) == len(two) > 0
+        for a, b in zip(one, two):
+            assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["step"] == b["step"]
 
 
 def test_a_sweep_that_is_preempted_saves_and_asks_to_be_started_again(config, tmp_path):
