@@ -22,7 +22,7 @@ def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
       by every layer (268 MB for 8 rows of 4096), whose gradient the backward pass also writes; causality skips half.
     splash: flash attention that takes segments and skips what the causal window excludes; nothing of size T S.
     """
-    kernel = choose(cfg, segments_BT.shape[1], jax.default_backend())
+    kernel = choose(cfg, segments_BT.shape[1], _platform())
     if kernel == "cudnn":
         same_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
         return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=cfg.sliding_window)
@@ -31,14 +31,20 @@ def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
     return functools.partial(attention, bias_BTS=mask_bias(segments_BT, cfg.sliding_window))
 
 
+def _platform() -> str:
+    """cpu, tpu, cuda, or another's name: AMD's GPUs, too, are JAX's "gpu"."""
+    client = jax.devices()[0].client
+    return "cuda" if "cuda" in client.platform_version else client.platform
+
+
 def choose(cfg: Config, seq_len: int, platform: str) -> str:
     """xla, cudnn or splash: what the config asks for, or with "auto" the fastest that can.
 
-    Raises UserError when the kernel asked for cannot run on this platform (cpu, gpu, tpu) or with these shapes.
+    Raises UserError when the kernel asked for cannot run on this platform (cpu, cuda, tpu) or with these shapes.
     """
     refusals = {
         "cudnn": [
-            (platform != "gpu", f"runs on NVIDIA GPUs, not on {platform}"),
+            (platform != "cuda", f"runs on NVIDIA GPUs, not on {platform}"),
             (cfg.dtype != "bfloat16", "needs dtype bfloat16"),
             (cfg.head_dim % 8 > 0 or cfg.head_dim > 128, f"needs a head_dim of 8, 16, ... 128, not {cfg.head_dim}"),
             (seq_len % 2 > 0, f"needs an even sequence length, not {seq_len}"),

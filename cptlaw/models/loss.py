@@ -44,7 +44,8 @@ def _blocked(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, par
     """The vocabulary in parts, one after the other, with a running log-sum-exp; the gradient makes the logits again.
 
     Part i holds the ids i, i + parts, i + 2 parts, ...: a slice of every shard where the vocabulary is sharded, so no
-    device waits. Letters v and n: ids of a part, and parts.
+    device waits; of an embedding sharded over fsdp one part at a time is gathered. Letters v and n: ids of a part, and
+    parts.
     """
     return _forward(x_BTD, unembed_VD, targets_BT, parts)[0]
 

@@ -18,11 +18,11 @@ rng = np.random.default_rng(0)
     "platform, seq_len, fields, kernel",
     [
         ("cpu", 256, {}, "xla"),
-        ("gpu", 256, {}, "cudnn"),
-        ("gpu", 256, {"dtype": "float32"}, "xla"),
-        ("gpu", 256, {"head_dim": 36}, "xla"),
-        ("gpu", 255, {}, "xla"),
-        ("gpu", 256, {"attention": "xla"}, "xla"),
+        ("cuda", 256, {}, "cudnn"),
+        ("cuda", 256, {"dtype": "float32"}, "xla"),
+        ("cuda", 256, {"head_dim": 36}, "xla"),
+        ("cuda", 255, {}, "xla"),
+        ("cuda", 256, {"attention": "xla"}, "xla"),
         ("tpu", 256, {}, "splash"),
         ("tpu", 256, {"dtype": "float32", "attention": "splash"}, "splash"),
         ("tpu", 200, {}, "xla"),
@@ -37,8 +37,8 @@ def test_the_kernel_is_chosen_by_platform_and_shape(platform, seq_len, fields, k
     "platform, seq_len, fields, says",
     [
         ("cpu", 256, {"attention": "cudnn"}, "cudnn runs on NVIDIA GPUs, not on cpu"),
-        ("gpu", 256, {"attention": "cudnn", "dtype": "float32"}, "cudnn needs dtype bfloat16"),
-        ("gpu", 256, {"attention": "splash"}, "splash runs on TPUs"),
+        ("cuda", 256, {"attention": "cudnn", "dtype": "float32"}, "cudnn needs dtype bfloat16"),
+        ("cuda", 256, {"attention": "splash"}, "splash runs on TPUs"),
         ("tpu", 200, {"attention": "splash"}, "multiple of 128, not 200"),
     ],
     ids=str,
@@ -99,8 +99,10 @@ def test_cudnn_is_asked_for_the_same_attention(window, monkeypatch):
         return twin(*args, **kwargs, implementation="xla")
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_platform", lambda: "cuda")
     attend = attention.prepare(dataclasses.replace(CFG, sliding_window=window), jnp.asarray(segments))
-    expected = attention.attention(q, k, v, attention.mask_bias(segments, window))
-    np.testing.assert_allclose(attend(q, k, v), expected, atol=1e-5)
+    got, expected = jax.jit(
+        lambda *qkv: (attend(*qkv), attention.attention(*qkv, attention.mask_bias(segments, window)))
+    )(q, k, v)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
     assert asked == ["cudnn"]
