@@ -6,7 +6,7 @@
 
 A few runs are known at first (the cheapest; of mixes of one cost, random ones). The error is that of the target's
 predicted loss, relative, in the median over targets and over `--repeats` random beginnings or orders. One JSON line a
-path goes to stdout, the errors against the number of runs and their cost to stderr.
+path goes to stdout, the errors against the cost to stderr.
 """
 
 import argparse
@@ -109,11 +109,20 @@ def main() -> None:
             for name in STRATEGIES:
                 found[name].append(path(name, law, table, target, truth, begin, args.steps, 100 * number + repeat))
                 print(json.dumps({"target": number, "strategy": name, "path": found[name][-1]}), flush=True)
-    longest = min(len(one) for paths in found.values() for one in paths)
+    summarise(found)
+
+
+def summarise(found: dict[str, list[list[tuple[float, float]]]]) -> None:
+    """Median error of each strategy once a cost is spent, up to the cost that every path reaches."""
+    most = min(one[-1][0] for paths in found.values() for one in paths)
+    at = np.linspace(0, most, 6)
+    print("cost       " + "  ".join(f"{c:8.3g}" for c in at), file=sys.stderr)
     for name, paths in found.items():
-        median = np.median([[error for _, error in one[:longest]] for one in paths], axis=0)
-        cost = np.mean([one[longest - 1][0] for one in paths])
-        print(f"{name:<10} {' '.join(f'{100 * e:6.3f}%' for e in median)}   mean cost {cost:.3g}", file=sys.stderr)
+        errors = []
+        for one in paths:
+            spent, error = np.array(one).T
+            errors.append(error[np.searchsorted(spent, at * (1 + 1e-9), side="right") - 1])
+        print(f"{name:<10} " + "  ".join(f"{100 * e:7.3f}%" for e in np.median(errors, axis=0)), file=sys.stderr)
 
 
 if __name__ == "__main__":

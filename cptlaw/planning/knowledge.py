@@ -24,7 +24,7 @@ CHECKPOINTS = (0.25, 0.5, 1.0)  # of a candidate's tokens: where its losses woul
 BASINS = 16
 DECISIONS = 1000  # about how many decisions the derivatives of one may cost
 STEP = 1e-2  # of a parameter's size, the most it is moved for the derivative of a decision
-VAGUE = 3.0  # prior standard deviation of a parameter, in its own size: only keeps flat directions finite
+VAGUE = 3.0  # prior standard deviation of a parameter, in its usual size: only keeps flat directions finite
 CONTRADICTED = 3.0  # chi-square over the point's, a parameter, at which a resample is no basin of these runs
 
 
@@ -118,7 +118,9 @@ class _Linear:
         gram = noise.whitened(both, group, (run / checkpoint) ** 2)[0] / checkpoint**2
         sane = np.isfinite(gram).all(axis=(1, 2))
         gram[~sane] = 0.0
-        scale = VAGUE * np.maximum(np.abs(np.stack(list(self.theta.values()), axis=1)), 1e-3)  # (B, P)
+        # A parameter that happens to be near 0 is not known to be small: its starts say what size it can have.
+        usual = [max(map(abs, fit.law[name].start)) for name in self.names]
+        scale = VAGUE * np.maximum(np.abs(np.stack(list(self.theta.values()), axis=1)), usual)  # (B, P)
         information = gram[:, :-1, :-1] * scale[:, :, None] * scale[:, None, :] + np.eye(len(self.names))
         # The prior makes 1 the least eigenvalue; rounding of the largest must not take it away.
         size, axes = np.linalg.eigh(information)

@@ -17,7 +17,7 @@ STEP = 1e-4  # of a parameter's size
 
 def free(fit: "Fit") -> list[str]:
     """The parameters that were fitted, not fixed."""
-    return [name for name in fit.samples if name not in fit.settings.get("fixed", {})]
+    return [name for name in fit.law.names if name in fit.samples and name not in fit.settings.get("fixed", {})]
 
 
 def columns(fit: "Fit", table: pd.DataFrame, part: float = 1.0) -> dict[str, np.ndarray]:
