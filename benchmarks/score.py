@@ -38,9 +38,8 @@ def cpu_seconds() -> float:
 
 
 def measured(work, rounds: int) -> tuple[float, float, np.ndarray]:
-    """(CPU seconds, wall seconds) of the best of `rounds` calls after one that warms up, and its result."""
-    best = (np.inf, np.inf)
-    found = work()
+    """(CPU seconds, wall seconds) of the best of `rounds` calls, and the result of the last."""
+    best, found = (np.inf, np.inf), np.empty(0)
     for _ in range(rounds):
         cpu, wall = cpu_seconds(), time.perf_counter()
         found = work()
@@ -73,6 +72,7 @@ def ours(folder: Path, chunk: int, batch_tokens: int, rounds: int) -> tuple[floa
             score.score(params, cfg, store, out, **options)
             return score.by_document(score.read(out))["nats"].to_numpy()
 
+    work()  # compiles
     return measured(work, rounds)
 
 
@@ -84,6 +84,7 @@ def peer(folder: Path, how: str, chunk: int, batch: int, rounds: int) -> tuple[f
     texts = np.load(folder / "documents.npz")
     made = [texts[name] for name in texts.files]
     model = transformers.AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    model(torch.zeros((1, 64), dtype=torch.long))
     pieces = [(d, t[b : b + chunk + 1]) for d, t in enumerate(made) for b in range(0, len(t) - 1, chunk)]
     if how == "harness":
         return measured(_harness(model, made, chunk, batch), rounds)
@@ -161,7 +162,9 @@ def main() -> None:
         flops = transformer.flops_per_token(cfg, 200)["forward"]
         print(f"{len(made)} documents, {tokens:,} targets, {flops / 1e6:.0f} MFLOP a token at the median length")
         cpu, wall, nats = ours(folder, args.chunk, args.batch_tokens, args.rounds)
-        print(f"{'cptlaw':24} {tokens / cpu:>8,.0f} tokens per CPU second   {tokens / wall:>8,.0f} per second")
+        print(
+            f"{'cptlaw':24} {tokens / cpu:>8,.0f} tokens per CPU second   {tokens / wall:>8,.0f} per second", flush=True
+        )
         for how in ("as_they_come", "sorted", "harness") if args.peer_python else ():
             words = [
                 arg for arg in sys.argv[1:] if not arg.startswith("--peer-python") and arg != str(args.peer_python)
@@ -173,7 +176,7 @@ def main() -> None:
             found = np.load(folder / f"{how}.npz")
             rate = f"{tokens / found['cpu']:>8,.0f} tokens per CPU second   {tokens / found['wall']:>8,.0f} per second"
             gap = "" if how == "harness" else f"   nats differ by {np.abs(found['nats'] / nats - 1).max():.1e}"
-            print(f"{how:24} {rate}   ours {found['cpu'] / cpu:.2f}x{gap}")
+            print(f"{how:24} {rate}   ours {found['cpu'] / cpu:.2f}x{gap}", flush=True)
 
 
 if __name__ == "__main__":
