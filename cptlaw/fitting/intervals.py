@@ -10,8 +10,8 @@ import numpy as np
 from cptlaw.errors import UserError
 
 METHODS = ("percentile", "bca")
-# How far the law misses is known from one extrapolation alone, so the misses to come are Student's t, not normal. With 3
-# degrees of freedom the 90% interval covered 86% under the worst of the wrong laws of benchmarks/coverage.py, with a
+# How far the law misses is known from one extrapolation alone, so the misses to come are Student's t, not normal. With
+# 3 degrees of freedom the 90% interval covered 86% under the worst of the wrong laws of benchmarks/coverage.py, with a
 # normal one about 75%: an interval asked for because the law may be wrong has to cover the worst.
 MISFIT_DF = 2
 LEAST_DF = 3
