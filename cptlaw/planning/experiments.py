@@ -115,8 +115,11 @@ def check_candidates(table: pd.DataFrame, what: str = "candidates") -> pd.DataFr
     for name in names:
         for share in table[name]:
             d.check_share(f"{what}: {name}", share)
-    total = table[names].sum(axis=1) if names else pd.Series(dtype=float)
-    if len(bad := table.index[(total - 1).abs() > runs.SHARE_TOLERANCE]):
+    for name, unit in (("params", "parameters"), ("tokens", "tokens")):
+        for count in table.get(name, ()):
+            d.check_positive(f"{what}: {name}", count, unit)
+    total = table[names].sum(axis=1)
+    if len(bad := table.index[(total - 1).abs() > runs.SHARE_TOLERANCE]) and names:
         raise DecisionError(f"{what}: row {bad[0]}: shares sum to {total[bad[0]]:g}, not 1")
     return table
 

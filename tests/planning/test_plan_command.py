@@ -70,6 +70,8 @@ def test_every_question_answers_in_text_and_json_and_saves(saved, capsys, questi
         (["limited-data", "--domain", "size.json", "--params", "8e5", "--domain-tokens", "1e5"], "not read the mix"),
         (["trade-off", "--general", "web.json", "--domain", "code.json", *RUN, "--base-loss", "3"], "reads w_math"),
         (["next", "--predict", "params=8e5,tokens=1e6,w_code=2", "--fits", "code.json"], "not a share"),
+        (["next", "--predict", "params=8e5", "--fits", "code.json"], "candidates: params, tokens, w_<corpus>"),
+        (["next", "--predict", "params=0.5,tokens=1e6", "--fits", "code.json"], "is it in billions"),
         (
             [
                 "design",
