@@ -64,7 +64,7 @@ def add_parsers(subparsers: Any) -> None:
 
     ask = _question(questions, "mixture", "the best shares of any number of corpora", _mixture)
     _wider(ask)
-    ask.add_argument("--fits", type=Path, nargs="+", required=True, metavar="FIT.json", help="one a target corpus")
+    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"one a target corpus: {FIT}")
     ask.add_argument(
         "--weights", type=_named, default={}, metavar="TARGET=W,...", help="of the losses (default 1 each)"
     )
@@ -91,9 +91,7 @@ def add_parsers(subparsers: Any) -> None:
         metavar="params=N,tokens=D,w_CORPUS=SHARE,...",
         help="a run, whose losses to make surer",
     )
-    ask.add_argument(
-        "--fits", type=Path, nargs="+", required=True, metavar="FIT.json", help="the fits it was made from"
-    )
+    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"those it was made from: {FIT}")
     ask.add_argument("--candidates", type=Path, metavar="TABLE", help="params, tokens, w_<corpus>, cost (else a grid)")
     ask.add_argument("-k", type=int, default=1, help="how many runs (default 1)")
 
@@ -160,9 +158,12 @@ def _named(text: str) -> dict[str, float]:
 
 def load(args: argparse.Namespace, name: str) -> Any:
     """The fit that `--name` means."""
+    return _fit(args, name, getattr(args, name))
+
+
+def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
-    text = getattr(args, name)
     if text.endswith(".json"):
         return fitting.Fit.load(text)
     if args.table is None:
@@ -286,7 +287,6 @@ def _pareto(args: argparse.Namespace) -> Any:
 
 def _mixture(args: argparse.Namespace) -> Any:
     from cptlaw import cache
-    from cptlaw.fitting import Fit
     from cptlaw.planning.mixture import mixture
 
     cache.keep_compiled()
@@ -302,7 +302,12 @@ def _mixture(args: argparse.Namespace) -> Any:
         "ceilings",
         "level",
     )
-    return _ask(args, mixture, *map(Fit.load, args.fits), **{name: getattr(args, name) for name in names})
+    return _ask(
+        args,
+        mixture,
+        *(_fit(args, "fits", text) for text in args.fits),
+        **{name: getattr(args, name) for name in names},
+    )
 
 
 def _subset(args: argparse.Namespace) -> Any:
@@ -319,7 +324,6 @@ def _subset(args: argparse.Namespace) -> Any:
 
 def _next(args: argparse.Namespace) -> Any:
     from cptlaw import cache
-    from cptlaw.fitting import Fit
     from cptlaw.planning.decision import Decision
     from cptlaw.planning.experiments import next_runs
 
@@ -328,7 +332,7 @@ def _next(args: argparse.Namespace) -> Any:
         cache.keep_compiled()
     return next_runs(
         target,
-        *map(Fit.load, args.fits),
+        *(_fit(args, "fits", text) for text in args.fits),
         candidates=None if args.candidates is None else _csv("--candidates", args.candidates),
         k=args.k,
         level=args.level,

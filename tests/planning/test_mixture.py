@@ -143,3 +143,17 @@ def test_the_command(tmp_path, capsys):
     assert cli.main(["plan", "mixture", "--fits", *files, "--floors", "math=0.2", "--out", out]) == 0
     assert Decision.load(out).point["math"] >= 0.2 - 1e-9
     assert cli.main(["plan", "mixture", "--fits", *files, "--floors", "prose=0.2"]) == 2
+
+
+def test_the_command_fits_a_table_itself(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    mixes = pd.DataFrame(rng.dirichlet(np.ones(3), 12), columns=[f"w_{name}" for name in CORPORA])
+    tables = []
+    for fit in FITS[:2]:
+        loss = LAW.predict(fit.params, {c: mixes[c].to_numpy() for c in LAW.columns}) + rng.normal(0, 1e-3, 12)
+        tables.append(mixes.assign(run=[f"r{i}" for i in range(12)], eval=fit.eval, loss=loss))
+    pd.concat(tables).to_csv(tmp_path / "runs.csv", index=False)
+    words = ["plan", "mixture", "--table", str(tmp_path / "runs.csv"), "--law", "mixing", "--bootstrap", "8"]
+    assert cli.main([*words, "--fits", "web", "code", "--out", str(tmp_path / "d.json")]) == 0
+    found, known = Decision.load(tmp_path / "d.json").point, mixture(*FITS[:2]).point
+    assert found == pytest.approx(known, abs=0.05)
