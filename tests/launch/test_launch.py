@@ -147,3 +147,14 @@ def test_a_sweep_that_is_preempted_saves_and_asks_to_be_started_again(config, tm
     _, said = sweep.communicate(timeout=300)
     assert sweep.returncode == 75 and "Traceback" not in said
     assert list(tmp_path.glob("runs/base-*/checkpoints/*/params")), "it was saved where it was"
+
+
+def test_data_can_be_prepared_alone(config, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.prepare", f"--config={config}", f"--workdir={tmp_path}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0 and done.stdout == f"{tmp_path}/data: prose, code; 259 token ids\n", done.stderr
+    assert len(list(tmp_path.glob("data/*/*/ledger.json"))) == 4 and not (tmp_path / "runs").exists()
