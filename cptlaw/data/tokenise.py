@@ -3,7 +3,8 @@
 This process reads, splits and drops duplicates, in the corpus's order; it hands the documents out in parts of about
 PART characters, and each part's tokens are written to a file of their own. Parts depend on the documents alone, so a
 build that was killed goes on from the parts that are there, and any number of processes writes the same ones. Reading
-is some twenty times faster than tokenising, so that many processes are kept busy; they import no TensorFlow.
+takes a seventh of the time of a SentencePiece model of 1,024 ids, and less of that of slower tokenizers. The processes
+import no TensorFlow.
 """
 
 import concurrent.futures
@@ -47,7 +48,7 @@ def tokenise(
       texts: the documents; the same ones, in the same order, whenever `directory` is the same.
       vocabulary: what encodes them.
       directory: where the parts are kept; the caller removes it when it needs them no more.
-      processes: 0 takes one a core.
+      processes: 0 takes one a core, at most 16: one reader keeps no more of them busy.
       advance: called with the number of documents of each part that is done, or was found done.
     """
     count = 0
@@ -131,4 +132,4 @@ def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
