@@ -52,7 +52,7 @@ def prepare(
       cache_dir: where recipes keep their documents, shared between directories.
       validation_share: expected share of the documents held out; decided by content hash.
       progress: show progress on a terminal.
-      processes: how many tokenise; 0 takes one a core, at most 16. With more than one, a script needs its `__name__` guard.
+      processes: how many tokenise; 0 takes one a core, at most 16. With several, a script needs its `__name__` guard.
 
     Returns:
       name -> {"train": store, "validation": store}.
