@@ -71,6 +71,7 @@ def theirs(python: str, folder: Path, tokens: Path, dtype: str) -> Iterator[tupl
     """Turns of the other side, and its versions."""
     script = Path(__file__).with_name("train_step_torch.py")
     environment = {**os.environ, "OMP_NUM_THREADS": str(len(os.sched_getaffinity(0))), "HF_HUB_OFFLINE": "1"}
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"  # else its threads spin while they wait, and that would count
     command = [python, str(script), str(folder), str(tokens), dtype]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment
