@@ -14,9 +14,9 @@ import pytest
 from cptlaw.experiments import config as config_lib
 from cptlaw.experiments import grid
 from cptlaw.experiments.config import ConfigError
+from cptlaw.experiments.footprint import footprint
 from cptlaw.models import transformer
 from cptlaw.training.sharding import ShardingError
-from launch.footprint import footprint
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = str(Path(__file__).parent / "weights")

@@ -2,6 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from cptlaw import cli
 from cptlaw.errors import UserError
@@ -31,7 +32,8 @@ def test_resamples_miss_by_the_term_of_the_prediction(scored):
         found = np.log(d.losses(with_lack_of_fit(sure), {**x, "ratio": 0.5})[:, 0])
         scale = intervals.lack_of_fit(sure.scores, sure.ranges, {k: np.array(v) for k, v in x.items()})
         t = (found[1:] - found[0]) / scale
-        assert np.quantile(t, [0.05, 0.95]) == pytest.approx([-2.353, 2.353], abs=0.25)  # Student's, 3 degrees
+        reach = scipy.stats.t.ppf(0.95, intervals.MISFIT_DF)
+        assert np.quantile(t, [0.05, 0.95]) == pytest.approx([-reach, reach], rel=0.15)
 
 
 def test_a_decision_far_out_is_less_sure_and_the_point_the_same(scored):
