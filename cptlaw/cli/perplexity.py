@@ -100,6 +100,13 @@ def _select(args: argparse.Namespace) -> None:
             "--store, --store-out, --text-out: the second and third need the first, and it needs one of them"
         )
     about = score.meta(args.scores)
+    store = None
+    if args.store is not None:
+        from cptlaw.data.store import TokenStore
+
+        store = TokenStore.open(args.store)
+        if store.ledger["tokens_sha256"] != about["tokens_sha256"]:
+            raise UserError(f"--store {args.store}: not the tokens that {args.scores} holds the scores of; name those")
     rows = score.read(args.scores)
     x = None if args.reference is None else alternatives.excess(rows, score.read(args.reference))
     unit = args.unit if x is None else "excess nats per token"
@@ -128,11 +135,9 @@ def _select(args: argparse.Namespace) -> None:
         ours, whole = round(150 * mine[i] / mine.sum()), round(150 * all_[i] / all_.sum())
         print(f"{edges[i]:>11.4g} to {edges[i + 1]:<9.4g}  {'#' * ours}{'-' * (whole - ours)}")
     print(f"\n{args.out}: {len(chosen):,} {args.by}s, {(spans['end'] - spans['begin']).sum():,} tokens")
-    if args.store is not None:
+    if store is not None:
         from cptlaw.data import build, subsets
-        from cptlaw.data.store import TokenStore
 
-        store = TokenStore.open(args.store)
         if args.store_out is not None:
             print(subsets.write_store(store, spans, args.store_out, args.store_out.name))
         if args.text_out is not None:

@@ -21,6 +21,8 @@ def run_dir(workdir: Path, run: Run) -> RunDir:
 class _Together(RunDir):
     """The first process claims the run and writes, for all; the others see the same answers."""
 
+    alone = False
+
     @contextlib.contextmanager
     def claim(self) -> Iterator[bool]:
         with super().claim() if _first() else contextlib.nullcontext(False) as mine:

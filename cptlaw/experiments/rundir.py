@@ -44,7 +44,13 @@ def read_result(path: Path) -> dict[str, Any] | None:
 
 
 class RunDir:
-    """The directory of one run."""
+    """The directory of one run.
+
+    Attributes:
+      alone: one process trains the run.
+    """
+
+    alone = True
 
     def __init__(self, workdir: str | os.PathLike[str], run: Run):
         self.run = run

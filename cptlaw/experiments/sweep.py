@@ -31,6 +31,9 @@ from cptlaw.progress import bar as progress_bar
 
 _MONITOR = Monitor()
 
+# What a worker has to save in; clusters give a job five minutes.
+SAVE_SECONDS = 280
+
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
@@ -196,9 +199,10 @@ class _Worker:
 
     def wait(self) -> None:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=SAVE_SECONDS)
             return
         self.process.kill()
+        self.process.wait()
 
 
 def _how_it_died(code: int, errors: list[str]) -> str:

@@ -5,6 +5,7 @@ A worker tells its sweep how far it is as JSON lines on stdout, and saves and le
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import json
 import math
@@ -84,9 +85,12 @@ def train(
         except Stopped:
             raise
         except Exception as error:
-            # One bad cell must not stop the grid. Its checkpoints may be what filled the disk, and its
-            # traceback is worth more than they are.
-            directory.drop_checkpoints()
+            if not directory.alone:
+                raise  # perhaps of this host alone: the job ends, and starting it again goes on from the checkpoints
+            # One bad cell must not stop the grid. Its checkpoints stay: what failed may be mended, and the run go on
+            # from them; unless they may be what filled the disk, of which its traceback needs a little.
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+                directory.drop_checkpoints()
             known = isinstance(error, UserError)
             directory.fail(str(error) if known else f"{type(error).__name__}: {error}", traceback.format_exc())
         return True
@@ -316,7 +320,7 @@ def _base(workdir: Path, run_id: str) -> dict[str, Any]:
     return result
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # the size that is being trained: on accelerators its memory counts
 def _base_params(folder: Path, cfg: Any, layout: Any) -> Any:
     from cptlaw.training.checkpoints import load_params
     from cptlaw.training.step import Optimizer, make_start

@@ -31,7 +31,7 @@ def expanded(level: float, units: int, parameters: int) -> float:
     df = max(units - parameters, LEAST_DF)
     z = NormalDist().inv_cdf((1 + level) / 2) * (8 * df + 3) / (8 * df + 1)
     t = math.sqrt(df * math.expm1(z * z / df))
-    return 2 * NormalDist().cdf(t * math.sqrt(units / max(units - 1, 1))) - 1
+    return min(2 * NormalDist().cdf(t * math.sqrt(units / max(units - 1, 1))) - 1, 1 - 1e-9)
 
 
 def bounds(

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -119,8 +120,17 @@ class Fit:
         """The level of quantiles of `samples` that make an honest interval of `level` (see `intervals.expanded`)."""
         fitted = self.residuals[~self.residuals["held_out"]]
         units = fitted["run"].nunique() if self.settings["resample"] == "runs" else len(fitted)
-        free = [name for name in self.samples if name not in self.settings["fixed"] and name not in self.law.fixed]
+        free = [name for name in self.law.names if name not in self.settings["fixed"] and name not in self.law.fixed]
         return intervals.expanded(level, units, len(free))
+
+    def stretched(self, point: ArrayLike, samples: np.ndarray, level: float) -> np.ndarray:
+        """Resamples (S, ...) of `point` whose plain quantiles at `level` make an honest interval.
+
+        For what another noise is added to, which is not of so few runs and needs no expansion.
+        """
+        normal = NormalDist()
+        stretch = normal.inv_cdf((1 + self.expanded(level)) / 2) / normal.inv_cdf((1 + level) / 2)
+        return np.asarray(point) + stretch * (samples - np.asarray(point))
 
     def moves(self) -> list[tuple[str, float]]:
         """Runs that move the fit most: relative change that each makes to the loss predicted at the far corner of the
@@ -273,6 +283,7 @@ class Fit:
             nothing = np.full(point.shape, np.nan)
             return Prediction(point, nothing, nothing, samples, level)
         if misfit is not None:
+            samples, wider = self.stretched(point, samples, level), level
             noise = np.random.default_rng(self.settings["seed"]).standard_t(intervals.MISFIT_DF, len(samples))
             samples = samples * np.exp(noise.reshape(-1, *[1] * point.ndim) * misfit)
         push = intervals.acceleration(self.params, self.influence, at) if method == "bca" else None

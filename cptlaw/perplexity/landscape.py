@@ -126,6 +126,8 @@ def reachable(count: np.ndarray, first: np.ndarray, second: np.ndarray, fraction
       count: (units,) chunks of each unit that is taken or left whole.
       first, second: (units,) mean of x and of x^2 over its chunks.
     """
+    if not 0 < fraction < 1:
+        raise UserError(f"fraction {fraction:g}: a share of the pool, above 0 and below 1")
     if count.size > SAMPLE:  # a systematic sample by the mean moves the boundary by far less than it is wide
         keep = np.argsort(first, kind="stable")[:: count.size // SAMPLE]
         count, first, second = count[keep], first[keep], second[keep]

@@ -52,6 +52,8 @@ def next_runs(
         raise DecisionError(f"k {k}: choose at least one run")
     if not isinstance(target, Decision):
         check_candidates(pd.DataFrame([dict(target)]), "the run to predict")
+    elif target.inputs.get("lack_of_fit"):
+        raise DecisionError("no run makes the law right where it is wrong: ask for the decision without lack of fit")
     paired, warnings = d.paired(*fits)
     table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
     known = knowledge(target, paired, table)

@@ -66,7 +66,8 @@ def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float)
             given = row | {"ratio": row[f"w_{name}"]}
             found = fit.predict(**{column: given[column] for column in fit.law.columns}, level=level)
             scatter = np.random.default_rng(0).normal(0, np.hypot(*noise.of_fit(fit)), len(found.samples))
-            point, (low, high) = float(found.point), interval(found.samples + scatter, fit.expanded(level))
+            low, high = interval(fit.stretched(found.point, found.samples, level) + scatter, level)
+            point = float(found.point)
             rows.append({
                 "eval": name, "predicted": point, "low": low, "high": high, "measured": row["loss"],
                 "difference": row["loss"] - point, "inside": low <= row["loss"] <= high,

@@ -193,6 +193,8 @@ def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
                 name: reader.restore(checkpoint / name, args=ocp.args.StandardRestore(tree))
                 for name, tree in wanted.items()
             }
+        except (jax.errors.JaxRuntimeError, MemoryError):
+            raise  # of this machine, and no fault of the checkpoint
         except Exception as error:
             raise _Damaged(_first_line(error)) from error
     for name in abstract:
@@ -233,7 +235,10 @@ def _checksums(tree: Any) -> jax.Array:
 
     def checksum(x: jax.Array) -> jax.Array:
         kind = {2: jnp.uint16, 4: jnp.uint32}[x.dtype.itemsize]
-        words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32).ravel()
-        return (words * (2 * jnp.arange(words.size, dtype=jnp.uint32) + 1)).sum(dtype=jnp.uint32)
+        words = jax.lax.bitcast_convert_type(x, kind).astype(jnp.uint32)
+        at = jnp.zeros(x.shape, jnp.uint32)
+        for axis, size in enumerate(x.shape):  # arange over the flat array would gather it whole on every device
+            at = at * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+        return (words * (2 * at + 1)).sum(dtype=jnp.uint32)
 
     return jnp.stack([checksum(x) for x in jax.tree.leaves(tree)])

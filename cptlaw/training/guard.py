@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import faulthandler
+import itertools
 import math
 import signal
 import statistics
@@ -98,15 +99,19 @@ def on_sigterm() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGTERM, before)
 
 
-def agree(step: int, stop: bool, due: bool, together: bool) -> tuple[bool, bool]:
-    """Whether to stop after `step`, and to save: what any process says, all do.
+_CALLS = itertools.count(1)  # of `agree`, which all processes call together
+
+
+def agree(stop: bool, due: bool, together: bool) -> tuple[bool, bool]:
+    """Whether to stop after this step, and to save: what any process says, all do.
 
     SIGTERM to any of several processes makes all of them stop after the same step. What one of them says by itself
     is heard at steps at which they come `together` anyway.
     """
     if jax.process_count() == 1:
         return stop, due
-    preempted = multihost_utils.reached_preemption_sync_point(step)
+    # Not the run's own step: a resumed or a second run of this process would be asked for one that JAX has passed.
+    preempted = multihost_utils.reached_preemption_sync_point(next(_CALLS))
     if together:
         stop, due = (bool(said) for said in multihost_utils.process_allgather(np.array([stop, due])).any(axis=0))
     else:

@@ -108,7 +108,7 @@ def train(
             last = step == schedule.steps
             keep = checkpoints is not None and (last or step in checkpoints.keep)
             due = checkpoints is not None and checkpoints.due()
-            stop, due = agree(step, should_stop(), due, together=step % log_every == 0)
+            stop, due = agree(should_stop(), due, together=step % log_every == 0)
             if last or keep or stop or due or step in eval_steps:
                 # Nothing is evaluated, kept or returned before its step is known to be sound.
                 report(step, sums)

@@ -160,7 +160,7 @@ def test_cmr_extrapolates_the_ratio_and_avoids_the_log_slide():
 def test_mixing_law_ranks_regmix_at_1b_better_than_lightgbm():
     import importlib.util
 
-    spec = importlib.util.spec_from_file_location("regmix", DATA.parents[1] / "main" / "benchmarks" / "regmix.py")
+    spec = importlib.util.spec_from_file_location("regmix", Path(__file__).parents[2] / "benchmarks" / "regmix.py")
     regmix = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(regmix)
     found = regmix.scores("mixing", ["pile_cc", "wikipedia_en"])

@@ -33,7 +33,11 @@ def test_two_processes_agree_that_all_is_well_and_on_what_is_not(tmp_path):
     flags = [f"--coordinator={address}", "--processes=2", "--devices=8", "--expect-processes=3"]
     # The second process has a workdir of its own, as a host that did not mount the shared one.
     pair = [start(tmp_path / str(i), *flags, f"--process={i}") for i in range(2)]
-    said = [process.communicate(timeout=120) for process in pair]
+    try:
+        said = [process.communicate(timeout=400) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()
     assert [process.returncode for process in pair] == [2, 2], said
     out = said[0][0]
     assert "8" in out.split("devices")[1].splitlines()[0] and "all-reduce  1 MB over 8 devices, " in out

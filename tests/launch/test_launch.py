@@ -139,13 +139,16 @@ def test_two_processes_train_one_run_as_one_process_does(config, tmp_path):
 def test_a_sweep_that_is_preempted_saves_and_asks_to_be_started_again(config, tmp_path):
     command = [sys.executable, "-m", "launch.sweep", f"--config={config}", f"--workdir={tmp_path}"]
     command += ["--config.workers=1", f"--config.base.tokens={64 * 10**6}"]  # more than it could ever finish here
-    sweep = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
-    while not list(tmp_path.glob("runs/*/run.json")):
-        assert sweep.poll() is None, sweep.stderr.read()
-        time.sleep(0.1)
-    sweep.terminate()
-    _, said = sweep.communicate(timeout=300)
-    assert sweep.returncode == 75 and "Traceback" not in said
+    with (tmp_path / "stderr").open("w") as errors:
+        sweep = subprocess.Popen(command, cwd=ROOT, stderr=errors)
+    try:
+        while not list(tmp_path.glob("runs/*/metrics.jsonl")):
+            assert sweep.poll() is None, (tmp_path / "stderr").read_text()
+            time.sleep(0.1)
+        sweep.terminate()
+        assert sweep.wait(timeout=400) == 75 and "Traceback" not in (tmp_path / "stderr").read_text()
+    finally:
+        sweep.kill()
     assert list(tmp_path.glob("runs/base-*/checkpoints/*/params")), "it was saved where it was"
 
 

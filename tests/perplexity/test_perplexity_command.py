@@ -34,7 +34,14 @@ def scores(tmp_path):
         folder.mkdir(exist_ok=True)
         loss = 3 + 0.3 * np.random.default_rng(1).normal(size=len(rows)) + shift * (document % 2)
         rows.assign(nats=tokens * loss).to_parquet(folder / "shard-00000.parquet")
-        meta = {"format": 1, "name": "tiny", "split": "train", "tokens_sha256": "x", "chunk": CHUNK, "shards": 1}
+        meta = {
+            "format": 1,
+            "name": "tiny",
+            "split": "train",
+            "tokens_sha256": store.ledger["tokens_sha256"],
+            "chunk": CHUNK,
+            "shards": 1,
+        }
         (folder / "scores.json").write_text(json.dumps(meta))
     return tmp_path / "scores"
 

@@ -36,7 +36,7 @@ def loss(params, share, domain_tokens, size=1.8e9):
 def test_the_best_share_is_inside_exactly_below_the_boundary(code, params, scale):
     fit = with_params(code, params)
     domain_tokens = limited.boundary(fit) * scale
-    if not 1e-3 < domain_tokens < 1e15:
+    if not 1e3 < domain_tokens < 1e15:
         return
     decision = limited.limited_data(fit, params=1.8e9, domain_tokens=domain_tokens)
     slope = loss(params, 1.0, domain_tokens) - loss(params, 1 - 1e-6, domain_tokens)
