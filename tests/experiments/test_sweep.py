@@ -175,6 +175,21 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_over(runs, workdir):
     assert RunDir(workdir, base).state() == rundir.FINISHED
 
 
+def test_a_run_that_fails_keeps_its_checkpoints_and_goes_on_from_them(runs, workdir, monkeypatch):
+    (base,) = longer([runs[1]], 60)
+    directory, seen = RunDir(workdir, base), []
+    with pytest.raises(worker.Stopped):
+        worker.train(base, workdir, progress=seen.append, should_stop=lambda: len(seen) > 2)
+    with monkeypatch.context() as broken:
+        broken.setattr("cptlaw.data.batches.TrainBatches.__init__", lambda *_, **__: 1 / 0)
+        worker.train(base, workdir)
+    assert directory.result()["reason"] == "ZeroDivisionError: division by zero"
+    directory.retry()
+    resumed = []
+    assert worker.train(base, workdir, progress=resumed.append)
+    assert resumed[1] > seen[-2] and directory.state() == rundir.FINISHED
+
+
 def test_a_loss_that_is_no_number_fails_the_run(runs, workdir, monkeypatch):
     monkeypatch.setattr("cptlaw.perplexity.evaluate.Scores.loss", float("nan"))
     worker.train(runs[1], workdir)

@@ -55,6 +55,15 @@ def test_the_landscape_and_what_can_be_reached(scores, tmp_path, capsys):
     assert list(pairs) == ["mean", "spread"] and len(pairs) > 100
 
 
+def test_a_store_that_was_not_scored_is_refused_before_anything_is_written(scores, tmp_path, capsys):
+    meta = json.loads((scores / "scores.json").read_text())
+    (scores / "scores.json").write_text(json.dumps(meta | {"tokens_sha256": "of other tokens"}))
+    words = ["select", str(scores), "--method", "low", "--out", str(tmp_path / "list.parquet")]
+    words += ["--store", str(tmp_path / "tiny" / "train"), "--store-out", str(tmp_path / "part")]
+    assert cli.main(words) == 2
+    assert "not the tokens that" in capsys.readouterr().err and not (tmp_path / "list.parquet").exists()
+
+
 def test_a_selection_is_a_list_and_a_store(scores, tmp_path, capsys):
     words = ["select", str(scores), "--mean", "2.9", "--std", "0.3", "--by", "chunk", "--fraction", "0.3"]
     words += ["--out", str(tmp_path / "list.parquet"), "--store", str(tmp_path / "tiny" / "train")]

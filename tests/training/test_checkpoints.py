@@ -157,3 +157,10 @@ def test_missing_checkpoints_are_named(tmp_path, states, layout):
     save(tmp_path, {2: states[2]})
     with pytest.raises(CheckpointError, match=r"no checkpoint of step 7; it has \[2\]"):
         load_params(tmp_path, abstract(layout).params, step=7)
+
+
+def test_checksums_of_a_sharded_array_gather_nothing(layout):
+    mesh = make_mesh(data=1, fsdp=8)
+    sharded = jax.ShapeDtypeStruct((4, 64, 128), np.float32, sharding=jax.NamedSharding(mesh, jax.P(None, "fsdp")))
+    text = checkpoints_module._checksums.lower({"w": sharded}).compile().as_text()
+    assert "all-reduce" in text and "all-gather" not in text
