@@ -8,6 +8,7 @@ or SIGTERM; the same command continues, bitwise.
 """
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -44,8 +45,9 @@ def main() -> None:
         runs += grid.cpt_runs(settings, base, _shares(settings.domains), seed, prepared.data)
     if jax.process_index() == 0:
         print(_placement(runs[-1]))
-    for run in runs:
-        _train(run, prepared.workdir, settings)
+    with on_sigterm() as stop:
+        for run in runs:
+            _train(run, prepared.workdir, settings, stop)
 
 
 def _placement(run: Run) -> str:
@@ -54,18 +56,17 @@ def _placement(run: Run) -> str:
     return worker.layout(run).table(shapes)
 
 
-def _train(run: Run, workdir: Path, settings: Study) -> None:
+def _train(run: Run, workdir: Path, settings: Study, stop: Callable[[], bool]) -> None:
+    if stop():  # between two runs
+        raise SystemExit(common.EXIT_RELAUNCH)
     directory = RunDir(workdir, run)
-    with (
-        progress_bar(
-            progress=jax.process_index() == 0,
-            total=run.tokens - run.first_token,
-            desc=run.id,
-            unit="token",
-            unit_scale=True,
-        ) as bar,
-        on_sigterm() as stop,
-    ):
+    with progress_bar(
+        progress=jax.process_index() == 0,
+        total=run.tokens - run.first_token,
+        desc=run.id,
+        unit="token",
+        unit_scale=True,
+    ) as bar:
         try:
             worker.train(
                 run,

@@ -51,13 +51,14 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
             f"config.batch_size {study.batch_size}, eval_batch_size {study.eval_batch_size}: not divisible by the "
             f"{split} devices that split a batch"
         )
-    rows = study.batch_size // split
+    parts = max(study.microbatches, 1)
+    rows = study.batch_size // split // parts
     kept = [_residuals(cfg, state.params, rows * times, study.seq_len) for times in (1, 2)]
     return Footprint(
         cfg=cfg,
         layout=layout,
         state=_bytes(state),
-        gradients=_bytes(state.params),
+        gradients=_bytes(state.params) * min(parts, 2),  # those of a part, and their sum
         activations=kept[1] - kept[0],  # what does not grow with the rows is parameters, counted already
         work=rows * study.seq_len * max(_layer(cfg), _logits(cfg)),
     )

@@ -289,7 +289,8 @@ def _sweep(prepared: Prepared, runs_: list[Run], title: str) -> None:
     if summary.failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in summary.failed.items())
         raise UserError(
-            f"{len(summary.failed)} of {len(runs_)} runs failed, and a study needs its whole grid: {reasons}"
+            f"{len(summary.failed)} of {len(runs_)} runs failed, and a study needs its whole grid: {reasons}. Mend the "
+            f"cause, delete their result.json in {prepared.workdir}/runs, and run the same command again"
         )
 
 

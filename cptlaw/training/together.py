@@ -107,6 +107,11 @@ def train(
             break
     done = int(state.step[0])
     status, reason = (FINISHED, "") if done == steps else (STOPPED, "asked to stop")
+    # A run that had diverged before the checkpoint that this call went on from is known by its parameters.
+    sound = np.all([np.asarray(jnp.isfinite(leaf).reshape(len(members), -1).all(1))
+                    for leaf in jax.tree.leaves(state.params)], axis=0)  # fmt: skip
+    for run in np.flatnonzero(~sound).tolist():
+        failed.setdefault(run, Result(FAILED, at[run](done), {}, "its parameters are not finite"))
     return [failed.get(run) or Result(status, at[run](done), params_of(state, run), reason) for run in every]
 
 
