@@ -137,10 +137,16 @@ def budget(
             found[d.corpus(general)] = d.banded(d.losses(general, x | {"ratio": 1 - r})[:, 0], wide)
         return found
 
+    def option(rule: str, size: float, r: float, at: dict[str, float]) -> Option:
+        if general is None or ceiling is None:
+            return Option(rule, at, predicted(size, r))
+        x = {"params": size, "tokens": float(tokens_of(np.array(size))), "ratio": 1 - r}
+        return Option(rule, at, predicted(size, r), float(np.mean(d.losses(general, x)[1:, 0] <= ceiling)))
+
     options = []
     if menu is None and inference_tokens == 0:
         rule = math.sqrt(flops / (TRAINING * 20))
-        options.append(Option("20 tokens a parameter", {"params": rule, "tokens": 20 * rule}, predicted(rule, r)))
+        options.append(option("20 tokens a parameter", rule, r, {"params": rule, "tokens": 20 * rule}))
     near = (np.maximum(sizes_own / n, n / sizes_own)[~lost] < (1.0001 if menu is not None else AGREE)).mean()
     samples = {"params": sizes_own, "tokens": tokens_of(sizes_own)} | ({"share": shares_own} if free else {})
     point = {"params": n, "tokens": tokens} | ({"share": r} if free else {})
@@ -149,7 +155,7 @@ def budget(
         reach += d.extrapolation(general, {"params": n, "tokens": tokens, "ratio": 1 - r})
     if free:
         at = {"params": n, "tokens": tokens}
-        options += [Option(rule, at | {"share": rival}, predicted(n, rival)) for rule, rival in RULES.items()]
+        options += [option(rule, n, rival, at | {"share": rival}) for rule, rival in RULES.items()]
     mix = f", {d.percent(r)} {name} text" if free else ""
     span = d.interval(sizes_own, wide)
     supported = span[1] < VAGUE * span[0]

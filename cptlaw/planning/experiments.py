@@ -7,6 +7,7 @@ target-aware design of Li et al. 2026 (arXiv 2604.22753) with the bootstrap in t
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 
 RANDOM = 100  # random choices the chosen ones are compared with
 MIXES = 20  # most fitted mixes among the default candidates, which hold their pairs' middles too
+UNLIKE = 4.0  # how many times two estimates of one width may differ before neither is to be believed
 
 
 def next_runs(
@@ -61,6 +63,12 @@ def next_runs(
     chosen, left = choose(known, cost, k)
 
     name, half = _width(target, paired, wide)
+    linear = NormalDist().inv_cdf((1 + wide) / 2) * math.sqrt(float(np.median(_variance(known))))
+    if not 1 / UNLIKE < linear / max(half, 1e-300) < UNLIKE:
+        warnings += (
+            f"the runs hardly settle the {name} yet: its resamples reach {half:.2g} to either side, the laws' "
+            f"derivatives {linear:.2g}. Take the widths as a guide, and ask again after these runs",
+        )
     rows: list[dict[str, Any]] = []
     for index, shrink in zip(chosen, np.sqrt(left)):
         shown = {

@@ -67,6 +67,8 @@ def test_the_share_is_chosen_under_the_ceiling(general, code):
     best, size, at = min(feasible)
     assert (decision.point["params"], share) == (size, pytest.approx(at, abs=1e-3))
     assert decision.losses["code"]["point"] <= best + 1e-6
+    held = {option.name: option.holds for option in decision.options}
+    assert held["domain only"] == 0.0  # no general text keeps no general loss under a ceiling
 
 
 def test_size_and_share_together_are_no_worse_than_a_fine_grid(general, code):

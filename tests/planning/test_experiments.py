@@ -95,6 +95,11 @@ def test_it_measures_where_the_decision_hangs(both, decision):
     assert 0 < row["interval shrinks to"] < 1
 
 
+def test_resamples_that_say_other_than_the_laws_derivatives_are_told(both, decision):
+    sure = dataclasses.replace(decision, samples={"share": 0.4 + 1e-9 * decision.samples["share"]})
+    assert any("hardly settle the share" in warning for warning in next_runs(sure, *both).warnings)
+
+
 def test_a_dear_run_must_be_worth_it(both, decision):
     table = pd.DataFrame({"params": [8e5, 8e5], "tokens": 1e6, "w_code": decision.point["share"], "cost": [1.0, 3.0]})
     table["w_general"] = 1 - table["w_code"]
@@ -134,6 +139,8 @@ def test_decisions_with_nothing_to_learn_are_refused(both, decision):
         next_runs(loose, *both)
     with pytest.raises(DecisionError, match="about code too, of which no fit is given"):
         next_runs(decision, both[0])
+    with pytest.raises(DecisionError, match="without lack of fit"):
+        next_runs(dataclasses.replace(decision, inputs=decision.inputs | {"lack_of_fit": True}), *both)
     with pytest.raises(DecisionError, match="cannot be made surer"):
         next_runs(dataclasses.replace(decision, kind="subset"), *both)
     with pytest.raises(DecisionError, match="at least one"):
