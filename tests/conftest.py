@@ -20,6 +20,10 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
+
+# The backend starts now: a test that changes the flags for its children must not be what starts it in its worker.
+jax.devices()
 
 # The same examples every time: a new one that fails should not fail somebody else's change.
 hypothesis.settings.register_profile("same", derandomize=True)
