@@ -72,7 +72,7 @@ def _landscape(args: argparse.Namespace) -> None:
     rows, chunk = score.read(args.scores), score.meta(args.scores)["chunk"]
     pool = subset.pool(rows, chunk, by=args.by, unit=args.unit, winsor=args.winsor)
     whole = landscape.whole(rows, chunk)
-    length = score.by_document(rows).set_index("document")["tokens"].loc[whole["document"]].to_numpy()
+    length = score.document_tokens(rows, whole["document"])
     x, _, _ = landscape.winsorise(landscape.values(whole, args.unit), args.winsor)
     print(f"{args.unit} of chunks of {chunk} tokens; documents by length (tokens, at least)\n")
     print(landscape.summary(x, landscape.length_classes(length)).to_string(index=False, float_format="{:.4g}".format))
@@ -167,8 +167,8 @@ def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
 
     labels = []
     if args.by_length:
-        length = score.by_document(rows).set_index("document")["tokens"].loc[pool.spans["document"]]
-        labels.append(pd.Series(landscape.length_classes(length.to_numpy())).astype(str))
+        length = score.document_tokens(rows, pool.spans["document"])
+        labels.append(pd.Series(landscape.length_classes(length)).astype(str))
     if args.sources is not None:
         if not args.sources.is_file():
             raise UserError(f"--sources {args.sources}: no such file")

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cptlaw import atomic
+from cptlaw import atomic, cores
 from cptlaw.data.store import pack
 from cptlaw.data.vocabularies import Vocabulary
 
@@ -65,7 +65,7 @@ def tokenise(
 
     left = missing()
     first = list(itertools.islice(left, 2))
-    processes = processes or _cores()
+    processes = processes or min(16, cores.usable())
     if processes == 1 or len(first) < 2:
         for path, part in itertools.chain(first, left):
             advance(_write(vocabulary, path, part))
@@ -129,7 +129,3 @@ def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
             part, size = [], 0
     if part:
         yield part
-
-
-def _cores() -> int:
-    return min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)

@@ -17,12 +17,10 @@ import pandas as pd
 from cptlaw import laws
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.models.config import COMPUTATION
 from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
 from cptlaw.training.writers import KINDS as WRITERS
-
-# Fields of a model's config that choose how it is computed, not what.
-_NO_ARCHITECTURE = ("dtype", "remat", "scan_layers", "loss_block", "attention")
 
 
 class ConfigError(UserError):
@@ -176,13 +174,13 @@ class Study:
     def model_fields(self, size: str) -> dict[str, Any]:
         """The model config fields of one size: the shared ones, overridden by the size's own.
 
-        Of one in `init_from`: its architecture, and what of those fields is none (`_NO_ARCHITECTURE`).
+        Of one in `init_from`: its architecture, and what of those fields is none (`models.config.COMPUTATION`).
         """
         given = {**self.model, **self.sizes[size]}
         if size not in self.init_from:
             return given
         architecture = {name: value for name, value in self._imported(size).items() if name != "vocab_size"}
-        return architecture | {name: value for name, value in given.items() if name in _NO_ARCHITECTURE}
+        return architecture | {name: value for name, value in given.items() if name in COMPUTATION}
 
     def vocab_size(self, size: str, vocabulary: int) -> int:
         """The rows of one size's embedding for a vocabulary of so many ids, which an imported model may have padded."""
@@ -238,7 +236,7 @@ def _check(study: Study) -> None:
         if size not in study.sizes:
             raise ConfigError(f"config.init_from.{size}: no such size; config.sizes has {', '.join(study.sizes)}")
         for name in study.sizes[size]:
-            if name not in _NO_ARCHITECTURE:
+            if name not in COMPUTATION:
                 raise ConfigError(f"config.sizes.{size}.{name}: the folder in config.init_from decides it; remove one")
     if study.base is None and (scratch := [size for size in study.grid if size not in study.init_from]):
         raise ConfigError(f"config.base: missing; {', '.join(scratch)} need it, being in no config.init_from")

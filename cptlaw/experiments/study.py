@@ -51,6 +51,18 @@ class Prepared:
     data: dict[str, str]
     progress: bool
 
+    def sweep(self, runs: list[Run], title: str) -> Summary:
+        """Trains what is left of `runs`, as the study's config says."""
+        return sweep.sweep(
+            runs,
+            self.workdir,
+            workers=self.study.workers,
+            checkpoint_seconds=self.study.checkpoint_seconds,
+            monitor=self.study.monitor,
+            progress=self.progress,
+            title=title,
+        )
+
 
 def prepare(
     study: Study, workdir: str | os.PathLike[str], *, update_config: bool = False, progress: bool = True
@@ -114,20 +126,11 @@ def _claim_workdir(study: Study, workdir: Path, update_config: bool) -> None:
 
 def _train(prepared: Prepared, runs: list[Run], title: str, retry_failed: bool) -> Summary:
     """Sweeps `runs`, and says which failed and why."""
-    study = prepared.study
     for run_ in runs:
         directory = RunDir(prepared.workdir, run_)
         if retry_failed and directory.state() == rundir.FAILED:
             directory.retry()
-    summary = sweep.sweep(
-        runs,
-        prepared.workdir,
-        workers=study.workers,
-        checkpoint_seconds=study.checkpoint_seconds,
-        monitor=study.monitor,
-        progress=prepared.progress,
-        title=title,
-    )
+    summary = prepared.sweep(runs, title)
     if summary.failed:
         print(f"{len(summary.failed)} of {len(runs)} runs failed (--retry-failed trains them again):", file=sys.stderr)
         for name, reason in summary.failed.items():

@@ -276,16 +276,7 @@ def _pool(prepared: Prepared, plan: Plan, base: Run, corpus: str, split: str) ->
 
 
 def _sweep(prepared: Prepared, runs_: list[Run], title: str) -> None:
-    study = prepared.study
-    summary = sweep.sweep(
-        runs_,
-        prepared.workdir,
-        workers=study.workers,
-        checkpoint_seconds=study.checkpoint_seconds,
-        monitor=study.monitor,
-        progress=prepared.progress,
-        title=title,
-    )
+    summary = prepared.sweep(runs_, title)
     if summary.failed:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in summary.failed.items())
         raise UserError(
@@ -301,7 +292,7 @@ def _report(prepared: Prepared, plan: Plan, base: Run, found: Found, command: st
     rows = score_lib.read(scoring.scores_path(prepared.workdir, base, found.domain, "train", plan.chunk))
     whole = landscape.whole(rows, plan.chunk)
     x = np.minimum(landscape.values(whole, plan.unit), found.pool.cap)
-    length = score_lib.by_document(rows).set_index("document")["tokens"].loc[whole["document"]].to_numpy()
+    length = score_lib.document_tokens(rows, whole["document"])
     classes = np.array([f"{low:,} to {4 * low - 1:,} tokens" for low in landscape.length_classes(length)])
     store = TokenStore.open(prepared.workdir / "data" / found.domain / "train")
     vocabulary = build.load_vocabulary(prepared.workdir / "data")

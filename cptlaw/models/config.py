@@ -20,6 +20,9 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
 
+# Fields of Config that say how a model is computed, which is no part of what it is.
+COMPUTATION = ("dtype", "remat", "scan_layers", "loss_block", "attention")
+
 
 @dataclasses.dataclass(frozen=True)
 class Config:

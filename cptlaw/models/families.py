@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from cptlaw.errors import UserError
-from cptlaw.models.config import Config
+from cptlaw.models.config import COMPUTATION, Config
 
 
 class Place(NamedTuple):
@@ -97,8 +97,6 @@ _LLAMA3 = {
     "rope_high_freq_factor": "high_freq_factor",
     "rope_original_context": "original_max_position_embeddings",
 }
-# How a model is computed is no part of what it is.
-_COMPUTATION = ("dtype", "remat", "scan_layers", "loss_block", "attention")
 
 
 def of_json(given: Mapping[str, Any]) -> Config:
@@ -216,7 +214,7 @@ def to_json(cfg: Config) -> dict[str, Any]:
             "max_window_layers": 0 if cfg.sliding_window else cfg.layers,
         }
     read = dataclasses.asdict(of_json(made))
-    lost = [f"{k}={v!r}" for k, v in dataclasses.asdict(cfg).items() if k not in _COMPUTATION and read[k] != v]
+    lost = [f"{k}={v!r}" for k, v in dataclasses.asdict(cfg).items() if k not in COMPUTATION and read[k] != v]
     if lost:
         raise UserError(f"model: Hugging Face's {family} architecture cannot express {', '.join(lost)}")
     return made

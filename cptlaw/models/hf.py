@@ -21,6 +21,7 @@ from cptlaw.models import families, transformer
 from cptlaw.models.config import Config
 from cptlaw.models.families import Place
 from cptlaw.models.transformer import Params
+from cptlaw.models.tree import differences, path_name
 from cptlaw.progress import bar as progress_bar
 
 if TYPE_CHECKING:
@@ -59,9 +60,7 @@ def load(
 
 def abstract_params(cfg: Config, layout: "Layout") -> Params:
     """Shapes, dtypes and shardings of the parameters."""
-    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
-    place = functools.partial(jax.tree.map, lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s))
-    return place(shapes, layout.shardings(shapes))
+    return layout.abstract(jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg)))
 
 
 def read_config(path: str | os.PathLike[str]) -> Config:
@@ -95,7 +94,7 @@ def assemble(source: Source, family: str, cfg: Config, abstract: Params, *, prog
     loaded = []
     with progress_bar(progress=progress, desc="Reading weights", total=len(leaves), unit=" parameters") as bar:
         for path, leaf in leaves:
-            place = families.PLACES[family][_name(path)]
+            place = families.PLACES[family][path_name(path)]
             read = functools.partial(_shard, source, place, _sizes(cfg), _stacked(path), leaf)
             loaded.append(_place(leaf, read))
             bar.update()
@@ -159,11 +158,11 @@ def tensors(family: str, cfg: Config) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
     for path, _ in jax.tree_util.tree_leaves_with_path(shapes):
-        place = families.PLACES[family][_name(path)]
+        place = families.PLACES[family][path_name(path)]
         shape = tuple(math.prod(sizes[letter] for letter in group) for group in _letters(place.layout)[0])
         for layer in range(cfg.layers) if _stacked(path) else [None]:
             tensor = found.setdefault(place.name.format(layer), Tensor(shape, []))
-            tensor.holds.append((_name(path), layer, place))
+            tensor.holds.append((path_name(path), layer, place))
     return found
 
 
@@ -173,14 +172,7 @@ def _check(source: Source, wanted: Mapping[str, tuple[int, ...]], tied: bool) ->
         # Some tied checkpoints store the embedding twice.
         for name in ("lm_head.weight", "embed_out.weight"):
             has.pop(name, None)
-    wrong = [f"{name} {shape} is missing" for name, shape in wanted.items() if name not in has]
-    wrong += [f"{name} {shape} is not used by this model" for name, shape in has.items() if name not in wanted]
-    wrong += [
-        f"{name} is {has[name]}, this model's is {shape}"
-        for name, shape in wanted.items()
-        if has.get(name, shape) != shape
-    ]
-    if wrong:
+    if wrong := differences(wanted, has, "is not used by this model"):
         raise WeightsError(f"{source}: these are not the weights of this config: {'; '.join(wrong)}")
 
 
@@ -251,7 +243,7 @@ def save(
 def _write(folder: Path, family: str, cfg: Config, params: Params, dtype: np.dtype, file_bytes: int) -> None:
     from safetensors.numpy import save_file
 
-    leaves = {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
+    leaves = {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(params)}
     wanted = tensors(family, cfg)
     files = list(
         _files({name: math.prod(tensor.shape) * dtype.itemsize for name, tensor in wanted.items()}, file_bytes)
@@ -317,9 +309,5 @@ def _sizes(cfg: Config) -> dict[str, int]:
     }
 
 
-def _name(path: tuple[Any, ...]) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
-
-
 def _stacked(path: tuple[Any, ...]) -> bool:
-    return _name(path).startswith("layers/")
+    return path_name(path).startswith("layers/")

@@ -157,6 +157,11 @@ def by_document(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.groupby("document", sort=True)[["tokens", "bytes", "nats"]].sum().reset_index()
 
 
+def document_tokens(rows: pd.DataFrame, documents: pd.Series) -> np.ndarray:
+    """How many tokens of each of `documents` are scored: (documents,)."""
+    return rows.groupby("document")["tokens"].sum().loc[documents].to_numpy()
+
+
 def _claim(directory: Path, store: Tokens, asked: Mapping[str, Any], shards: int) -> None:
     """Writes scores.json, or refuses a directory of other scores."""
     corpus = {key: store.ledger[key] for key in ("name", "split", "tokens_sha256")}

@@ -129,24 +129,19 @@ def budget(
             row |= d.banded(found[np.r_[True, fits_in], i], wide) if fits_in.any() else {}
             rows += (row | {"best in": float(np.mean(np.isclose(sizes_own[~lost], size)))},)
 
-    def predicted(size: float, r: float) -> dict[str, dict[str, float]]:
-        """Each corpus's loss at a size and share."""
+    def predicted(size: float, r: float) -> tuple[dict[str, dict[str, float]], float | None]:
+        """Each corpus's loss at a size and share, and the share of resamples in which the ceiling holds there."""
         x = {"params": size, "tokens": float(tokens_of(np.array(size)))}
-        found = {name: d.banded(d.losses(fit, x | {"ratio": r})[:, 0], wide)}
-        if general is not None:
-            found[d.corpus(general)] = d.banded(d.losses(general, x | {"ratio": 1 - r})[:, 0], wide)
-        return found
-
-    def option(rule: str, size: float, r: float, at: dict[str, float]) -> Option:
-        if general is None or ceiling is None:
-            return Option(rule, at, predicted(size, r))
-        x = {"params": size, "tokens": float(tokens_of(np.array(size))), "ratio": 1 - r}
-        return Option(rule, at, predicted(size, r), float(np.mean(d.losses(general, x)[1:, 0] <= ceiling)))
+        found, holds = {name: d.banded(d.losses(fit, x | {"ratio": r})[:, 0], wide)}, None
+        if general is not None and ceiling is not None:
+            losses = d.losses(general, x | {"ratio": 1 - r})[:, 0]
+            found[d.corpus(general)], holds = d.banded(losses, wide), float(np.mean(losses[1:] <= ceiling))
+        return found, holds
 
     options = []
     if menu is None and inference_tokens == 0:
         rule = math.sqrt(flops / (TRAINING * 20))
-        options.append(option("20 tokens a parameter", rule, r, {"params": rule, "tokens": 20 * rule}))
+        options.append(Option("20 tokens a parameter", {"params": rule, "tokens": 20 * rule}, *predicted(rule, r)))
     near = (np.maximum(sizes_own / n, n / sizes_own)[~lost] < (1.0001 if menu is not None else AGREE)).mean()
     samples = {"params": sizes_own, "tokens": tokens_of(sizes_own)} | ({"share": shares_own} if free else {})
     point = {"params": n, "tokens": tokens} | ({"share": r} if free else {})
@@ -155,7 +150,7 @@ def budget(
         reach += d.extrapolation(general, {"params": n, "tokens": tokens, "ratio": 1 - r})
     if free:
         at = {"params": n, "tokens": tokens}
-        options += [option(rule, n, rival, at | {"share": rival}) for rule, rival in RULES.items()]
+        options += [Option(rule, at | {"share": rival}, *predicted(n, rival)) for rule, rival in RULES.items()]
     mix = f", {d.percent(r)} {name} text" if free else ""
     span = d.interval(sizes_own, wide)
     supported = span[1] < VAGUE * span[0]
@@ -180,7 +175,7 @@ def budget(
         agreement=float(near),
         agreement_means="their own size is " + ("the same" if menu is not None else "within a factor of 1.25 of it"),
         regret=d.summarise_regret(regret),
-        losses=predicted(n, r),
+        losses=predicted(n, r)[0],
         supported=supported,
         options=tuple(options),
         extrapolation=reach,

@@ -21,7 +21,7 @@ from orbax.checkpoint import checkpoint_managers as managers
 
 from cptlaw.errors import UserError
 from cptlaw.models.transformer import Params
-from cptlaw.training.sharding import path_name
+from cptlaw.models.tree import differences, path_name
 from cptlaw.training.step import State
 
 
@@ -209,14 +209,7 @@ def check_same(where: str, wanted: Any, stored: Any) -> None:
     """Raises CheckpointError naming every array that is missing, unknown or of another shape."""
     want = {path_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(wanted)}
     have = {path_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(stored)}
-    wrong = [f"{name} {shape} is missing" for name, shape in want.items() if name not in have]
-    wrong += [f"{name} {shape} is not in this model" for name, shape in have.items() if name not in want]
-    wrong += [
-        f"{name} is {have[name]}, this model's is {shape}"
-        for name, shape in want.items()
-        if have.get(name, shape) != shape
-    ]
-    if wrong:
+    if wrong := differences(want, have, "is not in this model"):
         raise CheckpointError(
             f"{where}: of another model or optimizer: {'; '.join(wrong)}. Use its config, or another directory"
         )

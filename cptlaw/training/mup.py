@@ -22,7 +22,7 @@ import optax
 from cptlaw.models import transformer
 from cptlaw.models.config import Config
 from cptlaw.models.transformer import Params
-from cptlaw.training.sharding import path_name
+from cptlaw.models.tree import path_name
 
 # Dimensions (after the layers') that a hidden weight sums over.
 _FAN_IN = {r"attention/[qkv]$": (1,), r"attention/o$": (1, 2, 3), r"mlp/(gate|up|down)$": (1,)}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from cptlaw.errors import UserError
+from cptlaw.models.tree import path_name
 
 AXES = ("data", "fsdp", "tensor")
 Spec = tuple[str | None, ...]
@@ -50,11 +51,6 @@ def mesh_sizes(count: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> tu
     if math.prod(sizes) != count:
         raise ShardingError(f"mesh {dict(zip(AXES, sizes))}: does not multiply to the {count} devices there are")
     return sizes[0], sizes[1], sizes[2]
-
-
-def path_name(path: tuple[Any, ...]) -> str:
-    """`layers/attention/q` for a key path of jax.tree_util."""
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +97,12 @@ class Layout:
                     f"size {self.mesh.shape[axis]}; change the mesh or its rule"
                 )
         return jax.NamedSharding(self.mesh, jax.P(*spec))
+
+    def abstract(self, shapes: Any) -> Any:
+        """A tree of shapes with the sharding of every array."""
+        return jax.tree.map(
+            lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, self.shardings(shapes)
+        )
 
     def table(self, tree: Any) -> str:
         """One line an array: path, shape, spec, MiB per device; then the total."""

@@ -93,13 +93,15 @@ def make_start(
     """The compiled params -> State at step 0 (a copy: steps donate their state), and the state's abstract arrays."""
 
     def start(params: transformer.Params) -> State:
-        params = jax.tree.map(jnp.copy, params)
-        return State(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.transform().init(params))
+        return new_state(jax.tree.map(jnp.copy, params), optimizer)
 
-    shapes = jax.eval_shape(lambda: start(transformer.init(jax.random.key(0), cfg)))
-    shardings = layout.shardings(shapes)
-    abstract = jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
-    return jax.jit(start, out_shardings=shardings), abstract
+    abstract = layout.abstract(jax.eval_shape(lambda: start(transformer.init(jax.random.key(0), cfg))))
+    return jax.jit(start, out_shardings=jax.tree.map(lambda x: x.sharding, abstract)), abstract
+
+
+def new_state(params: transformer.Params, optimizer: Optimizer) -> State:
+    """The state at step 0."""
+    return State(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.transform().init(params))
 
 
 def default_microbatches(layout: Layout, batch_size: int, seq_len: int) -> int:

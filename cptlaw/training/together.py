@@ -23,7 +23,7 @@ from cptlaw.training.guard import Diverged, Guard
 from cptlaw.training.loop import FAILED, FINISHED, STOPPED, Batches, Result, points
 from cptlaw.training.metrics import Metrics, Point
 from cptlaw.training.schedules import Schedule
-from cptlaw.training.step import Optimizer, State, Sums, plain_step
+from cptlaw.training.step import Optimizer, State, Sums, new_state, plain_step
 
 _ADAMW = Optimizer()
 
@@ -143,10 +143,5 @@ def _stack(trees: Sequence[Any]) -> Any:
 
 
 def _abstract(cfg: transformer.Config, optimizer: Optimizer, runs: int, sharding: jax.sharding.Sharding) -> State:
-    def start() -> State:
-        params = transformer.init(jax.random.key(0), cfg)
-        return State(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.transform().init(params))
-
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype, sharding=sharding), jax.eval_shape(start)
-    )
+    one = jax.eval_shape(lambda: new_state(transformer.init(jax.random.key(0), cfg), optimizer))
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype, sharding=sharding), one)
