@@ -27,12 +27,12 @@ from cptlaw.training import step, together
 from cptlaw.training.sharding import Layout, make_mesh
 
 VOCAB, SEQ, ROWS, RUNS = 1024, 128, 16, 4
-PARTS = step.default_microbatches(Layout(make_mesh()), ROWS, SEQ)
 SIZES = {
     "0.05M": transformer.Config(VOCAB, d_model=48, layers=2, heads=2, kv_heads=1, d_ff=128),
     "0.2M": transformer.Config(VOCAB, d_model=64, layers=4, heads=2, kv_heads=1, d_ff=192),
     "0.8M": transformer.Config(VOCAB, d_model=128, layers=4, heads=4, kv_heads=2, d_ff=384),
 }
+PARTS = step.default_microbatches(SIZES["0.8M"], Layout(make_mesh()), ROWS, SEQ)  # the same for all of them
 
 
 def plain_attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
@@ -46,6 +46,13 @@ def plain_contract_rows(a, b):
     return jnp.einsum("...nm,...nk->...mk", a, b)
 
 
+def unflattened_linear(x, weight, bias, inputs=1):
+    """The same layer without taking the rows and positions of a batch for one dimension."""
+    assert bias is None
+    w = weight[...].astype(x.dtype)
+    return jnp.tensordot(x, w, axes=inputs)
+
+
 @contextlib.contextmanager
 def replaced(names: tuple[str, ...]) -> Iterator[None]:
     """Puts the plain version of each named piece in its place while a step is traced."""
@@ -54,6 +61,8 @@ def replaced(names: tuple[str, ...]) -> Iterator[None]:
             stack.enter_context(mock.patch.object(attention, "attention", plain_attention))
         if "contract_rows" in names:
             stack.enter_context(mock.patch.object(attention, "contract_rows", plain_contract_rows))
+        if "linear" in names:
+            stack.enter_context(mock.patch.object(transformer, "_linear", unflattened_linear))
         yield
 
 
@@ -118,7 +127,8 @@ def variants(cfg: transformer.Config) -> dict[str, Callable[[], Callable[[], Non
         "recommended": lambda: trainer(cfg, ROWS, PARTS),
         **{f"{m} microbatches": lambda m=m: trainer(cfg, ROWS, m) for m in (1, 2, 4, 8, 16)},
         "autodiff of attention": lambda: trainer(cfg, ROWS, PARTS, ("attention",)),
-        "matmuls in XLA's order": lambda: trainer(cfg, ROWS, PARTS, ("contract_rows",)),
+        "attention's matmuls in XLA's order": lambda: trainer(cfg, ROWS, PARTS, ("contract_rows",)),
+        "linear layers by row and position": lambda: trainer(cfg, ROWS, PARTS, ("linear",)),
         "scan over layers": lambda: trainer(dataclasses.replace(cfg, scan_layers=True), ROWS, PARTS),
         f"recommended, {RUNS} runs together": lambda: together_trainer(cfg, RUNS),
         **{f"evaluation, {rows} rows": lambda rows=rows: scorer(cfg, rows) for rows in (4, 8, 32)},

@@ -22,6 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from cptlaw import machine
 from cptlaw.models import hf, transformer
 from cptlaw.training import step
 from cptlaw.training.sharding import Layout, make_mesh
@@ -52,7 +53,7 @@ def batch(tokens_BT: np.ndarray) -> dict[str, np.ndarray]:
 def ours(cfg: transformer.Config, layout: Layout, params: transformer.Params, tokens_BT: np.ndarray) -> Turn:
     rows, seq = tokens_BT.shape
     state = step.make_start(cfg, OPTIMIZER, layout)[0](params)
-    update = step.make_step(cfg, OPTIMIZER, layout, step.default_microbatches(layout, rows, seq))
+    update = step.make_step(cfg, OPTIMIZER, layout, step.default_microbatches(cfg, layout, rows, seq))
     data = layout.put(batch(tokens_BT), rows)
 
     def turn() -> dict[str, float]:
@@ -145,6 +146,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
+    machine.keep_memory()  # as launchers and workers do
     load = os.getloadavg()[0]
     print(
         f"jax {jax.__version__}, {jax.device_count()} {jax.devices()[0].device_kind}, "

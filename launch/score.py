@@ -11,7 +11,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cptlaw import cache
+from cptlaw import cache, machine
 from cptlaw.errors import UserError
 from cptlaw.experiments import grid, scoring, sweep
 from cptlaw.perplexity import score as score_lib
@@ -27,6 +27,7 @@ _OUT = flags.DEFINE_string("out", None, "Where the scores go; without it, a fold
 
 
 def main() -> None:
+    machine.keep_memory()
     cache.keep_compiled()
     study = common.study()
     if _CORPUS.value not in (study.general, *study.domains):

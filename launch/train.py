@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from cptlaw import cache
+from cptlaw import cache, machine
 from cptlaw.errors import UserError
 from cptlaw.experiments import grid, rundir, worker
 from cptlaw.experiments.config import Study
@@ -31,6 +31,7 @@ _SEED = flags.DEFINE_integer("seed", None, "Seed of the data order; without it, 
 
 
 def main() -> None:
+    machine.keep_memory()
     cache.keep_compiled()
     settings = common.study()
     size = _SIZE.value or "model"

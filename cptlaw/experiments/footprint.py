@@ -60,7 +60,7 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
         state=_bytes(state),
         gradients=_bytes(state.params) * min(parts, 2),  # those of a part, and their sum
         activations=kept[1] - kept[0],  # what does not grow with the rows is parameters, counted already
-        work=rows * study.seq_len * max(_layer(cfg), _logits(cfg)),
+        work=rows * study.seq_len * max(_layer(cfg), _logits(cfg, study.batch_size // parts * study.seq_len)),
     )
 
 
@@ -68,8 +68,8 @@ def _layer(cfg: transformer.Config) -> int:
     return jnp.dtype(cfg.dtype).itemsize * (6 * cfg.d_ff + 8 * cfg.d_model)
 
 
-def _logits(cfg: transformer.Config) -> int:
-    return 2 * 4 * cfg.vocab_size // loss.blocks(cfg.vocab_size, cfg.loss_block)
+def _logits(cfg: transformer.Config, tokens: int) -> int:
+    return 2 * 4 * cfg.vocab_size // loss.blocks(cfg.vocab_size, tokens, cfg.loss_block)
 
 
 def vocabulary_ids(study: Study) -> int:

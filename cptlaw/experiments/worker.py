@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cptlaw import cache
+from cptlaw import cache, machine
 from cptlaw.errors import UserError
 from cptlaw.experiments import rundir
 from cptlaw.experiments.config import Monitor, build
@@ -330,6 +330,7 @@ def _base_params(folder: Path, cfg: Any, layout: Any) -> Any:
 
 def main(plan_path: str, place: str) -> None:
     """Works on the plan's runs until none is left or the sweep goes away."""
+    machine.keep_memory()
     plan = json.loads(Path(plan_path).read_text())
     workdir, runs = Path(plan["workdir"]), [Run.of(fields) for fields in plan["runs"]]
     monitor = build(Monitor, plan["monitor"], "monitor")

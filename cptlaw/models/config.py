@@ -46,7 +46,7 @@ class Config:
     remat: str = "none"
     # One compiled layer for all: compiles faster when there are many, runs slower on a CPU.
     scan_layers: bool = False
-    loss_block: int = 0  # token ids whose logits are held at a time; 0: all of a small vocabulary, 4,096 of a large one
+    loss_block: int = 0  # token ids whose logits are held at a time; 0: all that fit, else 4,096 (`loss.blocks`)
     norm: str = "rms"  # or "layer": with mean and bias
     bias: str = "none"  # of linear layers: "qkv", or "all" (not the embeddings)
     activation: str = "silu"

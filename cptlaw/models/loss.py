@@ -8,18 +8,21 @@ import jax.numpy as jnp
 
 from cptlaw.models.attention import contract_rows
 
-# Up to here all logits at once: faster where they fit, and they do where the vocabulary is no wider than a layer.
-DIRECT_UP_TO = 16_384
+# All logits at once is faster (none is computed twice) where they fit: a vocabulary no wider than a layer, or few
+# tokens (these logits are 256 MiB).
+DIRECT_VOCABULARY = 16_384
+DIRECT_LOGITS = 1 << 26
 _BLOCK = 4_096
 
 
-def blocks(vocab_size: int, block: int = 0) -> int:
-    """In how many parts to take the vocabulary; `block` ids at most in each, 0: as many as suit its size.
+def blocks(vocab_size: int, tokens: int, block: int = 0) -> int:
+    """In how many parts to take the vocabulary; `block` ids at most in each, 0: as many as suit it and the tokens.
 
     The number divides the vocabulary if one not much larger than needed does (no padded copy of the embedding).
     """
     if not block:
-        block = vocab_size if vocab_size <= DIRECT_UP_TO else _BLOCK
+        direct = vocab_size <= DIRECT_VOCABULARY or vocab_size * tokens <= DIRECT_LOGITS
+        block = vocab_size if direct else _BLOCK
     least = math.ceil(vocab_size / block)
     return next((n for n in range(least, 2 * least + 1) if vocab_size % n == 0), least)
 
@@ -31,7 +34,7 @@ def logits(x_BTD: jax.Array, unembed_VD: jax.Array) -> jax.Array:
 
 def nll(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, block: int = 0) -> jax.Array:
     """Negative log-likelihood (nats) of the targets: nll_BT, float32; `block` as of `blocks`."""
-    parts = blocks(len(unembed_VD), block)
+    parts = blocks(len(unembed_VD), targets_BT.size, block)
     if parts > 1:
         return _blocked(x_BTD, unembed_VD, targets_BT, parts)
     logits_BTV = logits(x_BTD, unembed_VD)

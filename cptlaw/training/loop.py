@@ -75,7 +75,7 @@ def train(
     """
     layout = layout or Layout(make_mesh())
     rows = layout.rows(batches.batch_size)
-    parts = microbatches or default_microbatches(layout, batches.batch_size, batches.seq_len)
+    parts = microbatches or default_microbatches(cfg, layout, batches.batch_size, batches.seq_len)
     update = make_step(cfg, optimizer, layout, parts)
     learning_rates = schedule.learning_rates()
     at = points(cfg, schedule, batches)

@@ -104,15 +104,18 @@ def new_state(params: transformer.Params, optimizer: Optimizer) -> State:
     return State(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.transform().init(params))
 
 
-def default_microbatches(layout: Layout, batch_size: int, seq_len: int) -> int:
-    """How many parts to take a batch in: 1, but on a CPU as many as leave a device 256 tokens or more at a time.
+def default_microbatches(cfg: transformer.Config, layout: Layout, batch_size: int, seq_len: int) -> int:
+    """How many parts to take a batch in: 1, but on a CPU as many as leave a device enough tokens at a time.
 
-    There the step's arrays then stay in the cache, which makes it 1.4 to 2 times faster (benchmarks/cpu_step.py).
+    There the arrays of 256 tokens stay in the cache, which makes a small model's step 1.4 to 2 times as fast. But every
+    part reads and writes all gradients, so a model of more than a million parameters needs more of them
+    (benchmarks/cpu_step.py).
     """
     if layout.mesh.devices.flat[0].platform != "cpu":
         return 1
     rows = batch_size // (layout.mesh.shape["data"] * layout.mesh.shape["fsdp"])
-    return max(m for m in range(1, rows + 1) if rows % m == 0 and (m == 1 or rows // m * seq_len >= 256))
+    enough = max(256, transformer.count_params(cfg)["total"] // 4096)
+    return max(m for m in range(1, rows + 1) if rows % m == 0 and (m == 1 or rows // m * seq_len >= enough))
 
 
 @functools.lru_cache(maxsize=64)

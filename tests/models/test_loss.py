@@ -26,13 +26,18 @@ def test_blocked_equals_direct(vocab_size, block):
 
 
 def test_blocks_divide_the_vocabulary_where_few_do():
-    assert loss.blocks(1024) == loss.blocks(16_384) == 1
+    many = 1 << 20
+    assert loss.blocks(1024, many) == loss.blocks(16_384, many) == 1
     sizes = {"smollm2": 49_152, "llama2": 32_000, "llama3": 128_256, "qwen2": 151_936, "pythia": 50_304}
     for vocab_size in sizes.values():
-        parts = loss.blocks(vocab_size)
+        parts = loss.blocks(vocab_size, many)
         assert vocab_size % parts == 0 and 2_048 <= vocab_size // parts <= 4_096
-    assert loss.blocks(50_021) == 13  # a prime: padded
-    assert loss.blocks(100, 30) == 4 and loss.blocks(49_152, 49_152) == 1
+    assert loss.blocks(50_021, many) == 13  # a prime: padded
+    assert loss.blocks(100, 1, 30) == 4 and loss.blocks(49_152, many, 49_152) == 1
+
+
+def test_logits_of_few_tokens_are_not_made_twice():
+    assert loss.blocks(49_152, 1024) == 1 and loss.blocks(49_152, 2048) > 1
 
 
 def test_full_logits_are_never_made():
@@ -40,8 +45,8 @@ def test_full_logits_are_never_made():
     cfg = transformer.Config(vocab_size=20_480, d_model=8, layers=1, heads=1, kv_heads=1, d_ff=8)
     params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
     names = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
-    batch = {name: jax.ShapeDtypeStruct((4, 128), jnp.int32) for name in names}
-    logits = 4 * 128 * cfg.vocab_size
+    batch = {name: jax.ShapeDtypeStruct((32, 128), jnp.int32) for name in names}
+    logits = 32 * 128 * cfg.vocab_size
 
     def largest(block: int) -> int:
         own = transformer.Config(**{**vars(cfg), "loss_block": block})

@@ -113,8 +113,10 @@ def test_starting_copies_the_parameters(layout):
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(params)), "donated with the state"
 
 
-def test_default_microbatches_leave_256_tokens_a_device():
+def test_default_microbatches_leave_a_device_enough_tokens():
     one = Layout(make_mesh())  # 8 devices
-    assert step.default_microbatches(one, 128, 128) == 8
-    assert step.default_microbatches(one, 128, 512) == 16
-    assert step.default_microbatches(one, 8, 16) == 1
+    assert step.default_microbatches(CFG, one, 128, 128) == 8
+    assert step.default_microbatches(CFG, one, 128, 512) == 16
+    assert step.default_microbatches(CFG, one, 8, 16) == 1
+    large = dataclasses.replace(CFG, vocab_size=1 << 22, d_model=1)  # 4M parameters: 1,024 tokens
+    assert step.default_microbatches(large, one, 128, 128) == 2
