@@ -1,6 +1,7 @@
 """Causal attention that respects packed documents. Shape letters: see `cptlaw.models.transformer`."""
 
 import functools
+import itertools
 from collections.abc import Callable
 
 import jax
@@ -10,6 +11,8 @@ import numpy as np
 from cptlaw.errors import UserError
 from cptlaw.models.config import Config
 
+LEAST_BLOCK, BLOCKS = 128, 8  # positions of a block of queries, and how many blocks at most (of `attention`)
+
 # (q_BKGTC, k_BKSC, v_BKSC) -> o_BKGTC
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
@@ -17,7 +20,7 @@ Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
     """The attention of all layers over one batch; what it needs of the segments is made once.
 
-    xla: scores (B, heads, T, S) in memory, with a gradient written for CPUs.
+    xla: scores in memory, block by block of queries, with a gradient written for CPUs.
     cudnn: flash attention; scores stay on the chip. It takes no segments but a mask of B T S elements in bfloat16, read
       by every layer (268 MB for 8 rows of 4096), whose gradient the backward pass also writes; causality skips half.
     splash: flash attention that takes segments and skips what the causal window excludes; nothing of size T S.
@@ -28,7 +31,8 @@ def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
         return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=cfg.sliding_window)
     if kernel == "splash":
         return functools.partial(splash, segments_BT=segments_BT, window=cfg.sliding_window)
-    return functools.partial(attention, bias_BTS=mask_bias(segments_BT, cfg.sliding_window))
+    bias_BTS = mask_bias(segments_BT, cfg.sliding_window)
+    return lambda q_BKGTC, k_BKSC, v_BKSC: attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, cfg.sliding_window)
 
 
 def _platform() -> str:
@@ -76,17 +80,42 @@ def mask_bias(segments_BT: jax.Array, window: int = 0) -> jax.Array:
     return jnp.where(seen_TS & same_BTS, 0.0, np.finfo(np.float32).min / 2)
 
 
-@jax.custom_vjp
-def attention(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, bias_BTS: jax.Array) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def attention(
+    q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, bias_BTS: jax.Array, window: int = 0
+) -> jax.Array:
     """Softmax attention, float32 inside the softmax; returns o_BKGTC in the dtype of q.
+
+    Queries are taken in blocks, each with the keys that causality and `window` leave it: of many positions hardly more
+    than half of the scores are computed, and a block's may stay in the cache.
 
     The gradient is written out because autodiff of the same expression takes about twice as long on a CPU (5 to 15%
     of a step): it transposes T x S arrays, and reduces over T x S where do * o over T x C gives the same number.
     """
-    return _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS)[0]
+    return _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window)[0]
 
 
-def _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
+def spans(T: int, window: int = 0) -> list[tuple[slice, slice]]:
+    """Blocks of queries and the keys that any of these may see; at most `BLOCKS`, so that the program stays short."""
+    size = max(LEAST_BLOCK, -(-T // BLOCKS))
+    edges = [*range(0, T, size), T]
+    return [
+        (slice(begin, end), slice(max(0, begin - window + 1) if window else 0, end))
+        for begin, end in itertools.pairwise(edges)
+    ]
+
+
+def _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window):
+    parts = [
+        _part(q_BKGTC[:, :, :, at], k_BKSC[:, :, seen], v_BKSC[:, :, seen], bias_BTS[:, at, seen])
+        for at, seen in spans(q_BKGTC.shape[3], window)
+    ]
+    o_BKGTC = jnp.concatenate([o for o, _ in parts], axis=3)
+    return o_BKGTC, (k_BKSC, v_BKSC, o_BKGTC, [saved for _, saved in parts])
+
+
+def _part(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
+    """Some queries over some keys: o, and of the softmax what its gradient needs."""
     B, K, G, T, C = q_BKGTC.shape
     # Rows R = (G, T): the query heads of one kv head share its keys, so they are one larger matmul.
     q_BKRC = (q_BKGTC * np.asarray(C**-0.5, q_BKGTC.dtype)).reshape(B, K, G * T, C)
@@ -97,11 +126,26 @@ def _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
     e_BKRS = e_BKGTS.reshape(B, K, G * T, -1).astype(v_BKSC.dtype)
     o_BKRC = jnp.einsum("bkrs,bksc->bkrc", e_BKRS, v_BKSC, preferred_element_type=jnp.float32)
     o_BKGTC = (o_BKRC.reshape(B, K, G, T, C) * inverse_BKGT1).astype(q_BKGTC.dtype)
-    return o_BKGTC, (q_BKRC, k_BKSC, v_BKSC, e_BKRS, inverse_BKGT1, o_BKGTC)
+    return o_BKGTC, (q_BKRC, e_BKRS, inverse_BKGT1)
 
 
-def _backward(saved, do_BKGTC):
-    q_BKRC, k_BKSC, v_BKSC, e_BKRS, inverse_BKGT1, o_BKGTC = saved
+def _backward(window, saved, do_BKGTC):
+    k_BKSC, v_BKSC, o_BKGTC, parts = saved
+    T = o_BKGTC.shape[3]
+    dq, dk, dv = [], [], []
+    for (at, seen), part in zip(spans(T, window), parts):
+        some = k_BKSC[:, :, seen], v_BKSC[:, :, seen], o_BKGTC[:, :, :, at], do_BKGTC[:, :, :, at]
+        dq_BKGTC, *dkv = _part_backward(*part, *some)
+        dq.append(dq_BKGTC)
+        outside = ((0, 0), (0, 0), (seen.start, T - seen.stop), (0, 0))
+        for total, d_BKSC in zip((dk, dv), dkv):
+            total.append(jnp.pad(d_BKSC, outside))
+    dtype = o_BKGTC.dtype
+    return jnp.concatenate(dq, axis=3).astype(dtype), sum(dk).astype(dtype), sum(dv).astype(dtype), None
+
+
+def _part_backward(q_BKRC, e_BKRS, inverse_BKGT1, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC):
+    """The gradients of q, k and v, float32."""
     dtype = q_BKRC.dtype
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # With p = e * inverse: dv = p' do, dp = do v', ds = p (dp - sum_S p dp), and sum_S p dp = sum_C do o.
@@ -113,7 +157,7 @@ def _backward(saved, do_BKGTC):
     ds_BKRS = (e_BKRS * (dp_BKRS - mean_BKR1)).astype(dtype)
     dq_BKRC = einsum("bkrs,bksc->bkrc", ds_BKRS, k_BKSC) * q_BKRC.shape[-1] ** -0.5
     dk_BKSC = contract_rows(ds_BKRS, q_BKRC)
-    return dq_BKRC.reshape(o_BKGTC.shape).astype(dtype), dk_BKSC.astype(dtype), dv_BKSC.astype(dtype), None
+    return dq_BKRC.reshape(o_BKGTC.shape), dk_BKSC, dv_BKSC
 
 
 attention.defvjp(_forward, _backward)

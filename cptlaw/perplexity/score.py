@@ -18,7 +18,7 @@ import dataclasses
 import itertools
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -227,10 +227,10 @@ class _Scorer:
         self, params: transformer.Params, cfg: transformer.Config, layout: Layout, longest: int, batch_tokens: int
     ):
         self.params, self.layout, self.batch_tokens = params, layout, batch_tokens
-        # Each a quarter of the one before: attention costs its row's width a token, and programs to compile stay few.
+        # Attention costs a token its row's width; each is a program to compile.
         self.widths = [longest]
         while self.widths[-1] > LEAST_ROW:
-            self.widths.append(max(LEAST_ROW, self.widths[-1] // 4))
+            self.widths.append(max(LEAST_ROW, self.widths[-1] // 2))
         self._token_nll = make_token_nll(cfg, layout)
 
     def nats(self, tokens: np.ndarray, chunks: Chunks, progress: Any) -> np.ndarray:
@@ -258,40 +258,42 @@ class _Scorer:
     def _batches(self, targets: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, int, int]]:
         """(chunk indices, their rows, their columns, B, T); all batches of a T have one B."""
         split = self.layout.mesh.shape["data"] * self.layout.mesh.shape["fsdp"]
-        # The narrowest row that holds the chunk.
-        bucket = len(self.widths) - 1 - np.searchsorted(self.widths[::-1], targets)
+        width_of, row_of, column_of = pack(targets, self.widths)
         for index, width in enumerate(self.widths):
-            members = np.flatnonzero(bucket == index)
+            members = np.flatnonzero(width_of == index)
             if not members.size:
                 continue
             rows = max(1, self.batch_tokens // (width * split)) * split
-            row, column = pack(targets[members], width)
-            order = np.argsort(row, kind="stable")
-            members, row, column = members[order], row[order], column[order]
+            members = members[np.argsort(row_of[members], kind="stable")]
+            row, column = row_of[members], column_of[members]
             edges = np.searchsorted(row, np.arange(0, row[-1] + 1 + rows, rows))
             for begin, end in itertools.pairwise(edges):
                 yield members[begin:end], row[begin:end] % rows, column[begin:end], rows, width
 
 
-def pack(lengths: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and columns of items put into rows of `width` by best fit, the longest first: (items,), (items,)."""
-    order = np.argsort(-lengths, kind="stable")
-    row, column = np.empty_like(lengths), np.zeros_like(lengths)
-    full = int(np.searchsorted(-lengths[order], -width, "right"))
-    row[order[:full]] = np.arange(full)
-    rows = full
-    room: list[tuple[int, int]] = []  # (what is left, row), sorted
-    for item in order[full:].tolist():
+def pack(lengths: np.ndarray, widths: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Into rows of which of `widths` (the widest first) items go, into which of these, and where: (items,) each.
+
+    The longest items come first. Each goes where it leaves the least room, or opens a row of the narrowest width that
+    holds it: so shorter ones fill what longer ones leave, and only the rest pays for rows of its own.
+    """
+    width, row, column = np.empty_like(lengths), np.empty_like(lengths), np.zeros_like(lengths)
+    narrowest = len(widths) - 1 - np.searchsorted(widths[::-1], lengths)
+    rows = [0] * len(widths)
+    room: list[tuple[int, int, int]] = []  # (what is left, width, row), sorted
+    for item in np.argsort(-lengths, kind="stable").tolist():
         length = int(lengths[item])
-        at = bisect.bisect_left(room, (length, 0))
+        at = bisect.bisect_left(room, (length,))
         if at == len(room):
-            left, where, rows = width, rows, rows + 1
+            which = int(narrowest[item])
+            left, where = widths[which], rows[which]
+            rows[which] += 1
         else:
-            left, where = room.pop(at)
-        row[item], column[item] = where, width - left
+            left, which, where = room.pop(at)
+        width[item], row[item], column[item] = which, where, widths[which] - left
         if left > length:
-            bisect.insort(room, (left - length, where))
-    return row, column
+            bisect.insort(room, (left - length, which, where))
+    return width, row, column
 
 
 def _batch(

@@ -106,3 +106,24 @@ def test_cudnn_is_asked_for_the_same_attention(window, monkeypatch):
     )(q, k, v)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert asked == ["cudnn"]
+
+
+@pytest.mark.parametrize("window", [0, 1, 150])
+def test_blocks_of_queries_change_nothing(window, monkeypatch):
+    """Of 300 positions the last block is short, and with a window the first keys are left out."""
+    (q, k, v), segments = inputs(B=2, K=2, G=2, T=300, C=8)
+    out, bias = rng.normal(size=q.shape).astype(np.float32), attention.mask_bias(segments, window)
+
+    def run():
+        return jax.jit(lambda *qkv: jax.vjp(lambda *a: attention.attention(*a, bias, window), *qkv)[1](out))(q, k, v)
+
+    assert [at.stop for at, _ in attention.spans(300)] == [128, 256, 300]
+    assert attention.spans(300, 150)[2][1] == slice(107, 300)
+    blocks = run()
+    monkeypatch.setattr(attention, "LEAST_BLOCK", 300)
+    for ours, whole in zip(blocks, run()):
+        np.testing.assert_allclose(ours, whole, rtol=1e-5, atol=1e-5)
+
+
+def test_a_long_row_is_not_cut_into_more_than_eight_blocks():
+    assert len(attention.spans(8192)) == 8 and len(attention.spans(128)) == 1

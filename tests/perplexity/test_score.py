@@ -120,7 +120,7 @@ def test_short_chunks_in_narrow_rows_score_the_same(params, rows, tmp_path, monk
     batch = score_lib._batch
     monkeypatch.setattr(score_lib, "_batch", lambda *args: shapes.add(args[-2:]) or batch(*args))
     other = scored(params, tmp_path)
-    assert shapes == {(8, 16), (32, 4)}
+    assert shapes == {(8, 16), (16, 8), (32, 4)}
     np.testing.assert_allclose(other["nats"], rows["nats"], rtol=1e-5)
 
 
@@ -197,10 +197,19 @@ def test_other_scores_are_refused(params, tmp_path):
 
 
 def test_packing_loses_nothing_and_wastes_little():
-    lengths = rng.integers(1, 65, 3000)
-    row, column = score_lib.pack(lengths, 64)
-    used = np.zeros((row.max() + 1, 64), int)
-    for r, c, n in zip(row, column, lengths):
-        used[r, c : c + n] += 1
-    assert used.max() == 1 and used.sum() == lengths.sum()
-    assert used.mean() > 0.98
+    lengths, widths = np.concatenate([rng.integers(1, 65, 3000), [64, 32, 16]]), [64, 32, 16]
+    width, row, column = score_lib.pack(lengths, widths)
+    cells = 0
+    for index in np.unique(width):
+        mine, columns = np.flatnonzero(width == index), widths[index]
+        used = np.zeros((row[mine].max() + 1, columns), int)
+        for item in mine:
+            used[row[item], column[item] : column[item] + lengths[item]] += 1
+        assert used.max() == 1 and used.any(axis=1).all()
+        cells += used.size
+    assert lengths.sum() > 0.98 * cells
+
+
+def test_short_chunks_fill_what_long_ones_leave():
+    width, row, column = score_lib.pack(np.array([40, 24, 24, 9]), [64, 32, 16])
+    assert width.tolist() == [0, 0, 1, 2] and row.tolist() == [0, 0, 0, 0] and column.tolist() == [0, 40, 0, 0]
