@@ -34,7 +34,15 @@ def add_parsers(subparsers: Any) -> None:
     select.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="quantiles, for --method band")
     select.add_argument("--by-length", action="store_true", help="keep the pool's shares of document lengths")
     select.add_argument("--sources", type=Path, metavar="TABLE", help="columns document, source: keep sources' shares")
-    select.add_argument("--reference", type=Path, metavar="SCORES", help="choose by excess loss over these scores")
+    other = select.add_mutually_exclusive_group()
+    other.add_argument("--reference", type=Path, metavar="SCORES", help="choose by excess loss over these scores")
+    other.add_argument(
+        "--models",
+        type=Path,
+        metavar="TABLE",
+        help="choose by how well a document's (or source's) loss tells good models from bad: columns scores (their "
+        "folders for this corpus, relative to the table) and quality",
+    )
     select.add_argument("--seed", type=int, default=0)
     select.add_argument("--out", type=Path, required=True, metavar="LIST.parquet", help="where the list goes")
     select.add_argument("--store", type=Path, help="the token store that was scored; for the next two")
@@ -93,7 +101,7 @@ def _landscape(args: argparse.Namespace) -> None:
 def _select(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from cptlaw.perplexity import alternatives, score, subset
+    from cptlaw.perplexity import score, subset
 
     if (args.store is None) != (args.store_out is None and args.text_out is None):
         raise UserError(
@@ -108,8 +116,7 @@ def _select(args: argparse.Namespace) -> None:
         if store.ledger["tokens_sha256"] != about["tokens_sha256"]:
             raise UserError(f"--store {args.store}: not the tokens that {args.scores} holds the scores of; name those")
     rows = score.read(args.scores)
-    x = None if args.reference is None else alternatives.excess(rows, score.read(args.reference))
-    unit = args.unit if x is None else "excess nats per token"
+    x, unit = _other_score(args, rows)
     pool = subset.pool(rows, about["chunk"], by=args.by, unit=unit, winsor=args.winsor, x=x)
     target = _target(args)
     chosen = subset.select(
@@ -121,10 +128,9 @@ def _select(args: argparse.Namespace) -> None:
         band=args.band,
         seed=args.seed,
     )
-    asked = {"method": args.method, "target": target, "fraction": args.fraction, "seed": args.seed, "unit": unit}
-    subset.write_list(
-        args.out, pool, chosen, {**asked, "corpus": about["name"], "tokens_sha256": about["tokens_sha256"]}
-    )
+    chose = ("method", "band", "fraction", "seed", "by", "winsor", "by_length", "sources", "reference", "models")
+    asked = {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in chose}
+    subset.write_list(args.out, pool, chosen, {**asked, "target": target, "unit": unit, "scores": about})
     spans = pool.spans.iloc[chosen]
     for name, (mean, std) in {"pool": pool.moments(), "subset": pool.moments(chosen)}.items():
         print(f"{name:<8} mean {mean:.4g}   std {std:.4g}")
@@ -144,6 +150,43 @@ def _select(args: argparse.Namespace) -> None:
             # A prepared directory holds CORPUS/SPLIT and vocabulary.
             subsets.write_text(store, spans, build.load_vocabulary(args.store.parent.parent), args.text_out)
             print(args.text_out)
+
+
+def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
+    """What the chunks are chosen by instead of their perplexity, None for that; and its unit."""
+    import pandas as pd
+
+    from cptlaw.perplexity import alternatives, score
+
+    if args.reference is not None:
+        return alternatives.excess(rows, score.read(args.reference)), "excess nats per token"
+    if args.models is None:
+        return None, args.unit
+    if not args.models.is_file():
+        raise UserError(f"--models {args.models}: no such file")
+    table = pd.read_csv(args.models)
+    if not {"scores", "quality"} <= set(table):
+        raise UserError(f"--models {args.models}: needs the columns scores and quality")
+    scores = [score.read(args.models.parent / folder) for folder in table["scores"]]
+    groups = rows["document"]
+    if args.sources is not None:
+        groups = _sources(args.sources, rows["document"])
+    return alternatives.correlation(scores, table["quality"], groups), "perplexity correlation"
+
+
+def _sources(path: Path, documents: Any) -> Any:
+    """The source of each of `documents`, of a table of the columns document and source: a Series of strings."""
+    import pandas as pd
+
+    if not path.is_file():
+        raise UserError(f"--sources {path}: no such file")
+    table = (pd.read_parquet if path.suffix == ".parquet" else pd.read_csv)(path)
+    if not {"document", "source"} <= set(table):
+        raise UserError(f"--sources {path}: needs the columns document and source")
+    source = table.set_index("document")["source"].reindex(documents)
+    if source.isna().any():
+        raise UserError(f"--sources {path}: no source of document {source.index[source.isna()][0]}")
+    return source.astype(str).reset_index(drop=True)
 
 
 def _target(args: argparse.Namespace) -> tuple[float, float] | None:
@@ -170,15 +213,7 @@ def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
         length = score.document_tokens(rows, pool.spans["document"])
         labels.append(pd.Series(landscape.length_classes(length)).astype(str))
     if args.sources is not None:
-        if not args.sources.is_file():
-            raise UserError(f"--sources {args.sources}: no such file")
-        table = (pd.read_parquet if args.sources.suffix == ".parquet" else pd.read_csv)(args.sources)
-        if not {"document", "source"} <= set(table):
-            raise UserError(f"--sources {args.sources}: needs the columns document and source")
-        source = table.set_index("document")["source"].reindex(pool.spans["document"])
-        if source.isna().any():
-            raise UserError(f"--sources {args.sources}: no source of document {source.index[source.isna()][0]}")
-        labels.append(source.astype(str).reset_index(drop=True))
+        labels.append(_sources(args.sources, pool.spans["document"]))
     if not labels:
         return None
     return (labels[0] if len(labels) == 1 else labels[0] + " " + labels[1]).to_numpy()

@@ -182,7 +182,8 @@ def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
         confirmed = confirmed[confirmed["eval"].isin((domain, study.general))]
         runs.write(confirmed, workdir / f"confirm-{domain}.csv")
         first = {rule: lab.choose(rules[rule], plan.confirm_seeds[0]) for rule in rules}
-        about = {"corpus": domain, "base": base.id, "unit": plan.unit, "target": rules["law"]["target"]}
+        about = {**rules["law"], "seed": plan.confirm_seeds[0], "corpus": domain, "base": base.id}
+        about |= {field: getattr(plan, field) for field in ("unit", "by", "chunk", "winsor", "fraction")}
         builders.write_list(workdir / f"selected-{domain}.parquet", pool, first["law"], about)
         found = Found(
             domain=domain,

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from cptlaw.perplexity import landscape
 from cptlaw.perplexity.landscape import LandscapeError
@@ -35,7 +36,7 @@ def correlation(scores: Sequence[pd.DataFrame], quality: Sequence[float], groups
       groups: (rows,) labels; single chunks are too noisy to rank models by.
 
     Raises:
-      LandscapeError: tables of different chunks, or fewer than three models.
+      LandscapeError: tables of different chunks, fewer than three models, or models that are all as good.
     """
     y = np.asarray(quality, float)
     if len(scores) < 3 or len(scores) != len(y):
@@ -44,9 +45,12 @@ def correlation(scores: Sequence[pd.DataFrame], quality: Sequence[float], groups
     _, codes = np.unique(groups, return_inverse=True)
     size = np.bincount(codes, scores[0]["bytes"])
     loss = np.array([np.bincount(codes, rows["nats"]) / np.maximum(size, 1) for rows in scores])
-    rank = loss.argsort(axis=0).argsort(axis=0)
+    # Equal losses, and equal qualities, share the mean of their ranks: else their order in the input would decide.
+    rank = stats.rankdata(loss, axis=0)
     beats = np.sign(y[:, None] - y[None, :]).sum(axis=1)
-    gamma = -(beats @ rank) / (beats @ y.argsort().argsort())
+    if not beats.any():
+        raise LandscapeError(f"all {len(y)} models have the quality {y[0]:g}: nothing to correlate a loss with")
+    gamma = -(beats @ rank) / (beats @ stats.rankdata(y))
     return gamma[codes]
 
 

@@ -7,6 +7,7 @@ has three items: `params`, which other runs start from; `training`, the optimize
 
 import contextlib
 import os
+import re
 import time
 import warnings
 from collections.abc import Collection
@@ -27,6 +28,10 @@ from cptlaw.training.step import State
 
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged or of another model."""
+
+
+class UnreadableError(UserError):
+    """Storage does not give a checkpoint back, which says nothing about whether it is sound."""
 
 
 class CheckpointWarning(UserWarning):
@@ -92,7 +97,7 @@ class Checkpoints:
         """(step, state) of the newest sound checkpoint, placed as `abstract` says; None when there is none.
 
         A damaged checkpoint is removed with a CheckpointWarning, and the one before is taken. Raises CheckpointError
-        when all are damaged, or when one is of another model or optimizer.
+        when all are damaged, or when one is of another model or optimizer; UnreadableError when storage fails.
         """
         self._manager.wait_until_finished()
         steps = sorted(self._manager.all_steps(), reverse=True)
@@ -127,7 +132,8 @@ def load_params(directory: str | os.PathLike[str], abstract: Params, step: int |
       abstract: shapes, dtypes and shardings wanted (`make_start(...)[1].params`).
       step: which checkpoint.
 
-    Raises CheckpointError when there is no such checkpoint, it is damaged, or it is of another model.
+    Raises CheckpointError when there is no such checkpoint, it is damaged, or it is of another model; UnreadableError
+    when storage fails.
     """
     return _load(directory, {"params": abstract}, step)["params"]
 
@@ -178,8 +184,8 @@ def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
     with contextlib.closing(ocp.Checkpointer(handler)) as reader:
         try:
             stored = {name: handler.metadata(checkpoint / name) for name in (*abstract, "checksums")}
-        except Exception as error:  # Orbax has no class for this: TensorStore, JSON and OS errors all mean damage
-            raise _Damaged(_first_line(error)) from error
+        except Exception as error:
+            raise _why_unread(checkpoint, error) from error
         for name, tree in abstract.items():
             check_same(f"{checkpoint}, {name}", tree, stored[name])
         # Placed, because without a sharding Orbax looks for the devices that saved it.
@@ -196,7 +202,7 @@ def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
         except (jax.errors.JaxRuntimeError, MemoryError):
             raise  # of this machine, and no fault of the checkpoint
         except Exception as error:
-            raise _Damaged(_first_line(error)) from error
+            raise _why_unread(checkpoint, error) from error
     for name in abstract:
         differ = np.flatnonzero(np.asarray(items["checksums"][name]) != np.asarray(_checksums(items[name])))
         if differ.size:
@@ -213,6 +219,23 @@ def check_same(where: str, wanted: Any, stored: Any) -> None:
         raise CheckpointError(
             f"{where}: of another model or optimizer: {'; '.join(wrong)}. Use its config, or another directory"
         )
+
+
+# What TensorStore's messages begin with when storage did not answer (absl's status codes); Orbax has no class for it.
+_STORAGE = re.compile(
+    "PERMISSION_DENIED|UNAUTHENTICATED|UNAVAILABLE|RESOURCE_EXHAUSTED|DEADLINE_EXCEEDED|ABORTED|CANCELLED|UNKNOWN"
+)
+
+
+def _why_unread(checkpoint: Path, error: Exception) -> Exception:
+    """What to raise for a checkpoint that could not be read: that it is damaged, or that storage does not answer."""
+    absent = isinstance(error, FileNotFoundError | NotADirectoryError)
+    if _STORAGE.match(str(error)) or (isinstance(error, OSError) and not absent):
+        return UnreadableError(
+            f"{checkpoint}: cannot be read now ({_first_line(error)}); nothing was removed; mend the storage and run "
+            "the same command again"
+        )
+    return _Damaged(_first_line(error))
 
 
 def _first_line(error: Exception) -> str:

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 
 from cptlaw import cli
@@ -107,3 +108,34 @@ def test_what_cannot_be_done_is_said(scores, tmp_path, capsys, words, message):
 def test_scores_that_are_not_there_are_named(tmp_path, capsys):
     assert cli.main(["landscape", str(tmp_path)]) == 2
     assert "no scores here" in capsys.readouterr().err
+
+
+def test_a_list_says_all_it_was_chosen_by(scores, tmp_path):
+    out = tmp_path / "list.parquet"
+    words = ["select", str(scores), "--method", "band", "--band", "0.1", "0.9", "--winsor", "0.9", "--by-length"]
+    assert cli.main([*words, "--out", str(out)]) == 0
+    said = json.loads(pq.read_schema(out).metadata[b"cptlaw"])
+    assert said["band"] == [0.1, 0.9] and said["winsor"] == 0.9 and said["by"] == "document" and said["by_length"]
+    assert said["scores"]["chunk"] == CHUNK and said["sources"] is None
+
+
+def test_documents_that_tell_good_models_from_bad_are_chosen(scores, tmp_path, capsys):
+    """Four models, the better the lower their loss on odd documents; on even ones it is the other way round."""
+    rows = pd.read_parquet(scores / "shard-00000.parquet")
+    odd = rows["document"] % 2 == 1
+    for i in range(4):
+        folder = tmp_path / f"model-{i}"
+        folder.mkdir()
+        (folder / "scores.json").write_text((scores / "scores.json").read_text())
+        nats = rows["nats"] * np.where(odd, 1 - 0.1 * i, 1 + 0.1 * i)
+        rows.assign(nats=nats).to_parquet(folder / "shard-00000.parquet")
+    table, out = tmp_path / "models.csv", tmp_path / "list.parquet"
+    pd.DataFrame({"scores": [f"model-{i}" for i in range(4)], "quality": range(4)}).to_csv(table, index=False)
+    words = ["select", str(scores), "--method", "high", "--models", str(table), "--winsor", "1", "--out", str(out)]
+    assert cli.main(words) == 0
+    chosen = pd.read_parquet(out)
+    assert (chosen["document"] % 2 == 1).all() and (chosen["x"] == 1).all()
+    assert json.loads(pq.read_schema(out).metadata[b"cptlaw"])["unit"] == "perplexity correlation"
+    pd.DataFrame({"scores": ["model-0"], "quality": [1]}).to_csv(table, index=False)
+    assert cli.main(words) == 2
+    assert "give at least three" in capsys.readouterr().err

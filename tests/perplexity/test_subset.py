@@ -198,3 +198,15 @@ def test_text_whose_loss_tells_good_models_scores_high():
     gamma = alternatives.correlation(scores, quality, groups)
     assert gamma[groups == 0][0] == pytest.approx(1) and gamma[groups == 1][0] == pytest.approx(-1)
     assert abs(gamma[groups == 2][0]) < 0.4
+
+
+def test_models_that_are_equal_count_equally_in_any_order():
+    table = rows(9)
+    groups = (table["document"] % 3).to_numpy()
+    factor, quality = np.array([[1, 1, 2, 3], [2, 1, 1, 1]]), np.array([0.3, 0.3, 0.2, 0.1])
+    scores = [table.assign(nats=table["nats"] * np.where(groups == 0, a, b)) for a, b in factor.T]
+    gamma = alternatives.correlation(scores, quality, groups)
+    turned = alternatives.correlation(scores[::-1], quality[::-1], groups)
+    np.testing.assert_allclose(gamma, turned)
+    with pytest.raises(LandscapeError, match="all 4 models have the quality 1"):
+        alternatives.correlation(scores, np.ones(4), groups)

@@ -6,7 +6,7 @@ from tiny_run import CFG
 from cptlaw.models import transformer
 from cptlaw.training import checkpoints as checkpoints_module
 from cptlaw.training import step
-from cptlaw.training.checkpoints import CheckpointError, Checkpoints, CheckpointWarning, load_params
+from cptlaw.training.checkpoints import CheckpointError, Checkpoints, CheckpointWarning, UnreadableError, load_params
 from cptlaw.training.sharding import Layout, make_mesh
 
 ADAMW = step.Optimizer()
@@ -134,6 +134,24 @@ def test_when_all_are_damaged_nothing_is_deleted(tmp_path, states, layout):
         checkpoints.restore(abstract(layout))
     assert sorted(int(p.name) for p in tmp_path.iterdir()) == [2, 3]
     same(load_params(tmp_path, abstract(layout).params, step=2), states[2].params)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [OSError(5, "Input/output error"), ValueError("RESOURCE_EXHAUSTED: Error opening file: Too many open files")],
+)
+def test_storage_that_does_not_answer_is_not_taken_for_damage(tmp_path, states, layout, monkeypatch, error):
+    save(tmp_path, states)
+
+    def restore(*args, **kwargs):
+        raise error
+
+    with Checkpoints(tmp_path) as checkpoints:
+        monkeypatch.setattr(checkpoints_module.ocp.Checkpointer, "restore", restore)
+        with pytest.raises(UnreadableError, match=r"cannot be read now .*nothing was removed"):
+            checkpoints.restore(abstract(layout))
+        monkeypatch.undo()
+        assert checkpoints.restore(abstract(layout))[0] == 3
 
 
 def test_a_checkpoint_of_another_model_names_its_weights(tmp_path, states, layout):
