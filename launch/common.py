@@ -4,6 +4,7 @@ import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import app, flags, logging
@@ -12,7 +13,11 @@ from ml_collections import config_flags
 
 from cptlaw.errors import UserError
 from cptlaw.experiments import config as config_lib
+from cptlaw.experiments import rundir, worker
 from cptlaw.experiments import study as study_lib
+from cptlaw.experiments.grid import Run
+from cptlaw.experiments.rundir import RunDir
+from cptlaw.progress import bar as progress_bar
 
 # What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
 EXIT_RELAUNCH = 75
@@ -53,6 +58,41 @@ def study() -> config_lib.Study:
         raise UserError(
             f"--config: cannot be read: {str(error.__cause__ or error).splitlines()[-1].strip()}"
         ) from error
+
+
+def train(run: Run, workdir: Path, settings: config_lib.Study, stop: Callable[[], bool]) -> list[dict[str, Any]]:
+    """Trains one run in this process, together with the job's others, to its end; returns its rows.
+
+    When `stop` says so it saves, and the process ends with the code that asks for a relaunch.
+    """
+    if stop():  # between two runs
+        raise SystemExit(EXIT_RELAUNCH)
+    directory = RunDir(workdir, run)
+    with progress_bar(
+        progress=jax.process_index() == 0,
+        total=run.tokens - run.first_token,
+        desc=run.id,
+        unit="token",
+        unit_scale=True,
+    ) as bar:
+        try:
+            worker.train(
+                run,
+                workdir,
+                checkpoint_seconds=settings.checkpoint_seconds,
+                monitor=settings.monitor,
+                keep_checkpoint=True,
+                progress=lambda tokens: bar.update(tokens - bar.n),
+                should_stop=stop,
+            )
+        except worker.Stopped:
+            raise SystemExit(EXIT_RELAUNCH) from None
+    result = directory.result()
+    if result is None:
+        raise UserError(f"{directory.path}: another process ({directory.holder()}) is training this run; wait for it")
+    if result["state"] == rundir.FAILED:
+        raise UserError(f"{directory.path}: {result['reason']}. Delete its result.json to try again")
+    return directory.rows()
 
 
 def run(main: Callable[[], None], *, multihost: bool = True, required: Sequence[str] = ("config", "workdir")) -> None:

@@ -3,18 +3,20 @@
     python -m launch.score --config configs/demo.py --workdir runs/demo --corpus code --size small
     python -m launch.score --config configs/demo.py --workdir runs/demo --corpus code --run small-code0.25-s0-1f2e3d4c
 
-Without --run the model is the base of --size, which is trained first if need be. Stop it with Ctrl-C; the same command
-continues. Next: `cptlaw landscape` and `cptlaw select`.
+Without --run the model is the base of --size, which is trained first if need be; with --multihost by all processes of
+the job together. Stop it with Ctrl-C; the same command continues. Next: `cptlaw landscape` and `cptlaw select`.
 """
 
 from pathlib import Path
 
+import jax
 from absl import flags
 
 from cptlaw import cache, machine
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid, scoring, sweep
+from cptlaw.experiments import grid, scoring
 from cptlaw.perplexity import score as score_lib
+from cptlaw.training.guard import on_sigterm
 from launch import common
 
 _CORPUS = flags.DEFINE_string("corpus", None, "Which corpus of the config.", required=True)
@@ -43,7 +45,8 @@ def main() -> None:
         run = scoring.find_run(prepared.workdir, _RUN.value)
     else:
         run = grid.base_run(study, _SIZE.value, prepared.vocab_size, prepared.data)
-        sweep.sweep([run], prepared.workdir, checkpoint_seconds=study.checkpoint_seconds, title="base")
+        with on_sigterm() as stop:
+            common.train(run, prepared.workdir, study, stop)
     out = scoring.score_run(
         prepared.workdir,
         run,
@@ -52,8 +55,10 @@ def main() -> None:
         chunk=_CHUNK.value or study.seq_len,
         out=None if _OUT.value is None else Path(_OUT.value),
         batch_tokens=_BATCH.value,
-        progress=True,
+        progress=jax.process_index() == 0,
     )
+    if jax.process_index() > 0:
+        return
     rows = score_lib.read(out)
     nats, tokens = rows["nats"].sum(), rows["tokens"].sum()
     print(f"{out}: {len(rows):,} chunks, {tokens:,} tokens, {nats / tokens:.4f} nats per token")

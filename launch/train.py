@@ -8,20 +8,15 @@ or SIGTERM; the same command continues, bitwise.
 """
 
 import dataclasses
-from collections.abc import Callable
-from pathlib import Path
 
 import jax
 from absl import flags
 
 from cptlaw import cache, machine
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid, rundir, worker
-from cptlaw.experiments.config import Study
+from cptlaw.experiments import grid, worker
 from cptlaw.experiments.grid import Run
-from cptlaw.experiments.rundir import RunDir
 from cptlaw.models import transformer
-from cptlaw.progress import bar as progress_bar
 from cptlaw.training.guard import on_sigterm
 from launch import common
 
@@ -48,46 +43,15 @@ def main() -> None:
         print(_placement(runs[-1]))
     with on_sigterm() as stop:
         for run in runs:
-            _train(run, prepared.workdir, settings, stop)
+            for row in common.train(run, prepared.workdir, settings, stop):
+                error = "" if row["loss_se"] is None else f" +- {row['loss_se']:.4f}"
+                print(f"{run.id}: {row['tokens']:>10,} tokens  {row['eval']:<12} {row['loss']:.4f}{error} nats")
 
 
 def _placement(run: Run) -> str:
     """Which device holds what."""
     shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), transformer.Config(**run.model)))
     return worker.layout(run).table(shapes)
-
-
-def _train(run: Run, workdir: Path, settings: Study, stop: Callable[[], bool]) -> None:
-    if stop():  # between two runs
-        raise SystemExit(common.EXIT_RELAUNCH)
-    directory = RunDir(workdir, run)
-    with progress_bar(
-        progress=jax.process_index() == 0,
-        total=run.tokens - run.first_token,
-        desc=run.id,
-        unit="token",
-        unit_scale=True,
-    ) as bar:
-        try:
-            worker.train(
-                run,
-                workdir,
-                checkpoint_seconds=settings.checkpoint_seconds,
-                monitor=settings.monitor,
-                keep_checkpoint=True,
-                progress=lambda tokens: bar.update(tokens - bar.n),
-                should_stop=stop,
-            )
-        except worker.Stopped:
-            raise SystemExit(common.EXIT_RELAUNCH) from None
-    result = directory.result()
-    if result is None:
-        raise UserError(f"{directory.path}: another process ({directory.holder()}) is training this run; wait for it")
-    if result["state"] == rundir.FAILED:
-        raise UserError(f"{directory.path}: {result['reason']}. Delete its result.json to try again")
-    for row in directory.rows():
-        error = "" if row["loss_se"] is None else f" +- {row['loss_se']:.4f}"
-        print(f"{run.id}: {row['tokens']:>10,} tokens  {row['eval']:<12} {row['loss']:.4f}{error} nats")
 
 
 def _shares(domains: tuple[str, ...]) -> dict[str, float]:

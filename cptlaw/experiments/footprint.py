@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
+from cptlaw.data.vocabularies import open_vocabulary
 from cptlaw.errors import UserError
 from cptlaw.experiments import grid
 from cptlaw.experiments.config import Study
@@ -73,7 +75,9 @@ def _logits(cfg: transformer.Config, tokens: int) -> int:
 
 
 def vocabulary_ids(study: Study) -> int:
-    """Token ids, as far as the config says; an imported model says the rest."""
+    """Token ids of the study's vocabulary. Of a file's they are asked only if a model from scratch needs them."""
+    if study.vocabulary.kind == "file" and not set(study.grid) <= set(study.init_from):
+        return open_vocabulary(Path(study.vocabulary.path), study.vocabulary.eos).size
     return 256 + 3 if study.vocabulary.kind == "bytes" else study.vocabulary.size
 
 

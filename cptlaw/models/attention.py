@@ -132,20 +132,22 @@ def _part(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
 def _backward(window, saved, do_BKGTC):
     k_BKSC, v_BKSC, o_BKGTC, parts = saved
     T = o_BKGTC.shape[3]
-    dq, dk, dv = [], [], []
+    dq, dkv = [], []
     for (at, seen), part in zip(spans(T, window), parts):
-        some = k_BKSC[:, :, seen], v_BKSC[:, :, seen], o_BKGTC[:, :, :, at], do_BKGTC[:, :, :, at]
-        dq_BKGTC, *dkv = _part_backward(*part, *some)
+        dq_BKGTC, dk_BKSC, dv_BKSC = _part_backward(
+            part, k_BKSC[:, :, seen], v_BKSC[:, :, seen], o_BKGTC[:, :, :, at], do_BKGTC[:, :, :, at]
+        )
         dq.append(dq_BKGTC)
-        outside = ((0, 0), (0, 0), (seen.start, T - seen.stop), (0, 0))
-        for total, d_BKSC in zip((dk, dv), dkv):
-            total.append(jnp.pad(d_BKSC, outside))
+        unseen = ((0, 0), (0, 0), (seen.start, T - seen.stop), (0, 0))
+        dkv.append((jnp.pad(dk_BKSC, unseen), jnp.pad(dv_BKSC, unseen)))
     dtype = o_BKGTC.dtype
-    return jnp.concatenate(dq, axis=3).astype(dtype), sum(dk).astype(dtype), sum(dv).astype(dtype), None
+    dk, dv = (functools.reduce(jnp.add, some).astype(dtype) for some in zip(*dkv))
+    return jnp.concatenate(dq, axis=3).astype(dtype), dk, dv, None
 
 
-def _part_backward(q_BKRC, e_BKRS, inverse_BKGT1, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC):
+def _part_backward(saved, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC):
     """The gradients of q, k and v, float32."""
+    q_BKRC, e_BKRS, inverse_BKGT1 = saved
     dtype = q_BKRC.dtype
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # With p = e * inverse: dv = p' do, dp = do v', ds = p (dp - sum_S p dp), and sum_S p dp = sum_C do o.

@@ -105,6 +105,8 @@ def score(
             bar.update(last - first)  # the first tokens of the documents, which nothing predicts
             if jax.process_index() == 0:
                 _write(_shard_path(directory, i), store, chunks, nats, token_bytes)
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices("scored")  # whoever returns may read
 
 
 @dataclasses.dataclass(frozen=True)

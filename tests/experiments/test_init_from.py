@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+import tokenizers
 
 from cptlaw.experiments import config as config_lib
 from cptlaw.experiments import grid, rundir, sweep, worker
 from cptlaw.experiments.config import ConfigError
+from cptlaw.experiments.footprint import footprint
 from cptlaw.models import hf, transformer
 from cptlaw.perplexity.evaluate import Evaluator
 
@@ -74,3 +76,13 @@ def test_what_contradicts_the_folder_is_named(make_config, folder, changes, says
 def test_a_vocabulary_larger_than_the_models_is_named(make_config, folder):
     with pytest.raises(ConfigError, match=r"has 40 token ids and config\.vocabulary 64; use the model's own"):
         grid.plan(imported(make_config, folder), 64, DATA)
+
+
+def test_what_a_model_from_scratch_asks_of_a_device_knows_its_vocabulary_file(make_config, tmp_path):
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({f"w{i}": i for i in range(77)}, unk_token="w0"))
+    words.add_special_tokens(["<end>"])
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"eos_token": "<end>"}')
+    study = config_lib.parse(make_config(vocabulary={"kind": "file", "path": str(tmp_path)}))
+    size = next(iter(study.grid))
+    assert footprint(study, size, 8).cfg.vocab_size == 78

@@ -9,7 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from cptlaw.perplexity import score
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,12 +69,12 @@ def test_a_config_that_is_not_there_is_named(config):
     assert done.returncode == 2 and "none.py" in done.stderr
 
 
-@pytest.mark.slow
-def test_two_processes_train_one_run_as_one_process_does(config, tmp_path):
+def as_one_and_as_two(config, tmp_path, module, *arguments):
+    """Runs a launcher as one process of four devices, in tmp_path/one, and as two of two, in tmp_path/two."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "launch.train", f"--config={config}", "--size=small", "--share=code=0.5"]
+    command = [sys.executable, "-m", f"launch.{module}", f"--config={config}", *arguments]
     flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
 
     def start(workdir, devices, *arguments):
@@ -90,6 +93,11 @@ def test_two_processes_train_one_run_as_one_process_does(config, tmp_path):
     processes = [*pair, start(tmp_path / "one", 4)]
     said = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_run_as_one_process_does(config, tmp_path):
+    as_one_and_as_two(config, tmp_path, "train", "--size=small", "--share=code=0.5")
     for name in ("rows.jsonl", "metrics.jsonl"):
         one, two = (
             [json.loads(line) for path in sorted(folder.glob(f"runs/*/{name}")) for line in path.open()]
@@ -98,6 +106,14 @@ def test_two_processes_train_one_run_as_one_process_does(config, tmp_path):
         assert len(one) == len(two) > 0
         for a, b in zip(one, two):
             assert a["loss"] == pytest.approx(b["loss"], rel=1e-5) and a["step"] == b["step"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_base_and_score_under_it_as_one_process_does(config, tmp_path):
+    as_one_and_as_two(config, tmp_path, "score", "--size=small", "--corpus=code", "--chunk=16")
+    one, two = (score.read(next(tmp_path.glob(f"{name}/scores/*"))) for name in ("one", "two"))
+    np.testing.assert_allclose(one.pop("nats"), two.pop("nats"), rtol=1e-5)
+    assert one.equals(two)
 
 
 def test_a_sweep_that_is_preempted_saves_and_asks_to_be_started_again(config, tmp_path):
