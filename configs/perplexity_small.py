@@ -70,7 +70,7 @@ def get_config() -> ConfigDict:
                 "fraction": 0.2,
                 "levels": (0.15, 0.5, 0.85),
                 "seeds": (0, 1),
-                "confirm_seeds": (101, 102, 103),
+                "confirm_seeds": (101, 102, 103, 104, 105, 106),
                 "bootstrap": 1000,
             },
             "workers": 0,

@@ -226,6 +226,10 @@ def _drain(events: queue.Queue[dict]) -> list[dict]:
 
 
 def _summary(directories: dict[str, RunDir]) -> Summary:
+    for trunk in (directory for directory in directories.values() if directory.run.keep_tokens):
+        branches = [directory for directory in directories.values() if directory.run.trunk == trunk.run.id]
+        if all(branch.state() == rundir.FINISHED for branch in branches):
+            trunk.drop_checkpoints()  # a checkpoint a branch, and nobody needs them any more
     results = {name: directory.result() or {"state": None} for name, directory in directories.items()}
     return Summary(
         finished=tuple(name for name, result in results.items() if result["state"] == rundir.FINISHED),

@@ -1,6 +1,7 @@
 """One long run and short cool-downs from it give what a run of its own for every length would give."""
 
 import dataclasses
+import json
 
 import pandas as pd
 import pytest
@@ -53,6 +54,14 @@ def test_branches_measure_what_whole_runs_would(make_config, workdir):
         )
     kept = {int(path.name) for path in RunDir(workdir, trunk).checkpoints.iterdir()}
     assert kept == {1, 2} and not RunDir(workdir, branches[0]).checkpoints.exists()
+
+    finished = RunDir(workdir, branches[1]).path / "result.json"
+    finished.write_text(json.dumps({"state": "failed", "reason": "may be tried again"}))
+    sweep.sweep(runs, workdir, progress=False)
+    assert RunDir(workdir, trunk).checkpoints.exists()
+    finished.write_text(json.dumps({"state": "finished"}))
+    sweep.sweep(runs, workdir, progress=False)
+    assert not RunDir(workdir, trunk).checkpoints.exists(), "all its branches are done"
 
 
 def test_an_infinite_schedule_branches_from_its_level(make_config):
