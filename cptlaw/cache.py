@@ -16,7 +16,8 @@ def keep_compiled() -> None:
     import jax
 
     # A caller's own choice, by flag or environment, stands.
-    if jax.config.jax_compilation_cache_dir is None:  # type: ignore[attr-defined]
-        jax.config.update("jax_compilation_cache_dir", str(directory() / "jax"))
+    option = "jax_compilation_cache_dir"
+    if getattr(jax.config, option) is None:
+        jax.config.update(option, str(directory() / "jax"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         jax.config.update("jax_persistent_cache_min_entry_size_bytes", 0)

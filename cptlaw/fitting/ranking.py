@@ -88,7 +88,7 @@ def compare(
         for name, one in baselines.predict(rows.frame[~mask], rows.frame[mask]).items():
             predicted.setdefault(name, np.full(len(rows.y), np.nan))[mask] = one
             sizes.setdefault(name, 0)
-    scored = np.logical_or.reduce([mask for _, mask in held])
+    scored = np.any([mask for _, mask in held], axis=0)
     predicted = {name: value for name, value in predicted.items() if np.isfinite(value[scored]).all()}
     errors = {name: np.abs(np.log(value) - np.log(rows.y)) for name, value in predicted.items()}
     order = sorted(predicted, key=lambda name: np.nanmean(errors[name]))

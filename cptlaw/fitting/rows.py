@@ -92,6 +92,6 @@ def _column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) ->
         raise FitError(f"law {law.name} reads {name!r}, which the table lacks; name it with --columns {name}=HEADER")
     if bad.any():
         raise FitError(
-            f"law {law.name} reads {name!r}, which is empty in row {frame.index[bad.argmax()]}; drop the row"
+            f"law {law.name} reads {name!r}, which is empty in row {frame.index[np.argmax(bad)]}; drop the row"
         )
     return values

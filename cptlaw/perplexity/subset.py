@@ -286,7 +286,7 @@ def _solve(count: np.ndarray, features: _Features, groups: _Strata, fraction: fl
     z, codes, weight = features.z, groups.codes, count
     if count.size > landscape.SAMPLE:
         keep = np.argsort(z[:, 0], kind="stable")[:: count.size // landscape.SAMPLE]
-        z, codes, weight = z[keep], codes[keep], count[keep] * (count.sum() / count[keep].sum())
+        z, codes, weight = z[keep], codes[keep], count[keep] * (float(count.sum()) / float(count[keep].sum()))
     strata, total = len(groups.quota), groups.quota.sum()
     z = z - features.t  # then the target's moments are zero, and the linear terms fall away
 

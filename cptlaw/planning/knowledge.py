@@ -108,7 +108,7 @@ class _Linear:
         self.theta = {n: np.append(fit.params[n], fit.samples[n])[draws] for n in self.names}
         rows = fit.residuals[~fit.residuals["held_out"].astype(bool)]
         group = pd.factorize(rows["run"])[0]
-        several = "tokens" in fit.law.columns and np.bincount(group).max() > 1
+        several = "tokens" in fit.law.columns and np.max(np.bincount(group)) > 1
         self.checkpoints = CHECKPOINTS if several else CHECKPOINTS[-1:]
         run, checkpoint = noise.of_fit(fit)
         self.error = run**2 + checkpoint**2 * np.eye(len(self.checkpoints))

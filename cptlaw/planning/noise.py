@@ -54,7 +54,7 @@ def of_fit(fit: "Fit") -> tuple[float, float]:
     if freedom < 1:
         return 0.0, max(float(np.sqrt(np.mean(off**2))), FINEST)
     found = []
-    for ratio in RATIOS if np.bincount(group).max() > 1 else RATIOS[:1]:
+    for ratio in RATIOS if np.max(np.bincount(group)) > 1 else RATIOS[:1]:
         matrix, log_det = whitened(np.column_stack([basis, off]), group, ratio)
         left = matrix[-1, -1] - matrix[-1, :-1] @ np.linalg.solve(matrix[:-1, :-1], matrix[:-1, -1])
         variance = max(left / freedom, FINEST**2)
