@@ -16,7 +16,7 @@ from absl import flags
 
 from cptlaw import cache, machine
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid, rundir, worker
+from cptlaw.experiments import grid, job, rundir, worker
 from cptlaw.experiments.config import Study
 from cptlaw.experiments.grid import Run
 from cptlaw.experiments.rundir import RunDir
@@ -54,7 +54,7 @@ def main() -> None:
 def _placement(run: Run) -> str:
     """Which device holds what."""
     shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), transformer.Config(**run.model)))
-    return worker.layout(run).table(shapes)
+    return job.layout(run).table(shapes)
 
 
 def _train(run: Run, workdir: Path, settings: Study, stop: Callable[[], bool]) -> None:
