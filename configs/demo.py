@@ -80,6 +80,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "fit": {"law": "dcpt:constrained=false", "bootstrap": 1000},
             "question": {"tolerance": 0.03},
             "workers": 0,
+            "together": 1,
             "checkpoint_seconds": 60.0,
             "seed": 0,
         }

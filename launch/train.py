@@ -14,7 +14,7 @@ from absl import flags
 
 from cptlaw import cache, machine
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid, worker
+from cptlaw.experiments import grid, job
 from cptlaw.experiments.grid import Run
 from cptlaw.models import transformer
 from cptlaw.training.guard import on_sigterm
@@ -51,7 +51,7 @@ def main() -> None:
 def _placement(run: Run) -> str:
     """Which device holds what."""
     shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), transformer.Config(**run.model)))
-    return worker.layout(run).table(shapes)
+    return job.layout(run).table(shapes)
 
 
 def _shares(domains: tuple[str, ...]) -> dict[str, float]:

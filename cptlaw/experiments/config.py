@@ -104,6 +104,9 @@ class Fit:
 class Monitor:
     """What is watched while runs train. None of it changes a finished run's numbers.
 
+    Of runs that train together, stalls and profile are in the directory of the first, and the speed that each records
+    is that of all.
+
     Attributes:
       log_steps: steps between two records in a run's metrics.jsonl.
       writers: where else records go, of `training.writers.KINDS`.
@@ -161,6 +164,11 @@ class Study:
     fit: Fit = Fit()
     # 0 chooses: one worker a core on a CPU (tiny models gain nothing from a second core), one in all elsewhere.
     workers: int = 0
+    # How many runs of one size a worker trains in one program, which changes their numbers by rounding alone (1e-5).
+    # A small model leaves most of an accelerator idle: there, for instance, 8. On a CPU more than 1 gain nothing
+    # (benchmarks/cpu_step.py). Each on its own are still imported models, trunks and branches of `cpt.branch_cooldown`,
+    # all runs if `mesh` is given, and a run whose process has died.
+    together: int = 1
     checkpoint_seconds: float = 60.0
     monitor: Monitor = Monitor()
 
@@ -212,7 +220,7 @@ def parse(config: Mapping[str, Any]) -> Study:
 
 
 def _check(study: Study) -> None:
-    for field in ("seq_len", "batch_size", "eval_batch_size"):
+    for field in ("seq_len", "batch_size", "eval_batch_size", "together"):
         if getattr(study, field) < 1:
             raise ConfigError(f"config.{field}: must be at least 1, not {getattr(study, field)}")
     for field, names in {"general": (study.general,), "domains": study.domains}.items():
@@ -264,6 +272,8 @@ def _check(study: Study) -> None:
     for writer in study.monitor.writers:
         if writer not in WRITERS:
             raise ConfigError(f"config.monitor.writers: {', '.join(WRITERS)} are known, not {writer!r}")
+    if study.together > 1 and "wandb" in study.monitor.writers:
+        raise ConfigError("config.together: wandb follows one run of a process at a time; leave it at 1, or wandb out")
     if study.monitor.log_steps < 1:
         raise ConfigError(f"config.monitor.log_steps: must be at least 1, not {study.monitor.log_steps}")
     _check_fields("model", study.model, transformer.Config, but="vocab_size")

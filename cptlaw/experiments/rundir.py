@@ -112,6 +112,10 @@ class RunDir:
         self.fail(f"{reason}, {len(attempts)} times")
         return True
 
+    def has_died(self) -> bool:
+        """Whether its process has died since it was last retried."""
+        return (self.path / "attempts.jsonl").exists()
+
     def retry(self) -> None:
         """Forgets a failure: the run is resumable or pending again."""
         for name in ("result.json", "attempts.jsonl"):

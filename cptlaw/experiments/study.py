@@ -35,7 +35,9 @@ from cptlaw.planning.tradeoff import base_loss, trade_off
 from cptlaw.report import answer
 
 # Changing these changes no run's numbers.
-_ABOUT_NO_RUN = ("config.workers", "config.checkpoint_seconds", "config.fit", "config.question", "config.monitor")
+_ABOUT_NO_RUN = tuple(
+    f"config.{field}" for field in ("workers", "together", "checkpoint_seconds", "fit", "question", "monitor")
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Prepared:
             runs,
             self.workdir,
             workers=self.study.workers,
+            together=self.study.together,
             checkpoint_seconds=self.study.checkpoint_seconds,
             monitor=self.study.monitor,
             progress=self.progress,

@@ -48,6 +48,7 @@ def sweep(
     workdir: str | os.PathLike[str],
     *,
     workers: int = 0,
+    together: int = 1,
     checkpoint_seconds: float = 60.0,
     monitor: Monitor = _MONITOR,
     progress: bool = True,
@@ -59,6 +60,7 @@ def sweep(
       runs: the grid; a run's `init`, if not among them, must be finished already.
       workdir: where the token stores and the run directories are.
       workers: processes; 0 chooses (see `default_workers`).
+      together: how many runs of one size a worker trains in one program.
       checkpoint_seconds: how much work a crash may cost.
       monitor: what is watched while a run trains.
       progress: show a bar, on stderr.
@@ -71,6 +73,7 @@ def sweep(
         return _summary(directories)
     plan = {
         "workdir": str(workdir),
+        "together": together,
         "checkpoint_seconds": checkpoint_seconds,
         "monitor": dataclasses.asdict(monitor),
         "runs": [dataclasses.asdict(run) for run in runs],
@@ -131,13 +134,13 @@ class _Worker:
     """A worker process, restarted when it dies; its events arrive on a queue.
 
     Attributes:
-      run: the run it spoke of last; None until it has taken one.
+      runs: what it was training when it spoke last; none until it has taken one.
       idle: it has found nothing left to do.
     """
 
     def __init__(self, index: int, count: int, plan: Path, events: queue.Queue):
         self.index, self.count, self.plan, self.events = index, count, plan, events
-        self.run: str | None = None
+        self.runs: list[str] = []
         self.idle = False
         self.start()
 
@@ -170,11 +173,14 @@ class _Worker:
     def _event(self, line: str) -> None:
         with contextlib.suppress(ValueError):  # a line torn by the worker's death
             event = json.loads(line)
-            self.run = event["run"]
+            if "note" in event:
+                tqdm.write(event["note"], file=sys.stderr)
+                return
+            self.runs = event["together"]
             self.events.put(event)
 
     def check(self, directories: dict[str, RunDir]) -> None:
-        """Notices a dead process: records the death at the run it was working on, and starts another."""
+        """Notices a dead process: records the death at the runs it was working on, and starts another."""
         code = self.process.poll()
         if code is None or self.idle:
             return
@@ -184,11 +190,14 @@ class _Worker:
         for reader in self.readers:  # what it said last
             reader.join(timeout=10)
         reason = _how_it_died(code, self.errors)
-        if self.run is None:
+        if not self.runs:
             raise UserError(f"a worker died before it took a run: {reason}")
-        directory = directories[self.run]
-        if directory.result() is None:  # else the worker died after it had ended the run
-            directory.died(reason)
+        if len(self.runs) > 1:
+            # Whose fault it was is not known; from here on each is trained alone (`together`), and answers for itself.
+            reason += f", in which it was trained together with {len(self.runs) - 1} other runs"
+        for name in self.runs:
+            if directories[name].result() is None:  # else the worker died after it had ended the run
+                directories[name].died(reason)
         self.start()
 
     def ask_to_stop(self) -> None:
@@ -257,7 +266,8 @@ def _bar(runs: list[Run], title: str, progress: bool) -> Iterator[Callable[[set[
                 if reached and not part.get(name) and credit is not None:
                     credit += flops[name] * reached  # what it resumed from; the few steps since hardly count
                 part[name] = max(reached, part.get(name, 0.0))
-                working_on[event["worker"]] = name.rsplit("-", 1)[0]
+                more = len(event["together"]) - 1
+                working_on[event["worker"]] = name.rsplit("-", 1)[0] + (f" and {more} more" if more else "")
             done = sum(flops[name] * (part.get(name, 0.0) if name in left else 1.0) for name in flops)
             credit = done if credit is None else credit
             speed = (done - credit) / (time.monotonic() - start)

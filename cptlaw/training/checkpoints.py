@@ -70,15 +70,15 @@ class Checkpoints:
     def __exit__(self, *_: object) -> None:
         self._manager.close()
 
-    def due(self) -> bool:
+    def due(self, among: int = 1) -> bool:
         """Whether the time to save has come.
 
-        On a slow disk it comes later, so that training waits for saves a tenth of its time at most; at 0 `seconds`,
-        always.
+        On a slow disk it comes later, so that training waits for saves a tenth of its time at most, also when it waits
+        for those of this run `among` several; at 0 `seconds`, always.
         """
         if self.seconds is None:
             return False
-        wait = max(self.seconds, 9 * self._took) if self.seconds else 0.0
+        wait = max(self.seconds, 9 * among * self._took) if self.seconds else 0.0
         return time.monotonic() - self._saved >= wait
 
     def save(self, step: int, state: State) -> None:
@@ -124,6 +124,16 @@ class Checkpoints:
         return None
 
 
+def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
+    """The steps that a run's checkpoints are of, in order."""
+    directory = Path(directory).absolute()
+    if not directory.is_dir():
+        return []
+    options = ocp.CheckpointManagerOptions(create=False)
+    with contextlib.closing(ocp.CheckpointManager(directory, options=options)) as manager:
+        return sorted(manager.all_steps())
+
+
 def load_params(directory: str | os.PathLike[str], abstract: Params, step: int | None = None) -> Params:
     """The parameters in another run's checkpoint: its newest, or the one of `step`.
 
@@ -147,9 +157,7 @@ def _load(directory: str | os.PathLike[str], abstract: dict[str, Any], step: int
     directory = Path(directory).absolute()
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory; name the checkpoint directory of a finished run")
-    options = ocp.CheckpointManagerOptions(create=False)
-    with contextlib.closing(ocp.CheckpointManager(directory, options=options)) as manager:
-        steps = sorted(manager.all_steps())
+    steps = saved_steps(directory)
     if not steps or (step is not None and step not in steps):
         raise CheckpointError(f"{directory}: no checkpoint of step {step or 'any'}; it has {steps or 'none'}")
     step = steps[-1] if step is None else step

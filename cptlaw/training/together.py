@@ -8,33 +8,37 @@ rounding. A small model leaves most of an accelerator idle; several side by side
 
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
 from cptlaw.training.checkpoints import Checkpoints
-from cptlaw.training.guard import Diverged, Guard
+from cptlaw.training.guard import Diverged, Guard, OnStep, Spike
 from cptlaw.training.loop import FAILED, FINISHED, STOPPED, Batches, Result, points
-from cptlaw.training.metrics import Metrics, Point
+from cptlaw.training.metrics import Clock, Metrics, Point
 from cptlaw.training.schedules import Schedule
-from cptlaw.training.step import Optimizer, State, Sums, new_state, plain_step
+from cptlaw.training.sharding import Layout
+from cptlaw.training.sharding import make_mesh as make_data_mesh
+from cptlaw.training.step import Optimizer, State, Sums, default_microbatches, make_start, plain_step
 
 _ADAMW = Optimizer()
 
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-    """One of the runs; all have schedules of the same number of steps and batches of the same shape."""
+    """One of the runs; all have schedules of the same number of steps and batches of the same shape.
+
+    Its checkpoints are those that `loop.train` would write, and go on from: a run may change between the two.
+    """
 
     schedule: Schedule
     batches: Batches
     init: Callable[[], State]
+    checkpoints: Checkpoints | None = None
 
 
 def train(
@@ -42,35 +46,57 @@ def train(
     members: Sequence[Member],
     *,
     optimizer: Optimizer = _ADAMW,
-    microbatches: int = 1,
-    checkpoints: Checkpoints | None = None,
+    layout: Layout | None = None,
+    microbatches: int | None = None,
     eval_steps: Collection[int] = (),
     evaluate: Callable[[int, Point, transformer.Params], Any] = lambda run, point, params: None,
     log_every: int = 10,
     log: Callable[[int, Metrics], Any] = lambda run, metrics: None,
+    spike: Spike | None = None,
     should_stop: Callable[[], bool] = lambda: False,
+    on_step: OnStep = lambda step, state: None,
 ) -> list[Result]:
     """Trains all members to their end, or what is left of it; arguments are those of `loop.train`, run by run.
 
-    A run that diverges fails alone; it is measured no more. One process.
+    A run that diverges fails alone; it is measured and saved no more. One process.
+
+    Args:
+      layout: where a run's state is while it is measured or saved, and how `init` places it; None, on one device.
+      log: the speed in its metrics is that of all runs together.
+      on_step: the state that it is given is that of all runs.
+
+    Returns:
+      A result for each member, the parameters of a failed one left out.
+
+    Raises:
+      UserError: the members differ in steps, batches or in the step that they go on from.
     """
     shapes = {(m.schedule.steps, m.batches.batch_size, m.batches.seq_len) for m in members}
     if len(shapes) != 1:
         raise UserError(f"runs trained together need the same steps, batch_size and seq_len, not {sorted(shapes)}")
-    ((steps, _, _),) = shapes
-    every = range(len(members))
+    ((steps, batch_size, seq_len),) = shapes
+    one_device = Layout(make_data_mesh(devices=jax.devices()[:1]))
+    abstract = make_start(cfg, optimizer, layout or one_device)[1]
+    placed = jax.tree.map(lambda x: x.sharding, abstract)
     mesh = make_mesh(len(members))
     by_run = jax.NamedSharding(mesh, jax.P("runs"))
-    update = make_steps(cfg, optimizer, mesh, microbatches)
+    parts = microbatches or default_microbatches(cfg, one_device, batch_size, seq_len)
+    update = make_steps(cfg, optimizer, mesh, parts)
     learning_rates = np.stack([m.schedule.learning_rates() for m in members], axis=1).astype(np.float32)
     at = [points(cfg, m.schedule, m.batches) for m in members]
-    guards = [Guard(None) for _ in every]
+    flops_per_token = at[0](1).flops / at[0](1).tokens
+    clock = Clock(at[0](1).tokens * len(members), flops_per_token, mesh.devices.flat[0].device_kind, mesh.size)
+    guards = [Guard(spike) for _ in members]
     failed: dict[int, Result] = {}
+
+    def alive() -> list[int]:
+        return [run for run in range(len(members)) if run not in failed]
 
     def report(step: int, sums: Sums) -> None:
         nats, tokens, grad_norms = jax.device_get((sums.nats, sums.tokens, sums.grad_norm))
-        for run in set(every) - failed.keys():
-            metrics = Metrics(at[run](step), float(nats[run]), float(tokens[run]), float(grad_norms[run]))
+        speed = clock.arrived(step)
+        for run in alive():
+            metrics = Metrics(at[run](step), float(nats[run]), float(tokens[run]), float(grad_norms[run]), speed)
             if step % log_every == 0 or step == steps:
                 log(run, metrics)
             try:
@@ -79,40 +105,58 @@ def train(
                 failed[run] = Result(FAILED, diverged.point, {}, str(diverged))
 
     def measure(step: int, state: State) -> None:
-        for run in set(every) - failed.keys():
-            evaluate(run, at[run](step), params_of(state, run))
+        for run in alive():
+            evaluate(run, at[run](step), one_of(state.params, run, placed.params))
 
-    restored = checkpoints.restore(_abstract(cfg, optimizer, len(members), by_run)) if checkpoints else None
-    state = restored[1] if restored else jax.device_put(_stack([m.init() for m in members]), by_run)
-    first = int(state.step[0])
+    # Through the host, so that no device holds all of them at any time.
+    states = [jax.device_get(_start(m, abstract)) for m in members]
+    if len(starts := {int(state.step) for state in states}) != 1:
+        raise UserError(f"runs trained together go on from the same step, not {sorted(starts)}")
+    (first,) = starts
+    state = jax.device_put(_stack(states), by_run)
+    del states
+    clock.start(first)
     if first == 0 and 0 in eval_steps:
         measure(0, state)
     late: tuple[int, Sums] | None = None
+    stopped = False
     for step in range(first + 1, steps + 1):
+        on_step(step, state)
         batch = _stack([m.batches.batch(step - 1, slice(None)) for m in members])
         state, sums = update(state, jax.device_put(batch, by_run), learning_rates[step - 1])
         if late:
             report(*late)
         late = (step, sums) if step % log_every == 0 else None
         last, stop = step == steps, should_stop()
-        save = checkpoints is not None and (last or stop or step in checkpoints.keep or checkpoints.due())
-        if save or last or stop or step in eval_steps:
+        # One clock for all, so that all are saved at the same step, from which they can go on together. A run whose
+        # loss is high waits to be sound; the others do not.
+        kept = [members[run].checkpoints for run in alive() if guards[run].sound]
+        due = stop or any(checkpoints.due(among=len(members)) for checkpoints in kept if checkpoints)
+        keep = [run for run, m in enumerate(members) if m.checkpoints and (last or step in m.checkpoints.keep)]
+        if last or keep or due or step in eval_steps:
+            # Nothing is evaluated, kept or returned before its step is known to be sound.
             report(step, sums)
             late = None
-        if step in eval_steps:
-            measure(step, state)
-        if checkpoints is not None and save:
-            checkpoints.save(step, state)
-        if stop and not last:
+        with clock.paused():
+            if step in eval_steps:
+                measure(step, state)
+            for run in alive():
+                checkpoints = members[run].checkpoints
+                if checkpoints is not None and (run in keep or (due and guards[run].sound)):
+                    checkpoints.save(step, one_of(state, run, placed))
+        if stopped := stop and not last:
             break
     done = int(state.step[0])
-    status, reason = (FINISHED, "") if done == steps else (STOPPED, "asked to stop")
-    # A run that had diverged before the checkpoint that this call went on from is known by its parameters.
-    sound = np.all([np.asarray(jnp.isfinite(leaf).reshape(len(members), -1).all(1))
-                    for leaf in jax.tree.leaves(state.params)], axis=0)  # fmt: skip
-    for run in np.flatnonzero(~sound).tolist():
-        failed.setdefault(run, Result(FAILED, at[run](done), {}, "its parameters are not finite"))
-    return [failed.get(run) or Result(status, at[run](done), params_of(state, run), reason) for run in every]
+    status, reason = (STOPPED, "asked to stop") if stopped else (FINISHED, "")
+    return [
+        failed.get(run) or Result(status, at[run](done), one_of(state.params, run, placed.params), reason)
+        for run in range(len(members))
+    ]
+
+
+def _start(member: Member, abstract: State) -> State:
+    restored = member.checkpoints.restore(abstract) if member.checkpoints else None
+    return restored[1] if restored else member.init()
 
 
 @functools.lru_cache(maxsize=16)
@@ -125,23 +169,30 @@ def make_steps(
     return jax.jit(jax.shard_map(steps, mesh=mesh, in_specs=runs, out_specs=runs, check_vma=False), donate_argnums=0)
 
 
-def params_of(state: State, run: int) -> transformer.Params:
-    """The parameters of one of the runs."""
-    return jax.tree.map(lambda leaf: leaf[run], state.params)
-
-
 def make_mesh(runs: int) -> jax.sharding.Mesh:
     """A mesh of one axis, `runs`, over as many devices as divide the runs."""
-    devices = jax.devices()[: math.gcd(runs, jax.device_count())]
-    return jax.make_mesh((len(devices),), ("runs",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices)
+    count = max(n for n in range(1, jax.device_count() + 1) if runs % n == 0)
+    return jax.make_mesh((count,), ("runs",), axis_types=(jax.sharding.AxisType.Auto,), devices=jax.devices()[:count])
+
+
+def one_of(tree: Any, run: int, shardings: Any) -> Any:
+    """The arrays of one of the runs, fetched from the device that trains it and placed as `shardings` say."""
+
+    def home(leaf: jax.Array) -> tuple[int, jax.Array]:
+        for shard in leaf.addressable_shards:
+            first = shard.index[0].start or 0
+            if first <= run < first + len(shard.data):
+                return first, shard.data
+        raise IndexError(f"run {run} of {len(leaf)}")
+
+    first, _ = home(jax.tree.leaves(tree)[0])
+    return jax.device_put(_row(jax.tree.map(lambda leaf: home(leaf)[1], tree), run - first), shardings)
+
+
+@jax.jit
+def _row(tree: Any, index: int) -> Any:
+    return jax.tree.map(lambda leaf: leaf[index], tree)
 
 
 def _stack(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(
-        lambda *leaves: jnp.stack(leaves) if isinstance(leaves[0], jax.Array) else np.stack(leaves), *trees
-    )
-
-
-def _abstract(cfg: transformer.Config, optimizer: Optimizer, runs: int, sharding: jax.sharding.Sharding) -> State:
-    one = jax.eval_shape(lambda: new_state(transformer.init(jax.random.key(0), cfg), optimizer))
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct((runs, *x.shape), x.dtype, sharding=sharding), one)
+    return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)

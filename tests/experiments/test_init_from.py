@@ -6,7 +6,7 @@ import pytest
 import tokenizers
 
 from cptlaw.experiments import config as config_lib
-from cptlaw.experiments import grid, rundir, sweep, worker
+from cptlaw.experiments import grid, job, rundir, sweep, worker
 from cptlaw.experiments.config import ConfigError
 from cptlaw.experiments.footprint import footprint
 from cptlaw.models import hf, transformer
@@ -40,7 +40,7 @@ def test_a_study_continues_the_weights_of_a_folder(make_config, folder, workdir)
     assert "pretrain_tokens" not in table, "nobody here knows"
 
     before = table[(table["tokens"] == 0) & (table["eval"] == "code")]["loss"].item()
-    batches = worker._eval_batches(workdir, "code", 8, 32, None)
+    batches = job._eval_batches(workdir, "code", 8, 32, None)
     stored = Evaluator(CFG).score(transformer.init(jax.random.key(5), CFG), batches)
     assert before == pytest.approx(stored.loss, rel=1e-5)
     after = table[(table["tokens"] == 256) & (table["eval"] == "code")]["loss"].item()

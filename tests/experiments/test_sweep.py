@@ -149,7 +149,13 @@ def test_a_sweep_that_goes_away_at_a_log_step_fails_no_run(runs, workdir, monkey
     plan = workdir / "plan.json"
     plan.write_text(
         json.dumps(
-            {"workdir": str(workdir), "checkpoint_seconds": 60.0, "monitor": {}, "runs": [dataclasses.asdict(base)]}
+            {
+                "workdir": str(workdir),
+                "together": 1,
+                "checkpoint_seconds": 60.0,
+                "monitor": {},
+                "runs": [dataclasses.asdict(base)],
+            }
         )
     )
     process = subprocess.Popen(

@@ -1,5 +1,8 @@
 """Runs trained together are the runs that they would be alone, also when stopped and continued."""
 
+import contextlib
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -7,7 +10,8 @@ from tiny_run import CFG, Batches
 
 from cptlaw.errors import UserError
 from cptlaw.training import loop, together
-from cptlaw.training.checkpoints import Checkpoints
+from cptlaw.training.checkpoints import Checkpoints, saved_steps
+from cptlaw.training.guard import Spike
 from cptlaw.training.schedules import Schedule
 from cptlaw.training.sharding import Layout, make_mesh
 from cptlaw.training.start import first_state
@@ -39,44 +43,103 @@ MEMBERS = [
 ]
 
 
-def run(**options):
+def run(members=MEMBERS, **options):
     seen = []
-    results = together.train(CFG, MEMBERS, optimizer=ADAMW, log_every=2, log=lambda *args: seen.append(args), **options)
+    results = together.train(CFG, members, optimizer=ADAMW, log_every=2, log=lambda *args: seen.append(args), **options)
     return results, seen
+
+
+def saving(stack, directory, members=MEMBERS, **options):
+    """The same members with checkpoints."""
+    return [
+        dataclasses.replace(member, checkpoints=stack.enter_context(Checkpoints(directory / str(i), **options)))
+        for i, member in enumerate(members)
+    ]
+
+
+def run_alone(i, **options):
+    seen, member = [], MEMBERS[i]
+    result = loop.train(
+        CFG,
+        member.schedule,
+        member.batches,
+        member.init,
+        optimizer=ADAMW,
+        layout=ONE,
+        log_every=2,
+        log=seen.append,
+        **options,
+    )
+    return result, seen
+
+
+def assert_same(params, others):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, others)
 
 
 def test_together_equals_alone_and_continues(tmp_path):
     measured = []
-    with Checkpoints(tmp_path, seconds=None) as checkpoints:
+    with contextlib.ExitStack() as stack:
+        members = saving(stack, tmp_path, seconds=None)
         asked = iter([False, False, True])
-        stopped, before = run(checkpoints=checkpoints, should_stop=lambda: next(asked))
+        stopped, before = run(members, should_stop=lambda: next(asked))
         assert {(result.status, result.point.step) for result in stopped} == {(loop.STOPPED, 3)}
         results, after = run(
-            checkpoints=checkpoints,
+            members,
             eval_steps=[0, 6],
             evaluate=lambda i, point, params: measured.append((i, point.step, float(params["embed"].sum()))),
         )
     seen = {(i, metrics.point.step): metrics for i, metrics in before + after}
-    for i, member in enumerate(MEMBERS):
-        alone = []
-        result = loop.train(
-            CFG,
-            member.schedule,
-            member.batches,
-            member.init,
-            optimizer=ADAMW,
-            layout=ONE,
-            log_every=2,
-            log=alone.append,
-        )
+    for i in range(len(MEMBERS)):
+        result, alone = run_alone(i)
         assert results[i].point == result.point and results[i].status == loop.FINISHED
         for metrics in alone:
             assert seen[i, metrics.point.step].loss == pytest.approx(metrics.loss, rel=1e-5)
-        jax.tree.map(
-            lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), results[i].params, result.params
-        )
+        assert_same(results[i].params, result.params)
     assert [(i, step) for i, step, _ in measured] == [(i, 6) for i in range(4)]
     assert measured[2][2] == pytest.approx(float(results[2].params["embed"].sum()))
+
+
+def test_a_run_changes_between_its_program_and_its_own(tmp_path):
+    """What is on disk is each run's own: stopped together, one goes on alone, and the rest, begun alone, together."""
+    whole = [run_alone(i)[0] for i in range(len(MEMBERS))]
+    with contextlib.ExitStack() as stack:
+        members = saving(stack, tmp_path, seconds=None)
+        asked = iter([False, True])
+        run(members, should_stop=lambda: next(asked))
+        last, _ = run_alone(3, checkpoints=members[3].checkpoints)
+        assert_same(last.params, whole[3].params)
+        asked = iter([True])
+        run_alone(2, checkpoints=members[2].checkpoints, should_stop=lambda: next(asked))
+        with pytest.raises(UserError, match=r"go on from the same step, not \[2, 3\]"):
+            run(members[:3])
+        results, _ = run(members[:2])
+    for result, alone in zip(results, whole):
+        assert_same(result.params, alone.params)
+
+
+def test_a_high_loss_keeps_its_run_from_being_saved_and_no_other(tmp_path):
+    """The spike rule is each run's own."""
+    spike = Spike(deviations=0.0, patience=9, window=1)
+    rising = dataclasses.replace(MEMBERS[1], schedule=Schedule(10.0, 6))
+    with contextlib.ExitStack() as stack:
+        members = saving(stack, tmp_path, [MEMBERS[0], rising], seconds=0.0, recent=9)
+        losses = {}
+        together.train(
+            CFG,
+            members,
+            optimizer=ADAMW,
+            log_every=1,
+            log=lambda i, metrics: losses.setdefault(i, []).append(metrics.loss),
+            spike=spike,
+        )
+    assert losses[1][2] > losses[1][0], "it does not rise"
+    assert saved_steps(tmp_path / "0") != saved_steps(tmp_path / "1")
+    assert saved_steps(tmp_path / "0")[-1] == 6
+
+
+def test_each_device_trains_whole_runs():
+    assert [together.make_mesh(runs).size for runs in (1, 2, 5, 8, 9, 12, 16)] == [1, 2, 5, 8, 3, 6, 8]
 
 
 def test_one_that_diverges_fails_alone():
