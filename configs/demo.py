@@ -14,8 +14,8 @@ large ones):
     medium       0.099M         1.0M           1.4 TFLOP          0.8 TFLOP        6     6.2 TFLOP
     large        0.32M          2.6M           3.5 TFLOP          2.1 TFLOP        3     9.7 TFLOP
 
-19.4 TFLOP, and the confirming run's 2.1. A core of a plain server does 30 to 40 GFLOP/s on such models, so two cores
-take about 5 minutes for the grid and 1 for the confirming run. Expected losses (nats per token): base prose 4.1, 3.75,
+19.4 TFLOP, and the confirming run's 2.1. A core does 60 to 100 GFLOP/s on such models (AVX-512; half of it without), so
+two cores take 2 to 5 minutes for the grid and 20 seconds to a minute for the confirming run. Expected losses (nats per token): base prose 4.1, 3.75,
 3.55 by size; code at a share of a half 3.4, 3.1, 2.8.
 
 Choices that make so small a study informative:
