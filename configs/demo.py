@@ -15,8 +15,8 @@ large ones):
     large        0.32M          2.6M           3.5 TFLOP          2.1 TFLOP        3     9.7 TFLOP
 
 19.4 TFLOP, and the confirming run's 2.1. A core does 60 to 100 GFLOP/s on such models (AVX-512; half of it without), so
-two cores take 2 to 5 minutes for the grid and 20 seconds to a minute for the confirming run. Expected losses (nats per token): base prose 4.1, 3.75,
-3.55 by size; code at a share of a half 3.4, 3.1, 2.8.
+two cores take 2 to 5 minutes for the grid and 20 seconds to a minute for the confirming run. Expected losses (nats per
+token): base prose 4.1, 3.75, 3.55 by size; code at a share of a half 3.4, 3.1, 2.8.
 
 Choices that make so small a study informative:
 - The learning rate of continual pre-training is constant after its re-warm-up, at the rate at which the base's

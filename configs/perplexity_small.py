@@ -21,8 +21,8 @@ What one run of it found (final losses of the choices less those of random text,
 The law's stationary point is a saddle in both, so it recommends the edge of the cells, at a high mean. In code the
 loss is lowest at a middle mean, which the law cannot show: it misses left-out subsets by 0.076 nats, the surface by
 0.026. In biomedical text the loss does fall towards that edge (misses 0.032 and 0.007). Low perplexity is the worst
-choice by 0.2 to 0.4 nats. Prose pays: against random text the
-choices cost it 0.02 to 0.08 nats, and low perplexity spares it as much.
+choice by 0.2 to 0.4 nats. Prose pays: against random text the choices cost it 0.02 to 0.08 nats, and low perplexity
+spares it as much.
 
 Choices:
 - Log-perplexity, not perplexity, is the law's unit: under a base that has never seen code a chunk's perplexity is

@@ -31,7 +31,7 @@ def write(
       found: what the study found.
       summary: as of `perplexity.landscape.summary`, lines of the landscape.
       examples: chunks at both ends: end, x, duplicate, text.
-      verdict: what the confirming runs say, in a sentence.
+      verdict: what the confirming runs say of all rules.
       command: what made this report.
     """
     path = Path(path)
@@ -47,8 +47,9 @@ def write(
     body = [
         tag("p", title, class_="title"),
         tag("p", decision.question, class_="question"),
-        tag("h1", verdict),
-        tag("p", decision.answer, class_="lead"),
+        tag("h1", headline(found)),
+        tag("p", verdict, class_="lead"),
+        tag("p", decision.answer),
         show(fared(found), _gaps(found)),
         show(plane(found), _moments(found)),
         tag("h2", "Does the law earn its parameters?"),
@@ -226,6 +227,15 @@ def _moments(found: "Found") -> Markup:
         f"{loss['point']:.3f} there ({loss['low']:.3f} to {loss['high']:.3f}); measured: {found.measured():.3f}.",
     )
     return Markup(lead + html.table(["", f"mean {found.pool.unit}", "spread"], rows))
+
+
+def headline(found: "Found") -> str:
+    """Whether what the law chose is better than random text."""
+    gaps = found.gaps.set_index(["eval", "chosen", "rule"]).loc[(found.domain, "law", "random")]
+    if gaps["low"] <= 0 <= gaps["high"]:
+        return f"The law's choice of {found.domain} text is not told from random text"
+    better = "better" if gaps["gain"] > 0 else "worse"
+    return f"The law's choice of {found.domain} text is {better} than random text, by {abs(gaps['gain']):.3f} nats"
 
 
 def _ranking(found: "Found", corpus: str) -> Markup:

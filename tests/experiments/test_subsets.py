@@ -104,7 +104,11 @@ def test_gaps_are_paired_by_seed():
 def test_the_verdict_says_what_the_seeds_can_tell_and_what_they_cannot(found):
     assert "the law's choice is better than random, low, mid, high text" in subsets.verdict(found)
     assert "the competitor's choice is better" not in subsets.verdict(found)
+    assert page.headline(found).startswith("The law's choice of code text is better than random text, by 0.")
+    worse = dataclasses.replace(found, gaps=found.gaps.assign(gain=-0.02, low=-0.03, high=-0.01))
+    assert page.headline(worse) == "The law's choice of code text is worse than random text, by 0.020 nats"
     even = dataclasses.replace(found, gaps=found.gaps.assign(gain=0.0, low=-0.1, high=0.1))
+    assert page.headline(even) == "The law's choice of code text is not told from random text"
     assert "the law's choice is not told from random, low, mid, high text" in subsets.verdict(even)
     assert "law's choice less random  -0.0" in found.text() and "held-out code text: mean" in found.text()
 
