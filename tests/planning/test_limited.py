@@ -54,7 +54,8 @@ def test_the_objective_is_convex_and_the_best_share_is_its_minimum(code, params,
     exact = minimize_scalar(
         lambda r: loss(params, r, domain_tokens), bounds=(1e-3, 1), method="bounded", options={"xatol": 1e-9}
     )
-    assert loss(params, decision.point["share"], domain_tokens) <= exact.fun + 1e-12
+    # Relative: a loss of 28 nats is not known to 1e-12.
+    assert loss(params, decision.point["share"], domain_tokens) <= exact.fun * (1 + 1e-12)
     assert decision.point["tokens"] == pytest.approx(domain_tokens / decision.point["share"])
 
 
