@@ -149,10 +149,7 @@ def main() -> None:
 
     import jax
 
-    from cptlaw import machine
     from cptlaw.models import hf, transformer
-
-    machine.keep_memory()  # as launchers and workers do
 
     cfg = transformer.Config(**MODEL)
     with tempfile.TemporaryDirectory() as name:

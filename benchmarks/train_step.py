@@ -22,7 +22,6 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cptlaw import machine
 from cptlaw.models import hf, transformer
 from cptlaw.training import step
 from cptlaw.training.sharding import Layout, make_mesh
@@ -146,7 +145,6 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
-    machine.keep_memory()  # as launchers and workers do
     load = os.getloadavg()[0]
     print(
         f"jax {jax.__version__}, {jax.device_count()} {jax.devices()[0].device_kind}, "

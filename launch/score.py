@@ -12,7 +12,7 @@ from pathlib import Path
 import jax
 from absl import flags
 
-from cptlaw import cache, machine
+from cptlaw import cache
 from cptlaw.errors import UserError
 from cptlaw.experiments import grid, scoring
 from cptlaw.perplexity import score as score_lib
@@ -29,7 +29,6 @@ _OUT = flags.DEFINE_string("out", None, "Where the scores go; without it, a fold
 
 
 def main() -> None:
-    machine.keep_memory()
     cache.keep_compiled()
     study = common.study()
     if _CORPUS.value not in (study.general, *study.domains):

@@ -12,7 +12,7 @@ import dataclasses
 import jax
 from absl import flags
 
-from cptlaw import cache, machine
+from cptlaw import cache
 from cptlaw.errors import UserError
 from cptlaw.experiments import grid, job
 from cptlaw.experiments.grid import Run
@@ -26,7 +26,6 @@ _SEED = flags.DEFINE_integer("seed", None, "Seed of the data order; without it, 
 
 
 def main() -> None:
-    machine.keep_memory()
     cache.keep_compiled()
     settings = common.study()
     size = _SIZE.value or "model"

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from cptlaw import atomic, machine
+from cptlaw import atomic, cores
 from cptlaw.data.store import pack
 from cptlaw.data.vocabularies import Vocabulary
 
@@ -65,7 +65,7 @@ def tokenise(
 
     left = missing()
     first = list(itertools.islice(left, 2))
-    processes = processes or min(16, machine.cores())
+    processes = processes or min(16, cores.usable())
     if processes == 1 or len(first) < 2:
         for path, part in itertools.chain(first, left):
             advance(_write(vocabulary, path, part))

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from cptlaw import cache, machine
+from cptlaw import cache
 from cptlaw.data import build
 from cptlaw.data.store import TokenStore
 from cptlaw.errors import UserError
@@ -104,7 +104,6 @@ def find_run(workdir: Path, run_id: str) -> Run:
 
 def main(workdir: str, run_id: str, corpus: str, split: str, chunk: str, progress: str) -> int:
     """Scores, says what the user can mend, and returns the exit code."""
-    machine.keep_memory()
     cache.keep_compiled()
     try:
         run = find_run(Path(workdir), run_id)

@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from cptlaw import atomic, machine
+from cptlaw import atomic, cores
 from cptlaw.errors import UserError
 from cptlaw.experiments import rundir
 from cptlaw.experiments.config import Monitor
@@ -127,7 +127,7 @@ def default_workers() -> int:
         raise UserError(
             f"JAX does not start here:\n{probe.stderr.strip()}\nMend the installation, or set JAX_PLATFORMS=cpu"
         )
-    return min(4, machine.cores()) if probe.stdout.strip() == "cpu" else 1
+    return min(4, cores.usable()) if probe.stdout.strip() == "cpu" else 1
 
 
 class _Worker:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from cptlaw import cache, machine
+from cptlaw import cache
 from cptlaw.errors import UserError
 from cptlaw.experiments import rundir, together
 from cptlaw.experiments.config import Monitor, build
@@ -133,7 +133,6 @@ def _train(
 
 def main(plan_path: str, place: str) -> None:
     """Works on the plan's runs until none is left or the sweep goes away."""
-    machine.keep_memory()
     plan = json.loads(Path(plan_path).read_text())
     workdir, runs = Path(plan["workdir"]), [Run.of(fields) for fields in plan["runs"]]
     monitor = build(Monitor, plan["monitor"], "monitor")

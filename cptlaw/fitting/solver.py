@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cptlaw import machine
+from cptlaw import cores
 from cptlaw.fitting.objective import Objective
 from cptlaw.laws.base import Law
 
@@ -133,7 +133,7 @@ def _run(
     advance = program(problem.law, problem.objective, problem.free)
     out = Solution(np.empty((count, size)), np.empty(count), np.full(count, RUNNING), np.zeros(count, int))
     queue, lock = iter(range(count)), threading.Lock()
-    workers = max(1, min(machine.cores(), count // LANES))
+    workers = max(1, min(cores.usable(), count // LANES))
     lanes = min(LANES, max(4, LANE_BYTES // (8 * padded * (size + 6))))  # the same for few and many: one compilation
 
     def of_lanes(source: Any, index: np.ndarray, default: np.ndarray, fill: float) -> np.ndarray:

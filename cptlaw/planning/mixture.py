@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cptlaw import machine
+from cptlaw import cores
 from cptlaw.planning import decision as d
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.influence import with_influence
@@ -193,7 +193,7 @@ def _chunked(
             mix, value = _descend(asked, own, starts[lanes], *numbers)
             return np.asarray(mix), np.asarray(value)
 
-    with concurrent.futures.ThreadPoolExecutor(min(len(index), machine.cores())) as pool:
+    with concurrent.futures.ThreadPoolExecutor(min(len(index), cores.usable())) as pool:
         found = list(pool.map(run, index))
     return np.concatenate([mix for mix, _ in found])[:count], np.concatenate([value for _, value in found])[:count]
 
