@@ -33,7 +33,12 @@ def add_parsers(subparsers: Any) -> None:
     select.add_argument("--decision", type=Path, metavar="DECISION.json", help="take both from `cptlaw plan subset`")
     select.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="quantiles, for --method band")
     select.add_argument("--by-length", action="store_true", help="keep the pool's shares of document lengths")
-    select.add_argument("--sources", type=Path, metavar="TABLE", help="columns document, source: keep sources' shares")
+    select.add_argument(
+        "--sources",
+        type=Path,
+        metavar="TABLE",
+        help="columns document, source: keep sources' shares; with --models, sources are what is correlated",
+    )
     other = select.add_mutually_exclusive_group()
     other.add_argument("--reference", type=Path, metavar="SCORES", help="choose by excess loss over these scores")
     other.add_argument(
@@ -167,11 +172,15 @@ def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
     table = pd.read_csv(args.models)
     if not {"scores", "quality"} <= set(table):
         raise UserError(f"--models {args.models}: needs the columns scores and quality")
+    quality = pd.to_numeric(table["quality"], errors="coerce")
+    if quality.isna().any():
+        row = int(quality.isna().to_numpy().argmax())
+        raise UserError(f"--models {args.models}, row {row + 1}: quality is no number ({table['quality'][row]!r})")
     scores = [score.read(args.models.parent / folder) for folder in table["scores"]]
     groups = rows["document"]
     if args.sources is not None:
         groups = _sources(args.sources, rows["document"])
-    return alternatives.correlation(scores, table["quality"], groups), "perplexity correlation"
+    return alternatives.correlation(scores, quality, groups), "perplexity correlation"
 
 
 def _sources(path: Path, documents: Any) -> Any:
@@ -212,7 +221,7 @@ def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
     if args.by_length:
         length = score.document_tokens(rows, pool.spans["document"])
         labels.append(pd.Series(landscape.length_classes(length)).astype(str))
-    if args.sources is not None:
+    if args.sources is not None and args.models is None:  # with it they are what is correlated
         labels.append(_sources(args.sources, pool.spans["document"]))
     if not labels:
         return None

@@ -140,11 +140,11 @@ class _Worker:
 
     def __init__(self, index: int, count: int, plan: Path, events: queue.Queue):
         self.index, self.count, self.plan, self.events = index, count, plan, events
-        self.runs: list[str] = []
         self.idle = False
         self.start()
 
     def start(self) -> None:
+        self.runs: list[str] = []  # what a process before it spoke of is none of its own
         command = [
             sys.executable,
             "-m",

@@ -93,9 +93,12 @@ def _claim(runs: Iterable[Run], workdir: Path, most: int, stack: contextlib.Exit
         if may and not directory.has_died():
             with contextlib.ExitStack() as trial:
                 if trial.enter_context(directory.claim()):
-                    # Runs go on together from the same step only.
-                    start = program(run), saved_steps(directory.checkpoints)[-1:]
-                    if not group or start == shared:
+                    # Runs go on together from the same step only. One whose checkpoints storage does not list is
+                    # left to fail alone.
+                    start = None
+                    with contextlib.suppress(Exception):
+                        start = program(run), saved_steps(directory.checkpoints)[-1:]
+                    if start is not None and (not group or start == shared):
                         group, shared = [*group, directory], start
                         stack.push(trial.pop_all())
         if not group or len(group) == most:

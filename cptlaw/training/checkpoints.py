@@ -240,8 +240,8 @@ def _why_unread(checkpoint: Path, error: Exception) -> Exception:
     absent = isinstance(error, FileNotFoundError | NotADirectoryError)
     if _STORAGE.match(str(error)) or (isinstance(error, OSError) and not absent):
         return UnreadableError(
-            f"{checkpoint}: cannot be read now ({_first_line(error)}); nothing was removed; mend the storage and run "
-            "the same command again"
+            f"{checkpoint}: cannot be read now ({_first_line(error)}); nothing was removed; mend the storage and "
+            "train the run again (--retry-failed)"
         )
     return _Damaged(_first_line(error))
 

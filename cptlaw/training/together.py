@@ -106,7 +106,10 @@ def train(
 
     def measure(step: int, state: State) -> None:
         for run in alive():
-            evaluate(run, at[run](step), one_of(state.params, run, placed.params))
+            try:
+                evaluate(run, at[run](step), one_of(state.params, run, placed.params))
+            except FloatingPointError as error:  # of this run's own parameters
+                failed[run] = Result(FAILED, at[run](step), {}, str(error))
 
     # Through the host, so that no device holds all of them at any time.
     states = [jax.device_get(_start(m, abstract)) for m in members]
@@ -144,6 +147,8 @@ def train(
                 checkpoints = members[run].checkpoints
                 if checkpoints is not None and (run in keep or (due and guards[run].sound)):
                     checkpoints.save(step, one_of(state, run, placed))
+        if not alive():
+            break
         if stopped := stop and not last:
             break
     done = int(state.step[0])

@@ -136,6 +136,14 @@ def test_documents_that_tell_good_models_from_bad_are_chosen(scores, tmp_path, c
     chosen = pd.read_parquet(out)
     assert (chosen["document"] % 2 == 1).all() and (chosen["x"] == 1).all()
     assert json.loads(pq.read_schema(out).metadata[b"cptlaw"])["unit"] == "perplexity correlation"
+    sources = tmp_path / "sources.csv"
+    pd.DataFrame({"document": range(200), "source": np.arange(200) % 2}).to_csv(sources, index=False)
+    assert cli.main([*words, "--sources", str(sources)]) == 0
+    assert (pd.read_parquet(out)["document"] % 2 == 1).all(), "sources are correlated, and keep no share"
+    models = [f"model-{i}" for i in range(4)]
+    pd.DataFrame({"scores": models, "quality": [0, 1, None, 3]}).to_csv(table, index=False)
+    assert cli.main(words) == 2
+    assert "row 3: quality is no number" in capsys.readouterr().err
     pd.DataFrame({"scores": ["model-0"], "quality": [1]}).to_csv(table, index=False)
     assert cli.main(words) == 2
     assert "give at least three" in capsys.readouterr().err

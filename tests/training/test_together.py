@@ -149,6 +149,23 @@ def test_one_that_diverges_fails_alone():
     assert "not finite" in results[1].reason
 
 
+def test_nothing_is_trained_when_all_have_diverged():
+    wild = [Member(Schedule(1e30, 60), member.batches, member.init) for member in MEMBERS]
+    steps = []
+    results = together.train(CFG, wild, optimizer=ADAMW, log_every=1, on_step=lambda step, state: steps.append(step))
+    assert {result.status for result in results} == {"failed"} and max(steps) < 10
+
+
+def test_one_whose_evaluation_is_no_number_fails_alone():
+    def evaluate(run, point, params):
+        if run == 2:
+            raise FloatingPointError("the code loss is nan after step 3")
+
+    results, _ = run(eval_steps=[3], evaluate=evaluate)
+    assert [result.status for result in results] == ["finished", "finished", "failed", "finished"]
+    assert results[2].reason == "the code loss is nan after step 3" and results[2].point.step == 3
+
+
 def test_runs_of_other_lengths_do_not_fit():
     longer = Member(Schedule(1e-2, 7), MEMBERS[0].batches, MEMBERS[0].init)
     with pytest.raises(UserError, match="the same steps"):
