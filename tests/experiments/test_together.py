@@ -14,6 +14,7 @@ from cptlaw.experiments import config as config_lib
 from cptlaw.experiments import grid, job, rundir, study, sweep, together, worker
 from cptlaw.experiments.config import ConfigError, Monitor
 from cptlaw.experiments.rundir import RunDir
+from cptlaw.training import checkpoints
 
 OPTIONS = {"checkpoint_seconds": 60.0, "monitor": Monitor(log_steps=1)}
 
@@ -250,3 +251,19 @@ def test_how_many_train_together_is_about_no_run(make_config, workdir):
 def test_a_bad_number_is_named(make_config, change, message):
     with pytest.raises(ConfigError, match=message):
         config_lib.parse(make_config(**change))
+
+
+def test_a_run_whose_checkpoints_cannot_be_listed_is_left_to_fail_alone(mixes, workdir, monkeypatch):
+    base, others = mixes
+    train_alone([base], workdir)
+    bad, real = RunDir(workdir, others[1]).checkpoints, checkpoints.saved_steps
+
+    def saved_steps(directory):
+        if directory == bad:
+            raise OSError(5, "Input/output error")
+        return real(directory)
+
+    monkeypatch.setattr(checkpoints, "saved_steps", saved_steps)
+    assert not train_together(others[1:], workdir)
+    assert train_together(others, workdir)
+    assert states(others, workdir) == [rundir.FINISHED, rundir.PENDING, rundir.FINISHED, rundir.FINISHED]
