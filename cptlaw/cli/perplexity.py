@@ -177,9 +177,7 @@ def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
         row = int(quality.isna().to_numpy().argmax())
         raise UserError(f"--models {args.models}, row {row + 1}: quality is no number ({table['quality'][row]!r})")
     scores = [score.read(args.models.parent / folder) for folder in table["scores"]]
-    groups = rows["document"]
-    if args.sources is not None:
-        groups = _sources(args.sources, rows["document"])
+    groups = rows["document"] if args.sources is None else _sources(args.sources, rows["document"])
     return alternatives.correlation(scores, quality, groups), "perplexity correlation"
 
 

@@ -70,6 +70,7 @@ def sweep(
     directories = {run.id: RunDir(workdir, run) for run in runs}
     left = _left(directories)
     if not left:
+        _drop_trunks(directories)
         return _summary(directories)
     plan = {
         "workdir": str(workdir),
@@ -99,6 +100,7 @@ def sweep(
         for worker in crew:
             worker.wait()
         plan_path.unlink(missing_ok=True)
+    _drop_trunks(directories)
     return _summary(directories)
 
 
@@ -234,11 +236,15 @@ def _drain(events: queue.Queue[dict]) -> list[dict]:
     return drained
 
 
-def _summary(directories: dict[str, RunDir]) -> Summary:
+def _drop_trunks(directories: dict[str, RunDir]) -> None:
+    """Drops the checkpoints of trunks whose branches are all finished: nobody starts from them any more."""
     for trunk in (directory for directory in directories.values() if directory.run.keep_tokens):
         branches = [directory for directory in directories.values() if directory.run.trunk == trunk.run.id]
         if all(branch.state() == rundir.FINISHED for branch in branches):
-            trunk.drop_checkpoints()  # a checkpoint a branch, and nobody needs them any more
+            trunk.drop_checkpoints()
+
+
+def _summary(directories: dict[str, RunDir]) -> Summary:
     results = {name: directory.result() or {"state": None} for name, directory in directories.items()}
     return Summary(
         finished=tuple(name for name, result in results.items() if result["state"] == rundir.FINISHED),

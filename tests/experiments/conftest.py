@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from cptlaw.data.store import Writer
 from cptlaw.experiments import config as config_lib
 from cptlaw.experiments import grid
+from cptlaw.experiments.rundir import RunDir
 
 VOCAB = 32
 
@@ -58,6 +59,20 @@ def workdir(tmp_path):
                     writer.add(np.append(tokens, 1), text_bytes=3 * tokens.size)
                 writer.finish(name, split, {})
     return tmp_path
+
+
+@pytest.fixture
+def forget(workdir):
+    """A function of runs: it leaves of them what a run has before it is trained."""
+
+    def forget(runs):
+        for run in runs:
+            directory = RunDir(workdir, run)
+            directory.retry()
+            directory.rows_path.unlink()
+            directory.drop_checkpoints()
+
+    return forget
 
 
 @pytest.fixture

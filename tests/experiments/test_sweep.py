@@ -81,20 +81,12 @@ def test_a_sweep_measures_every_run_and_the_base_model_before_it(runs, workdir):
     assert sweep.sweep(runs, workdir, workers=2, progress=False) == summary
 
 
-def forget(runs, workdir):
-    for run in runs:
-        directory = RunDir(workdir, run)
-        directory.retry()
-        directory.rows_path.unlink()
-        directory.drop_checkpoints()
-
-
-def test_a_run_continues_where_it_was_asked_to_stop(runs, workdir):
+def test_a_run_continues_where_it_was_asked_to_stop(runs, workdir, forget):
     _, mix = both = longer([runs[1], runs[3]], 60)
     for run in both:
         assert worker.train(run, workdir)
     whole = sweep.collect(both, workdir)
-    forget([mix], workdir)
+    forget([mix])
 
     seen = []
     with pytest.raises(worker.Stopped):
@@ -106,7 +98,7 @@ def test_a_run_continues_where_it_was_asked_to_stop(runs, workdir):
     pd.testing.assert_frame_equal(sweep.collect(both, workdir), whole)
 
 
-def test_killed_at_a_random_moment_it_ends_with_the_same_table(runs, workdir, tmp_path, started):
+def test_killed_at_a_random_moment_it_ends_with_the_same_table(runs, workdir, tmp_path, started, forget):
     mixed = longer([runs[1], runs[3]], 1200)
     process = start_sweep(mixed, workdir, tmp_path, started)
     wait_for(lambda: RunDir(workdir, mixed[1]).rows())
@@ -118,12 +110,12 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_table(runs, workdir, tm
     sweep.sweep(mixed, workdir, workers=1, progress=False)
     table = sweep.collect(mixed, workdir)
 
-    forget(mixed, workdir)
+    forget(mixed)
     sweep.sweep(mixed, workdir, workers=1, progress=False)
     pd.testing.assert_frame_equal(table, sweep.collect(mixed, workdir))
 
 
-def test_a_killed_worker_is_replaced_and_its_run_goes_on(runs, workdir):
+def test_a_killed_worker_is_replaced_and_its_run_goes_on(runs, workdir, forget):
     base, mix = both = longer([runs[1], runs[3]], 1200)
     options = {"workers": 2, "checkpoint_seconds": 0.2, "progress": False}
     done = threading.Thread(target=lambda: sweep.sweep(both, workdir, **options))
@@ -136,7 +128,7 @@ def test_a_killed_worker_is_replaced_and_its_run_goes_on(runs, workdir):
     (attempt,) = (directory.path / "attempts.jsonl").read_text().splitlines()
     assert "killed (signal 9)" in json.loads(attempt)["reason"]
     interrupted = sweep.collect(both, workdir)
-    forget([mix], workdir)
+    forget([mix])
     (directory.path / "attempts.jsonl").unlink(missing_ok=True)
     sweep.sweep(both, workdir, **options)
     pd.testing.assert_frame_equal(interrupted, sweep.collect(both, workdir))

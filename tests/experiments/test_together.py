@@ -63,14 +63,6 @@ def train_together(runs, workdir, most=8, progress=lambda *_: None, should_stop=
     return together.train(runs, workdir, most, progress=progress, should_stop=should_stop, **OPTIONS)
 
 
-def forget(runs, workdir):
-    for run in runs:
-        directory = RunDir(workdir, run)
-        directory.retry()
-        directory.rows_path.unlink()
-        directory.drop_checkpoints()
-
-
 def metrics(run, workdir):
     return pd.read_json(RunDir(workdir, run).path / "metrics.jsonl", lines=True)
 
@@ -86,13 +78,13 @@ def assert_same(table, other):
         pd.testing.assert_series_equal(table[column], other[column], rtol=columns.get(column, 1e-5))
 
 
-def test_a_sweep_leaves_the_same_with_runs_together(mixes, workdir, one_device):
+def test_a_sweep_leaves_the_same_with_runs_together(mixes, workdir, one_device, forget):
     base, others = mixes
     sweep.sweep([base, *others], workdir, workers=1, monitor=OPTIONS["monitor"], progress=False)
     alone = sweep.collect(others, workdir)
     logged = [metrics(run, workdir) for run in others]
     files = [sorted(path.name for path in RunDir(workdir, run).path.iterdir()) for run in others]
-    forget([base, *others], workdir)
+    forget([base, *others])
     for run in others:
         (RunDir(workdir, run).path / "metrics.jsonl").unlink()
 
@@ -105,11 +97,11 @@ def test_a_sweep_leaves_the_same_with_runs_together(mixes, workdir, one_device):
     assert [sorted(path.name for path in RunDir(workdir, run).path.iterdir()) for run in others] == files
 
 
-def test_many_devices_train_whole_runs_and_say_how_far_each_is(mixes, workdir):
+def test_many_devices_train_whole_runs_and_say_how_far_each_is(mixes, workdir, forget):
     base, others = mixes
     train_alone([base, *others], workdir)
     alone = sweep.collect(others, workdir)
-    forget(others, workdir)
+    forget(others)
     seen = []
     assert train_together(others, workdir, progress=lambda runs, run, tokens: seen.append((len(runs), run.id, tokens)))
     assert_same(sweep.collect(others, workdir), alone)
@@ -117,12 +109,12 @@ def test_many_devices_train_whole_runs_and_say_how_far_each_is(mixes, workdir):
 
 
 @pytest.mark.parametrize("most", [1, 8])
-def test_stopped_together_they_go_on_together_or_alone(make_runs, workdir, most):
+def test_stopped_together_they_go_on_together_or_alone(make_runs, workdir, most, forget):
     base, others = make_runs(20)
     train_alone([base, *others], workdir)
     alone = sweep.collect(others, workdir)
     logged = [metrics(run, workdir)["step"].tolist() for run in others]
-    forget(others, workdir)
+    forget(others)
 
     seen = []
     with pytest.raises(job.Stopped):
@@ -172,7 +164,7 @@ def test_what_fails_together_is_trained_one_at_a_time(mixes, workdir, one_device
     assert "4 runs are trained one at a time, since together they failed: " in capsys.readouterr().err
 
 
-def test_runs_whose_process_was_killed_go_on_alone(make_runs, workdir, one_device):
+def test_runs_whose_process_was_killed_go_on_alone(make_runs, workdir, one_device, forget):
     base, others = make_runs(1200, peak_lr=1e-4)  # so small that rounding stays so
     options = {"workers": 1, "checkpoint_seconds": 0.2, "progress": False}
     done = threading.Thread(target=lambda: sweep.sweep([base, *others], workdir, together=8, **options))
@@ -192,7 +184,7 @@ def test_runs_whose_process_was_killed_go_on_alone(make_runs, workdir, one_devic
         assert json.loads(attempt)["reason"].endswith("together with 3 other runs")
         assert directory.holder() != killed
     interrupted = sweep.collect(others, workdir)
-    forget(others, workdir)
+    forget(others)
     sweep.sweep(others, workdir, together=1, **options)
     assert_same(interrupted, sweep.collect(others, workdir))
 
