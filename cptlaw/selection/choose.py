@@ -28,6 +28,7 @@ from cptlaw.selection import landscape
 
 METHODS = ("tilt", "swaps", "dos_greedy", "band", "low", "mid", "high", "random")
 AIMED = METHODS[:3]
+BY = ("document", "chunk")
 CLOSE = 1e-4  # of the pool's std: how near the moments must come
 BINS, STEPS = 4096, 20_000  # of the greedy, which takes more than one unit at a time only beyond them
 PROPOSALS = 1 << 18
@@ -89,7 +90,7 @@ def pool(
       unit: one of `landscape.UNITS`, or what `x` is.
       x: another score of every row (see `alternatives`), instead of one of those units.
     """
-    if by not in ("document", "chunk"):
+    if by not in BY:
         raise SubsetError(f"by {by!r}: document or chunk")
     whole = landscape.whole(rows, chunk)
     wanted = landscape.values(whole, unit) if x is None else np.asarray(x, float)[(rows["tokens"] == chunk).to_numpy()]

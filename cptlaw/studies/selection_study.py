@@ -18,7 +18,7 @@ WORKDIR/
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pandas as pd
@@ -30,9 +30,9 @@ from cptlaw.data.store import TokenStore
 from cptlaw.errors import UserError
 from cptlaw.execution import sweep
 from cptlaw.execution.run import Run
-from cptlaw.fields import ConfigError
+from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
 from cptlaw.fitting import Comparison, Fit
-from cptlaw.laws import Law
+from cptlaw.laws import Law, perplexity
 from cptlaw.planning.best_subset import subset as best_subset
 from cptlaw.planning.decision import Decision
 from cptlaw.selection import choose as builders
@@ -67,17 +67,29 @@ class Plan:
       bootstrap: resamples of the fits.
     """
 
-    share: float = 0.8
-    chunk: int = 64
-    by: str = "chunk"
-    unit: str = "log-perplexity"
-    spread: str = "std"
-    winsor: float = 0.995
-    fraction: float = 0.2
-    levels: tuple[float, ...] = (0.15, 0.5, 0.85)
-    seeds: tuple[int, ...] = (0, 1)
-    confirm_seeds: tuple[int, ...] = (101, 102, 103)
-    bootstrap: int = 1000
+    share: Annotated[float, between(0, 1, open_low=True, what="a token share,")] = 0.8
+    chunk: Annotated[int, at_least(1)] = 64
+    by: Annotated[str, OneOf(builders.BY)] = "chunk"
+    unit: Annotated[str, OneOf(landscape.UNITS)] = "log-perplexity"
+    spread: Annotated[str, OneOf(perplexity.SPREADS)] = "std"
+    winsor: Annotated[float, between(0, 1, open_low=True, what="a quantile,")] = 0.995
+    fraction: Annotated[float, between(0, 1, open_low=True, open_high=True, what="a share of the chunks,")] = 0.2
+    levels: Annotated[tuple[float, ...], between(0, 1, open_low=True, open_high=True, what="a level lies")] = (
+        0.15, 0.5, 0.85,
+    )  # fmt: skip
+    seeds: Annotated[tuple[Seed, ...], NotEmpty()] = (0, 1)
+    confirm_seeds: tuple[Seed, ...] = (101, 102, 103)
+    bootstrap: Annotated[int, at_least(0)] = 1000
+
+    def __post_init__(self):
+        for field in ("seeds", "confirm_seeds", "levels"):
+            values = getattr(self, field)
+            if len(set(values)) < len(values):
+                raise ConfigError(f"subsets.{field}", f"each once, not {', '.join(map(str, values))}")
+        if len(self.levels) < 2:
+            raise ConfigError("subsets.levels", "at least two: one mean and one spread leave nothing to fit")
+        if len(self.confirm_seeds) < 2 or set(self.confirm_seeds) & set(self.seeds):
+            raise ConfigError("subsets.confirm_seeds", "at least two, and none of config.subsets.seeds")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,12 +153,8 @@ def parse(config: Mapping[str, Any]) -> tuple[Study, Plan]:
     Raises:
       ConfigError: naming the field.
     """
-    plain = dict(config.to_dict() if hasattr(config, "to_dict") else config)
+    plain = config_lib.plain(config)
     plan: Plan = fields.build(Plan, plain.pop("subsets", {}), "config.subsets")
-    if not 0 < plan.share <= 1:
-        raise ConfigError(f"config.subsets.share: a token share, above 0 and at most 1, not {plan.share}")
-    if len(plan.confirm_seeds) < 2 or set(plan.confirm_seeds) & set(plan.seeds):
-        raise ConfigError("config.subsets.confirm_seeds: at least two, and none of config.subsets.seeds")
     ours = {
         "sizes": {SIZE: {}},
         "grid": {SIZE: {"domain_shares": (plan.share,)}},
@@ -154,7 +162,7 @@ def parse(config: Mapping[str, Any]) -> tuple[Study, Plan]:
     }
     for field in ours:
         if field in plain:
-            raise ConfigError(f"config.{field}: a perplexity study has one model, config.model, and its own grid")
+            raise ConfigError(f"config.{field}", "a perplexity study has one model, config.model, and its own grid")
     return config_lib.parse({**plain, **ours}), plan
 
 

@@ -193,3 +193,47 @@ def test_the_whole_study_then_again_without_training(tmp_path, capsys):
     assert cli.main(words) == 0
     assert capsys.readouterr().out == first
     assert trained == {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").glob("*/result.json")}
+
+
+@pytest.mark.parametrize(
+    "field, value, says",
+    [
+        ("share", float("nan"), "not nan"),
+        ("share", 0, "above 0 and at most 1"),
+        ("share", 1.01, "above 0 and at most 1"),
+        ("chunk", 0, "at least 1"),
+        ("chunk", 64.5, "expected int"),
+        ("by", "documents", "did you mean 'document'"),
+        ("unit", "ppl", "one of perplexity"),
+        ("spread", "standard", "one of std, variance"),
+        ("winsor", 2, "above 0 and at most 1"),
+        ("winsor", 0, "above 0 and at most 1"),
+        ("fraction", 1.5, "above 0 and below 1"),
+        ("fraction", 1, "above 0 and below 1"),
+        ("levels", (0.2, 1.2), "a level lies above 0 and below 1"),
+        ("levels", (0, 0.5), "a level lies above 0 and below 1"),
+        ("levels", (0.5,), "at least two"),
+        ("levels", (0.5, 0.5), "each once"),
+        ("levels", 3, "expected a list"),
+        ("seeds", (), "must not be empty"),
+        ("seeds", (0, 0), "each once"),
+        ("seeds", 1, "expected a list"),
+        ("confirm_seeds", (5,), "at least two"),
+        ("confirm_seeds", (5, 5), "each once"),
+        ("bootstrap", -1, "at least 0"),
+        ("bootstrap", "many", "expected int"),
+    ],
+)
+def test_every_field_of_the_plan_has_a_range(field, value, says):
+    config = perplexity_small.get_config().to_dict()
+    with pytest.raises(ConfigError, match=rf"^config\.subsets\.{field}: .*{says}"):
+        selection_study.parse(config | {"subsets": {field: value}})
+    config["subsets"] = "few"
+    with pytest.raises(ConfigError, match=r"^config\.subsets: expected fields"):
+        selection_study.parse(config)
+
+
+def test_no_field_of_the_plan_was_forgotten():
+    assert {field.name for field in dataclasses.fields(selection_study.Plan)} == {
+        "share", "chunk", "by", "unit", "spread", "winsor", "fraction", "levels", "seeds", "confirm_seeds", "bootstrap",
+    }  # fmt: skip
