@@ -86,7 +86,7 @@ class Range:
             parts.append(f"{'above' if self.open_low else 'at least'} {self.low:.12g}")
         if math.isfinite(self.high):
             parts.append(f"{'below' if self.open_high else 'at most'} {self.high:.12g}")
-        return " and ".join(parts)
+        return " and ".join(parts) or "a number"
 
 
 def at_least(low: float, **words: Any) -> Range:

@@ -10,7 +10,7 @@ import sys
 import cptlaw
 from cptlaw.errors import UserError
 
-_MODULES = ("demo", "perplexity", "fit", "plan", "report")
+_MODULES = ("demo", "selection", "fit", "plan", "report")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -21,7 +21,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     demo.add_argument("--domain", choices=("code", "biomedical"), default="code", help="the domain corpus")
     demo.add_argument("--fast", action="store_true", help="about two minutes, for a first look")
     demo.add_argument("--workdir", type=Path, help="where everything is kept (runs/demo, or runs/demo-fast, ...)")
-    _common(demo)
+    study_arguments(demo)
     demo.set_defaults(run=_demo)
 
     study = subparsers.add_parser(
@@ -32,11 +32,12 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     )
     study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
     study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
-    _common(study)
+    study_arguments(study)
     study.set_defaults(run=_study)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every study has."""
     parser.add_argument(
         "--update-config",
         action="store_true",

@@ -91,7 +91,8 @@ class Config:
         if self.rope_scaling == "llama3" and self.rope_low_freq_factor >= self.rope_high_freq_factor:
             raise ConfigError(
                 "model.rope_low_freq_factor",
-                f"must be below rope_high_freq_factor, {self.rope_high_freq_factor:g}, not {self.rope_low_freq_factor:g}",
+                f"must be below rope_high_freq_factor, {self.rope_high_freq_factor:g}, but is "
+                f"{self.rope_low_freq_factor:g}",
             )
 
     @property

@@ -37,8 +37,8 @@ from cptlaw.planning.best_subset import subset as best_subset
 from cptlaw.planning.decision import Decision
 from cptlaw.selection import choose as builders
 from cptlaw.selection import landscape, scores
-from cptlaw.selection.choose import Pool
 from cptlaw.selection.landscape import Region
+from cptlaw.selection.pool import BY, Pool
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid, scoring
 from cptlaw.studies.mixture_study import Prepared
@@ -69,7 +69,7 @@ class Plan:
 
     share: Annotated[float, between(0, 1, open_low=True, what="a token share,")] = 0.8
     chunk: Annotated[int, at_least(1)] = 64
-    by: Annotated[str, OneOf(builders.BY)] = "chunk"
+    by: Annotated[str, OneOf(BY)] = "chunk"
     unit: Annotated[str, OneOf(landscape.UNITS)] = "log-perplexity"
     spread: Annotated[str, OneOf(perplexity.SPREADS)] = "std"
     winsor: Annotated[float, between(0, 1, open_low=True, what="a quantile,")] = 0.995
@@ -166,7 +166,7 @@ def parse(config: Mapping[str, Any]) -> tuple[Study, Plan]:
     return config_lib.parse({**plain, **ours}), plan
 
 
-def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
+def run(prepared: Prepared, plan: Plan, *, retry_failed: bool = False, command: str = "") -> Iterator[Found]:
     """The whole study, domain by domain; see the module. `command` is what the reports say made them."""
     study, workdir = prepared.study, prepared.workdir
     base = grid.base_run(study, SIZE, prepared.vocab_size, prepared.data)
@@ -282,7 +282,7 @@ class _Lab:
 
 def _pool(prepared: Prepared, plan: Plan, base: Run, corpus: str, split: str) -> Pool:
     out = scoring.score_apart(prepared.workdir, base, corpus, split, chunk=plan.chunk, progress=prepared.progress)
-    return builders.pool(scores.read(out), plan.chunk, by=plan.by, unit=plan.unit, winsor=plan.winsor)
+    return Pool.of(scores.read(out), plan.chunk, by=plan.by, unit=plan.unit, winsor=plan.winsor)
 
 
 def _sweep(prepared: Prepared, runs_: list[Run], title: str) -> None:

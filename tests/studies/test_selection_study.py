@@ -12,6 +12,7 @@ from cptlaw.configs import perplexity_small
 from cptlaw.fields import ConfigError
 from cptlaw.planning.best_subset import subset as best_subset
 from cptlaw.selection import choose, landscape
+from cptlaw.selection.pool import Pool
 from cptlaw.studies import selection_page as page
 from cptlaw.studies import selection_study
 
@@ -24,7 +25,7 @@ RULES = (*selection_study.CHOSEN, *selection_study.CONTROLS)
 def pool():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"document": np.arange(4000), "chunk": 0, "tokens": CHUNK, "bytes": 90})
-    return choose.pool(rows.assign(nats=CHUNK * rng.lognormal(1.3, 0.2, 4000)), CHUNK, by="chunk")
+    return Pool.of(rows.assign(nats=CHUNK * rng.lognormal(1.3, 0.2, 4000)), CHUNK, by="chunk")
 
 
 @pytest.fixture(scope="module")
