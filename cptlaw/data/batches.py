@@ -3,7 +3,6 @@
 Shapes: B rows of a batch, T positions of a row (`seq_len`).
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -68,14 +67,6 @@ class TrainBatches:
                 windows_BW[mine] = store.tokens[begin[:, None] + np.arange(self.seq_len + 1)]
                 starts_BW[mine] = _document_starts(store, begin, self.seq_len + 1)
         return _batch(windows_BW, starts_BW)
-
-    def digest(self, step: int) -> str:
-        """SHA-256 of a step's batch, to compare runs by."""
-        digest = hashlib.sha256()
-        for name, values in sorted(self.batch(step).items()):
-            digest.update(f"{name} {values.dtype} {values.shape}".encode())
-            digest.update(values.tobytes())
-        return digest.hexdigest()
 
 
 def eval_batches(store: TokenStore, seq_len: int, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:
