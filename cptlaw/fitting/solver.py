@@ -49,7 +49,7 @@ class Problem:
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (P,)."""
         chosen = [p for p in self.law.params if p.name in self.free]
-        return np.array([p.low for p in chosen]), np.array([p.high for p in chosen])
+        return np.array([p.low for p in chosen], float), np.array([p.high for p in chosen], float)
 
     def reported(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """Solutions (..., P) as the law's reported parameters, fixed ones included."""

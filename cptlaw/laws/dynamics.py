@@ -20,10 +20,10 @@ def dynamics(corpus: str = "old", replay: bool = False, from_weights: bool = Fal
     """L0 + A (S1_pt + S1_cpt)^-alpha - C1 S2_pt - C2 S2_cpt + B (1 - (1 + E S1_cpt)^-beta).
 
     Args:
-      corpus: "old" (general: B > 0, forgotten) or "new" (domain: B < 0, learnt).
+      corpus: "old" (the general corpus, which is forgotten: B > 0) or "new" (the domain, which is learnt: B < 0).
       replay: with the evaluated corpus's share r: old shift x (1 - exp(-a2 r_new)), new shift x (exp(a2 r_new) - 1),
         S2_cpt x exp(a1 r).
-      from_weights: an open-weights base: S1_pt is unknown and fitted, and there is no S2_pt column (part of L0).
+      from_weights: the base is an open-weights model: S1_pt is unknown, so it is fitted, and S2_pt is part of L0.
     """
     if corpus not in KINDS:
         raise LawError(f"dynamics: corpus {corpus!r} is none of {', '.join(KINDS)}")
