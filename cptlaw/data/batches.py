@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from cptlaw.data.mixture import Schedule, check_weights, key, permute
+from cptlaw.data.mixture import Mixture, check_weights, key, permute
 from cptlaw.data.store import StoreError, TokenStore
 
 Batch = dict[str, np.ndarray]
@@ -33,9 +33,9 @@ class TrainBatches:
     ):
         """Raises MixtureError for weights that are not shares of `stores`, StoreError for a store under one window."""
         check_weights(weights, stores)
-        self.schedule = Schedule(weights, seed)
+        self.mixture = Mixture(weights, seed)
         self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
-        self.stores = {name: stores[name] for name in self.schedule.names}
+        self.stores = {name: stores[name] for name in self.mixture.names}
         self.windows = {name: (len(store.tokens) - 1) // seq_len for name, store in self.stores.items()}
         for name, windows in self.windows.items():
             if weights[name] > 0 and windows < 1:
@@ -54,7 +54,7 @@ class TrainBatches:
           mask_BT: float32, 1 where the target belongs to the same document as the token.
         """
         index = step * self.batch_size + np.arange(self.batch_size)[rows]
-        corpus, k = self.schedule.locate(index)
+        corpus, k = self.mixture.locate(index)
         windows_BW = np.empty((index.size, self.seq_len + 1), np.int32)
         starts_BW = np.zeros((index.size, self.seq_len + 1), bool)
         for c, (name, store) in enumerate(self.stores.items()):
