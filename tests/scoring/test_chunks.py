@@ -71,6 +71,11 @@ def test_sums_equal_chunks_scored_alone_in_float64(params, rows):
 @jax.jit
 def reference(params, tokens_BT):
     """CFG's equations again, in the dtype of the parameters: a decoder as a textbook writes it."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return _reference(params, tokens_BT)
+
+
+def _reference(params, tokens_BT):
     C, K, H = CFG.head_dim, CFG.kv_heads, CFG.heads
     T = tokens_BT.shape[1]
     x = params["embed"][tokens_BT[0]]
