@@ -35,8 +35,8 @@ class Schedule:
       cyclic     `cycles` equal cycles, each a (re-)warm-up and a cosine decay to `final`
 
     A cool-down takes the last `cooldown` steps to `final`, in the form `shape` (one of `DECAYS`; sqrt is 1 - sqrt of
-    Haegele et al. 2024, arXiv 2405.18392). Until it begins, schedules that differ in it alone are the same: one long
-    run serves as the trunk of a branch for each length (`branched`).
+    Haegele et al. 2024, arXiv 2405.18392). Schedules that differ in their cool-down alone are the same until it begins,
+    so one long run can be the trunk from which a run of each length branches.
 
     Attributes:
       start: where the first warm-up starts. Its last step is the first at `peak`.
@@ -89,16 +89,6 @@ class Schedule:
         return np.concatenate(
             [self._warm(self.start), down, flat, _decay(self.shape, level, self.final, self.cooldown)]
         )
-
-    def branched(self, steps: int, cooldown: int) -> "Schedule":
-        """This schedule as it would be with `steps` steps, the last `cooldown` of them a cool-down.
-
-        Raises UserError for a schedule that has no level to cool down from, or has not reached it by then.
-        """
-        if self.kind not in ("constant", "wsd", "infinite"):
-            raise UserError(f"schedule: cool-down branches start from constant, wsd or infinite, not from {self.kind}")
-        kind = "infinite" if self.kind == "infinite" else "wsd"
-        return dataclasses.replace(self, kind=kind, steps=steps, cooldown=cooldown)
 
     @property
     def _after(self) -> int:

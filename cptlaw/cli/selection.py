@@ -325,4 +325,4 @@ def _study(args: argparse.Namespace) -> None:
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for found in selection_study.run(prepared, plan, retry_failed=args.retry_failed, command=command):
         print(found.text(), flush=True)
-        print(f"\n  {args.workdir / f'landscape-{found.domain}.html'}\n", flush=True)
+        print(f"\n  {prepared.workdir.landscape(found.domain)}\n", flush=True)
