@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 
 from cptlaw import fields
-from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, OneOf, above, at_least
 
 # Decays from 1 to 0 over progress from 0 to 1.

@@ -91,12 +91,11 @@ def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
 
     from cptlaw.studies import config as config_lib
     from cptlaw.studies import mixture_study
+    from cptlaw.studies.prepared import prepare
 
     # This process only fits and draws; the workers, which inherit none of this, have the accelerator.
     jax.config.update("jax_platforms", "cpu")
-    prepared = mixture_study.prepare(
-        config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet
-    )
+    prepared = prepare(config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for answer in mixture_study.run(prepared, retry_failed=args.retry_failed, command=command):
         print(answer.text(), flush=True)

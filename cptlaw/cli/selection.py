@@ -260,9 +260,9 @@ def _table(flag: str, path: Path, columns: tuple[str, ...]) -> Any:
         said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(f"{flag} {path}: not a CSV or Parquet table ({said})") from None
     if missing := [name for name in columns if name not in table]:
-        there = ", ".join(map(str, table))
         raise UserError(
-            f"{flag} {path}: needs the columns {' and '.join(columns)}; {', '.join(missing)} is missing (it has {there})"
+            f"{flag} {path}: needs the columns {' and '.join(columns)}; {', '.join(missing)} is missing, it has "
+            f"{', '.join(map(str, table))}"
         )
     return table
 
@@ -315,13 +315,14 @@ def _study(args: argparse.Namespace) -> None:
     import jax
 
     from cptlaw import cache
-    from cptlaw.studies import mixture_study, selection_study
+    from cptlaw.studies import selection_study
+    from cptlaw.studies.prepared import prepare
 
     # This process draws and fits; the ones that score and train, which inherit none of this, have the accelerator.
     jax.config.update("jax_platforms", "cpu")
     cache.keep_compiled()
     settings, plan = selection_study.parse(read_config(args.config))
-    prepared = mixture_study.prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
+    prepared = prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for found in selection_study.run(prepared, plan, retry_failed=args.retry_failed, command=command):
         print(found.text(), flush=True)

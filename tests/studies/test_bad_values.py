@@ -7,11 +7,13 @@ import math
 import pytest
 from ml_collections import ConfigDict
 
+from cptlaw.errors import UserError
 from cptlaw.execution.run import Monitor, Phase
+from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import ConfigError
 from cptlaw.models.config import Config
 from cptlaw.studies import config as config_lib
-from cptlaw.studies import inputs, mixture_study
+from cptlaw.studies import inputs, prepared
 from cptlaw.studies.settings import Study
 from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
@@ -244,7 +246,7 @@ class TestWhatTheConfigNames:
 
     @pytest.fixture
     def refused(self, make_config, tmp_path, monkeypatch):
-        monkeypatch.setattr(mixture_study.build, "prepare", lambda *_, **__: pytest.fail("it must be refused first"))
+        monkeypatch.setattr(prepared.build, "prepare", lambda *_, **__: pytest.fail("it must be refused first"))
         for name in ("prose", "code"):
             (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
         here = {name: str(tmp_path / f"{name}.jsonl") for name in ("prose", "code")}
@@ -253,7 +255,7 @@ class TestWhatTheConfigNames:
             corpora = {**here, **changes.pop("corpora", {})}
             study = config_lib.parse(make_config(corpora=ConfigDict(corpora), **changes))
             with pytest.raises(ConfigError, match=says):
-                mixture_study.prepare(study, tmp_path / "work")
+                prepared.prepare(study, tmp_path / "work")
             assert not (tmp_path / "work").exists(), "a workdir is not claimed by a config that cannot be"
 
         return refused
@@ -296,7 +298,7 @@ def test_a_damaged_config_of_a_workdir_is_named(study, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     if text == "{":
         text += '"a": '
-    with pytest.raises(mixture_study.UserError, match=r"config\.json: damaged .*--update-config"):
-        mixture_study._claim_workdir(study, tmp_path, False)
-    mixture_study._claim_workdir(study, tmp_path, True)
-    mixture_study._claim_workdir(study, tmp_path, False)
+    with pytest.raises(UserError, match=r"config\.json: damaged .*--update-config"):
+        prepared.claim_workdir(study, Workdir(tmp_path), False)
+    prepared.claim_workdir(study, Workdir(tmp_path), True)
+    prepared.claim_workdir(study, Workdir(tmp_path), False)
