@@ -60,7 +60,7 @@ def test_one_run_then_the_grid_that_holds_it(config):
         (["share=code=0.25"], "unexpected argument 'share=code=0.25'"),
         (["--share=code=0.5", "--share=code=0.6"], "--share code=0.6: code has a share already"),
         (["--share=code=nan"], "--share code=nan: a share lies between 0 and 1"),
-        (["--config.cpt.schedule=cosin"], "config.cpt.schedule: one of constant"),
+        (["--config.cpt.peak_lr=0"], "config.cpt.peak_lr: a learning rate, above 0, not 0.0"),
     ],
 )
 def test_a_wrong_flag_is_named(config, tmp_path, arguments, message):
