@@ -247,9 +247,8 @@ def _options(bought: _Bought, size: float, share: float, level: float, free_size
 
 
 def _question(bought: _Bought) -> str:
-    text = (
-        f"Which model size and how many tokens give the smallest {corpus(bought.fit)} loss for {bought.flops:.3g} FLOPs"
-    )
+    name, paid = corpus(bought.fit), f"{bought.flops:.3g} FLOPs"
+    text = f"Which model size and how many tokens give the smallest {name} loss for {paid}"
     if bought.inference_tokens:
         text += f", {count(bought.inference_tokens)} tokens served included"
     if bought.general is not None:

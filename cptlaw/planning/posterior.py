@@ -136,7 +136,7 @@ class _Linearised:
         off_Bn = rows["observed"].to_numpy(dtype=float) - self.predict(x)
         both_BnP1 = np.concatenate([self.slopes(x), off_Bn[..., None]], axis=2)
         gram = noise.whitened(both_BnP1, run_of_row, (run / checkpoint) ** 2)[0] / checkpoint**2
-        sane: np.ndarray = np.isfinite(gram).all(axis=(1, 2))
+        sane = np.asarray(np.isfinite(gram).all(axis=(1, 2)))
         gram[~sane] = 0.0
         return gram, sane
 
@@ -172,7 +172,7 @@ def _covariance(information_BPP: np.ndarray, scale_BP: np.ndarray) -> np.ndarray
 
 
 def _loss_slopes(at: Mapping[str, float], laws: Sequence[_Linearised]) -> list[np.ndarray]:
-    """(B, T, P) of each fit: derivatives of the losses at one run; target t is fit t's loss, which no other law moves."""
+    """(B, T, P) of each fit: derivatives of the losses at one run; target t is the loss of fit t."""
     row = pd.DataFrame([dict(at)])
     out = []
     for i, law in enumerate(laws):
