@@ -40,7 +40,7 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
     Raises UserError for a model, a sharding or a batch that cannot be.
     """
     run = grid.base_run(study, size, vocabulary_ids(study), {})
-    cfg = transformer.Config(**run.model)
+    cfg = run.config
     sizes = mesh_sizes(devices, **study.mesh)
     mesh = jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
     layout = Layout(cast(jax.sharding.Mesh, mesh))  # its shape and axes are all that is asked of it here
