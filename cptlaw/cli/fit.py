@@ -49,7 +49,9 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", type=Path, metavar="TABLE", help="runs table: CSV, JSONL, Parquet, ...; docs/tables.md")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE", help="runs table: CSV, JSONL, Parquet, ...; docs/tables.md"
+    )
     tables.add_arguments(parser, eval=False)
     parser.add_argument("--eval", help="evaluated corpus; several (a,b) make a joint fit; names a table's only one")
     parser.add_argument(

@@ -25,13 +25,25 @@ SHARE_TOLERANCE = 1e-3
 SAME_SIZE = 1e-3  # a run's sizes may differ by this much, relatively: a rounded count
 
 # What trackers and schedulers call a run's end, in any case and spelling of blanks.
-FINISHED = frozenset({"", "ok", "finished", "finish", "complete", "completed", "success", "succeeded", "successful", "done"})
+FINISHED = frozenset(
+    {"", "ok", "finished", "finish", "complete", "completed", "success", "succeeded", "successful", "done"}
+)
 UNFINISHED = frozenset({
     "failed", "fail", "failure", "error", "errored", "crashed", "crash", "killed", "diverged", "nan", "inf", "oom",
     "out of memory", "timeout", "timed out", "node fail", "boot fail", "deadline", "cancelled", "canceled", "aborted",
     "interrupted", "stopped early", "preempted", "preempting", "revoked", "suspended", "stalled", "lost", "invalid",
     "running", "in progress", "pending", "queued", "scheduled", "waiting", "resumable", "not started", "skipped",
 })  # fmt: skip
+
+# What other trainers call our columns, for proposals.
+SYNONYMS = {
+    "params": ("n", "n_params", "num_params", "nparams", "parameters", "param_count", "model_size", "size",
+               "non_embedding_params", "params_non_embedding"),
+    "tokens": ("d", "n_tokens", "num_tokens", "ntokens", "tokens_seen", "train_tokens", "total_tokens", "cpt_tokens"),
+    "run": ("name", "run_name", "run_id", "id", "experiment", "exp"),
+    "eval": ("corpus", "dataset", "domain", "task", "eval_set", "split"),
+    "loss": ("val_loss", "valid_loss", "eval_loss", "test_loss", "validation_loss", "val/loss", "eval/loss", "nll"),
+}  # fmt: skip
 
 
 class TableError(UserError):
@@ -70,18 +82,6 @@ class Locator:
         raise TableError(f"{self.source}: {self.place(self.df.index[first])}: {column} {value!s} {why}{more}")
 
 
-def check(df: pd.DataFrame, source: str | os.PathLike[str] = "table") -> list[str]:
-    """Refuses a bad table; returns warnings about a doubtful one.
-
-    Raises:
-      TableError: naming source, row, column and remedy.
-    """
-    from cptlaw.runs import doubts  # it reads the contract
-
-    typed = checked(df, Locator(df, source))
-    return doubts.warnings(typed) + doubts.units(typed)
-
-
 def checked(df: pd.DataFrame, at: Locator) -> pd.DataFrame:
     """The table with its known columns as numbers and text; refuses what no fit may see."""
     for name in REQUIRED:
@@ -115,11 +115,14 @@ def checked(df: pd.DataFrame, at: Locator) -> pd.DataFrame:
 
     key = [name for name in ("run", "eval", "tokens", "step") if name in df]
     twice = df.duplicated(key, keep="first") & done
-    at.refuse(
-        twice,
-        "run",
-        f"repeats an earlier row's {', '.join(key)}; keep one (a repeat of a run needs its own id)",
-    )
+    if twice.any():
+        foreign = [missing(df, name) for name in ("params", "tokens") if name not in df]
+        at.refuse(
+            twice,
+            "run",
+            f"repeats an earlier row's {', '.join(key)}; keep one (a repeat of a run needs its own id)"
+            + "".join(hint for hint in foreign if "may be it" in hint),
+        )
     return df
 
 
@@ -203,7 +206,9 @@ def _hint(values: pd.Series) -> str:
 def _statuses(df: pd.DataFrame) -> pd.Series:
     """Each row's status in lower case, with single blanks; empty for none."""
     codes, values = pd.factorize(df["status"])
-    words = np.array([*(" ".join(str(v).lower().replace("_", " ").replace("-", " ").split()) for v in values), ""], object)
+    words = np.array(
+        [*(" ".join(str(v).lower().replace("_", " ").replace("-", " ").split()) for v in values), ""], object
+    )
     return pd.Series(words[codes], index=df.index)
 
 
@@ -310,8 +315,9 @@ def _check_runs(df: pd.DataFrame, at: Locator) -> None:
             at.refuse(
                 differs,
                 name,
-                f"differs from {values[first[codes[bad]]]:g} in {at.place(df.index[first[codes[bad]]])} of the same run "
-                f"{df['run'].iloc[bad]!r}: one run has one {what}; correct the value, or give the rows a run id of their own",
+                f"differs from {values[first[codes[bad]]]:g} in {at.place(df.index[first[codes[bad]]])} of the same "
+                f"run {df['run'].iloc[bad]!r}: one run has one {what}; correct the value, or give the rows a run id of "
+                "their own",
             )
 
 
@@ -320,3 +326,12 @@ def near(name: str, names: Any, cutoff: float = 0.6) -> str | None:
     folded = {str(n).casefold().strip(): str(n) for n in names}
     found = difflib.get_close_matches(name.casefold().strip(), folded, n=1, cutoff=cutoff)
     return folded[found[0]] if found else None
+
+
+def missing(df: pd.DataFrame, name: str) -> str:
+    """What to do about a column that the table lacks: a near header, or one that other trainers use for it."""
+    headers = {str(c).casefold(): str(c) for c in df.columns}
+    for theirs in SYNONYMS.get(name, ()):
+        if theirs in headers:
+            return f"; {headers[theirs]!r} may be it: --columns {name}={headers[theirs]}"
+    return f"; name yours with --columns {name}=HEADER"
