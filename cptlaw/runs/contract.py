@@ -3,6 +3,7 @@
 import difflib
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -130,7 +131,7 @@ def finished(df: pd.DataFrame) -> pd.Series:
     """Rows that carry a result: `status` is absent, empty, "ok", or another word for it (`FINISHED`)."""
     if "status" not in df:
         return pd.Series(True, index=df.index)
-    return _statuses(df).isin(FINISHED)
+    return _ended(df, FINISHED)
 
 
 def corpora(df: pd.DataFrame) -> list[str]:
@@ -203,20 +204,17 @@ def _hint(values: pd.Series) -> str:
     return ""
 
 
-def _statuses(df: pd.DataFrame) -> pd.Series:
-    """Each row's status in lower case, with single blanks; empty for none."""
+def _ended(df: pd.DataFrame, words: frozenset[str]) -> pd.Series:
+    """Rows whose status is one of `words`, case and signs between words left aside; "" stands for none."""
     codes, values = pd.factorize(df["status"])
-    words = np.array(
-        [*(" ".join(str(v).lower().replace("_", " ").replace("-", " ").split()) for v in values), ""], object
-    )
-    return pd.Series(words[codes], index=df.index)
+    said = [" ".join(re.split(r"[\s_-]+", str(value).lower())).strip() for value in values]
+    return pd.Series(np.array([*(word in words for word in said), "" in words], bool)[codes], index=df.index)
 
 
 def _check_statuses(df: pd.DataFrame, at: Locator) -> None:
     if "status" not in df:
         return
-    words = _statuses(df)
-    unknown = ~words.isin(FINISHED | UNFINISHED)
+    unknown = ~_ended(df, FINISHED | UNFINISHED)
     if unknown.any():
         counts = ", ".join(f"{n} rows {name!r}" for name, n in df["status"][unknown].value_counts().items())
         at.refuse(
@@ -229,6 +227,13 @@ def _check_statuses(df: pd.DataFrame, at: Locator) -> None:
 
 def _check_labels(df: pd.DataFrame, at: Locator) -> None:
     """Refuses evaluated corpora that differ from each other, or from a share's column, by case or blanks only."""
+    shares = corpora(df)
+    keys = [label_key(name) for name in shares]
+    if twins := [name for name, key in zip(shares, keys) if keys.count(key) > 1]:
+        raise TableError(
+            f"{at.source}: columns {', '.join(f'w_{name}' for name in twins)} differ only by case or blanks; "
+            "add them up, or give them names of their own"
+        )
     seen: dict[str, str] = {}
     counts = df["eval"].value_counts()
     for label in map(str, counts.index):
@@ -241,19 +246,12 @@ def _check_labels(df: pd.DataFrame, at: Locator) -> None:
                 f"differs only by case or blanks from {first!r} ({m} rows say {label!r}, {n} say {first!r}): "
                 "they would count as two corpora; give them one spelling",
             )
-    shares = corpora(df)
     for key, label in seen.items():
         near = [name for name in shares if label_key(name) == key]
         if near and label not in shares:
             at.refuse(
                 df["eval"].astype(str) == label, "eval", f"is trained on as w_{near[0]}: give the corpus one spelling"
             )
-    keys = [label_key(name) for name in shares]
-    if twins := [name for name, key in zip(shares, keys) if keys.count(key) > 1]:
-        raise TableError(
-            f"{at.source}: columns {', '.join(f'w_{name}' for name in twins)} differ only by case or blanks; "
-            "add them up, or give them names of their own"
-        )
 
 
 def _unit(df: pd.DataFrame, name: str, small: pd.Series) -> tuple[str, str]:
