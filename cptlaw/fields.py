@@ -17,6 +17,8 @@ import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Protocol
 
+import numpy as np
+
 from cptlaw.errors import UserError, did_you_mean
 
 
@@ -125,6 +127,19 @@ class NotEmpty:
 
 # JAX makes its random keys of 32-bit integers, and a confirming run takes the seed after the largest.
 Seed = Annotated[int, between(0, 2**31 - 2, what="a seed lies")]
+
+
+def plain(value: Any) -> Any:
+    """`value` in JSON's types: tuples and arrays as lists, keys as text, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:

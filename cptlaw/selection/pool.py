@@ -58,7 +58,7 @@ class Pool:
           rows: as of `scores.read`.
           chunk: tokens of a whole chunk.
           by: one of `BY`: what is taken or left whole. A chunk comes with the token before its targets.
-          unit: one of `landscape.UNITS`, or what `x` is measured in.
+          unit: one of `units.PERPLEXITY`, or what `x` is measured in.
           winsor: quantile at which x is clipped.
           x: (rows,) another score of every row (see `alternatives`), instead of one of those units.
 

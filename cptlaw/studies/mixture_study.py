@@ -15,9 +15,9 @@ from cptlaw.errors import UserError
 from cptlaw.execution import sweep
 from cptlaw.fitting import Fit
 from cptlaw.models import transformer
+from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.tradeoff import base_loss, trade_off
-from cptlaw.report import answer
 from cptlaw.studies import grid
 from cptlaw.studies.prepared import Prepared, say, worse_than_guessing
 
@@ -29,7 +29,7 @@ class Answer:
     Attributes:
       domain: the corpus whose share was asked for.
       decision: the recommended share, with its interval; None when no share meets the ceiling.
-      checked: prediction beside measurement of the confirming run (`report.answer.confirmation`); None when there is
+      checked: prediction beside measurement of the confirming run (`planning.confirmation`); None when there is
         none.
       report: the HTML file.
       reason: why there is no decision, or no confirming run.
@@ -101,7 +101,7 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
         confirmed, reason = _confirm(prepared, domain, decision, retry_failed)
     if decision is not None and confirmed is not None:
         runs_table.write(confirmed, workdir.confirm(domain))
-        checked = answer.confirmation(fits, confirmed[confirmed["tokens"] > 0], decision.level)
+        checked = confirmation(fits, confirmed[confirmed["tokens"] > 0], decision.level)
     path = report.write(
         workdir.report(None if len(study.domains) == 1 else domain),
         title=f"{study.name}: {domain}",

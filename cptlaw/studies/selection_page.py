@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cptlaw import atomic
-from cptlaw.planning.decision import count
 from cptlaw.report import figures, html, style
 from cptlaw.report.figures import Drawing
 from cptlaw.report.html import Markup, tag
 from cptlaw.studies.selection_found import Found
+from cptlaw.words import count
 
 RULES = {"law": style.ACCENT, "competitor": style.SIZES[3], "random": style.MUTED, "low": style.SIZES[2],
          "mid": style.SIZES[4], "high": style.BAD}  # fmt: skip

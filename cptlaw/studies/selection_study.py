@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import numpy as np
 import pandas as pd
 
-from cptlaw import fields, fitting, laws, runs
+from cptlaw import fields, fitting, laws, runs, units
 from cptlaw.data import build
 from cptlaw.data import subsets as stores
 from cptlaw.data.store import TokenStore
@@ -24,7 +24,7 @@ from cptlaw.execution.run import Run
 from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
 from cptlaw.fitting import Comparison, Fit
 from cptlaw.laws import perplexity
-from cptlaw.planning.best_subset import subset as best_subset
+from cptlaw.planning.best_subset import best_subset
 from cptlaw.selection import choose, landscape, scores
 from cptlaw.selection.landscape import Region
 from cptlaw.selection.pool import BY, Pool
@@ -63,7 +63,7 @@ class Plan:
     share: Annotated[float, between(0, 1, open_low=True, what="a token share,")] = 0.8
     chunk: Annotated[int, at_least(1)] = 64
     by: Annotated[str, OneOf(BY)] = "chunk"
-    unit: Annotated[str, OneOf(landscape.UNITS)] = "log-perplexity"
+    unit: Annotated[str, OneOf(units.PERPLEXITY)] = "log-perplexity"
     spread: Annotated[str, OneOf(perplexity.SPREADS)] = "std"
     winsor: Annotated[float, between(0, 1, open_low=True, what="a quantile,")] = 0.995
     fraction: Annotated[float, between(0, 1, open_low=True, open_high=True, what="a share of the chunks,")] = 0.2
