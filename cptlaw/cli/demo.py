@@ -14,7 +14,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Registers the two commands."""
     demo = subparsers.add_parser(
         "demo",
-        help="run the whole loop on this machine: corpora, base models, a grid of runs, the law, the answer, the report",
+        help="run the whole loop on this machine: corpora, base models, a grid of runs, law, answer, report",
         description="Trains small base models on prose, continually pre-trains them on mixes of prose and a domain, "
         "fits the D-CPT Law, recommends a mixture ratio with its interval, trains it, and writes report.html. "
         "Stop it with Ctrl-C; the same command continues.",

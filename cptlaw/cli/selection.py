@@ -35,7 +35,7 @@ def add_parsers(subparsers: Any) -> None:
     select = subparsers.add_parser(
         "select",
         help="choose documents or chunks by the mean and spread of their perplexity",
-        description="Writes the list of a subset (Parquet: document, begin, end), and on request its token store or text. "
+        description="Writes a subset as a list (Parquet: document, begin, end), and its token store or text on request. "
         "tilt, swaps and dos_greedy aim at a mean and a spread; the other methods are controls.",
     )
     _pool_arguments(select)
@@ -60,7 +60,7 @@ def add_parsers(subparsers: Any) -> None:
         "--sources",
         type=Path,
         metavar="TABLE",
-        help="a table of document and source: give every source its share of the pool; with --models, correlate sources",
+        help="a table of document and source: give every source its share; with --models, correlate the sources",
     )
     other = select.add_mutually_exclusive_group()
     other.add_argument(
@@ -73,8 +73,8 @@ def add_parsers(subparsers: Any) -> None:
         "--models",
         type=Path,
         metavar="TABLE",
-        help="choose by how well a document's (or source's) loss tells good models from bad; a table of scores (each "
-        "model's folder for this corpus, relative to the table) and quality",
+        help="choose by how well a document's (or source's) loss tells good models from bad; a table of scores "
+        "(each model's folder for this corpus, relative to the table) and quality",
     )
     select.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     select.add_argument("--out", type=Path, required=True, metavar="LIST.parquet", help="write the list here")
