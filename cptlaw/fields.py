@@ -1,22 +1,37 @@
-"""Plain values as dataclasses: every field checked by name and type, so that a misspelt one is an error."""
+"""Plain values (JSON's) as dataclasses, every field checked by name and type, and values as plain ones."""
 
 import dataclasses
-import difflib
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cptlaw.errors import UserError
+import numpy as np
+
+from cptlaw.errors import UserError, did_you_mean
 
 
 class ConfigError(UserError):
     """A config field that is unknown, missing or out of range."""
 
 
+def plain(value: Any) -> Any:
+    """`value` in JSON's types: tuples and arrays as lists, keys as text, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(known)}"
+    """The error of a field that is not among the `known`."""
+    hint = did_you_mean(name, known) or f"it has {', '.join(known)}"
     return ConfigError(f"{path}.{name}: no such field; {hint}")
 
 

@@ -13,7 +13,6 @@ The mixture ratio r is never stored: it is `w_<eval>` (`ratio`).
 """
 
 import contextlib
-import difflib
 import fcntl
 import hashlib
 import json
@@ -27,7 +26,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import atomic
-from cptlaw.errors import UserError
+from cptlaw.errors import UserError, did_you_mean, nearest
 
 REQUIRED = ("run", "eval", "loss")
 OPTIONAL = (
@@ -321,9 +320,9 @@ def _warnings(df: pd.DataFrame) -> list[str]:
     known = [*REQUIRED, *OPTIONAL]
     for name in map(str, df.columns):
         if name not in known and not name.startswith(PREFIXES):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            if near and near[0] not in df:
-                warnings.append(f"column {name!r} is not known and not used; did you mean {near[0]!r}?")
+            near = nearest(name, known, cutoff=0.8)
+            if near and near not in df:
+                warnings.append(f"column {name!r} is not known and not used; did you mean {near!r}?")
     if not (done := finished(df)).all():
         warnings.append(f"{int((~done).sum())} rows of failed runs (status not ok) are left out")
     if "tokens" in df and (base := int((df["tokens"] == 0).sum())):
@@ -334,9 +333,8 @@ def _warnings(df: pd.DataFrame) -> list[str]:
 def _rename(df: pd.DataFrame, columns: Mapping[str, str], path: Path) -> pd.DataFrame:
     for ours, theirs in columns.items():
         if theirs not in df:
-            near = difflib.get_close_matches(theirs, list(map(str, df.columns)), n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise TableError(f"{path}: --columns {ours}={theirs}: no header {theirs!r}{hint}")
+            hint = did_you_mean(theirs, map(str, df.columns))
+            raise TableError(f"{path}: --columns {ours}={theirs}: no header {theirs!r}{'; ' * bool(hint)}{hint}")
     replaced = [ours for ours, theirs in columns.items() if ours in df and ours != theirs]
     return df.drop(columns=replaced).rename(columns={theirs: ours for ours, theirs in columns.items()})
 

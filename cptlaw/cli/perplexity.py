@@ -5,9 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw import units
 from cptlaw.errors import UserError
-
-UNITS = ("perplexity", "log-perplexity", "bits-per-byte")
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -70,7 +69,7 @@ def add_parsers(subparsers: Any) -> None:
 
 def _pool_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that launch/score.py wrote")
-    parser.add_argument("--unit", choices=UNITS, default="log-perplexity", help="default log-perplexity")
+    parser.add_argument("--unit", choices=units.PERPLEXITY, default="log-perplexity", help="default log-perplexity")
     parser.add_argument("--by", choices=("document", "chunk"), default="document", help="what is taken or left whole")
     parser.add_argument("--winsor", type=float, default=0.995, help="quantile to clip at (default 0.995; 1 for none)")
     parser.add_argument("--fraction", type=float, default=0.2, help="share of the pool in a subset (default 0.2)")

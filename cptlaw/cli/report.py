@@ -33,7 +33,8 @@ def add_parsers(subparsers: Any) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     from cptlaw import cache, fitting, report, runs
-    from cptlaw.planning.decision import Decision, corpus
+    from cptlaw.planning.decision import Decision
+    from cptlaw.planning.numbers import corpus
 
     cache.keep_compiled()
     study = args.source.is_dir()

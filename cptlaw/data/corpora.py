@@ -13,7 +13,6 @@ each) and the validation documents themselves: set `validation_bytes` where a tw
 """
 
 import dataclasses
-import difflib
 import gzip
 import hashlib
 import heapq
@@ -27,7 +26,7 @@ from typing import IO, Any
 from cptlaw import atomic
 from cptlaw.data import recipes
 from cptlaw.data.documents import Document, Key, content_key
-from cptlaw.errors import UserError
+from cptlaw.errors import UserError, did_you_mean
 
 SPLITS = ("train", "validation")
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
@@ -69,8 +68,7 @@ class Spec:
         fields = [field.name for field in dataclasses.fields(cls)]
         for field in value:
             if field not in fields:
-                near = difflib.get_close_matches(field, fields, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
+                hint = did_you_mean(field, fields) or f"there are {', '.join(fields)}"
                 raise CorpusError(f"corpus {name!r}: no field {field!r}; {hint}")
         if "source" not in value:
             raise CorpusError(f"corpus {name!r}: no source; give recipe:NAME, tfds:NAME, a file or a folder")

@@ -86,7 +86,7 @@ def pool(
     Args:
       rows: as of `score.read`.
       by: "document" or "chunk": what is taken or left whole. A chunk comes with the token before its targets.
-      unit: one of `landscape.UNITS`, or what `x` is.
+      unit: one of `units.PERPLEXITY`, or what `x` is.
       x: another score of every row (see `alternatives`), instead of one of those units.
     """
     if by not in ("document", "chunk"):

@@ -29,9 +29,9 @@ from cptlaw.execution.run import Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.sweep import Summary
 from cptlaw.models import transformer
+from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.tradeoff import base_loss, trade_off
-from cptlaw.report import answer
 from cptlaw.studies import grid
 from cptlaw.studies.config import Study
 
@@ -148,7 +148,7 @@ class Answer:
 
     Attributes:
       decision: the recommended share, with its interval; None when no share meets the ceiling.
-      checked: prediction beside measurement of the confirming run (`report.answer.confirmation`); None when there is
+      checked: prediction beside measurement of the confirming run (`planning.confirmation`); None when there is
         none, because the data do not support a decision or the run failed.
       report: the HTML file.
       reason: why there is no decision.
@@ -230,7 +230,7 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
         if not _train(prepared, confirming, "confirm", retry_failed).failed:
             confirmed = sweep.collect(confirming, workdir)
             runs_table.write(confirmed, confirm_path)
-            checked = answer.confirmation(fits, confirmed[confirmed["tokens"] > 0], decision.level)
+            checked = confirmation(fits, confirmed[confirmed["tokens"] > 0], decision.level)
     path = report.write(
         workdir / ("report.html" if len(study.domains) == 1 else f"report-{domain}.html"),
         title=f"{study.name}: {domain}",

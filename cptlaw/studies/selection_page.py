@@ -9,10 +9,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cptlaw import atomic
-from cptlaw.planning.decision import count
 from cptlaw.report import figures, html, style
 from cptlaw.report.figures import Drawing
 from cptlaw.report.html import Markup, tag
+from cptlaw.words import count
 
 if TYPE_CHECKING:
     from cptlaw.studies.selection_study import Found

@@ -33,7 +33,7 @@ from cptlaw.execution.run import Run
 from cptlaw.fields import ConfigError
 from cptlaw.fitting import Comparison, Fit
 from cptlaw.laws import Law
-from cptlaw.planning.best_subset import subset as best_subset
+from cptlaw.planning.best_subset import best_subset
 from cptlaw.planning.decision import Decision
 from cptlaw.selection import choose as builders
 from cptlaw.selection import landscape, scores

@@ -10,7 +10,7 @@ import pytest
 from cptlaw import cli, fitting, laws
 from cptlaw.configs import perplexity_small
 from cptlaw.fields import ConfigError
-from cptlaw.planning.best_subset import subset as best_subset
+from cptlaw.planning.best_subset import best_subset
 from cptlaw.selection import choose, landscape
 from cptlaw.studies import selection_page as page
 from cptlaw.studies import selection_study
