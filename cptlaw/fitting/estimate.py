@@ -20,7 +20,7 @@ from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import Fit, FitError
 from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.fitting.scores import score
-from cptlaw.fitting.solver import CODES, Problem, Solution, solve
+from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objective_at, solve
 from cptlaw.laws import Law
 
 STARTS = 64
@@ -135,16 +135,6 @@ def pose(rows: Rows, law: Law, objective: Objective, fixed: dict[str, float]) ->
             "give more rows, fix some, or choose a smaller law"
         )
     return problem
-
-
-def draw_starts(problem: Problem, count: int, seed: int) -> np.ndarray:
-    """A Latin hypercube over the start ranges, (count, P); linear parameters are to be solved for."""
-    rng = np.random.default_rng(seed)
-    chosen = [p for p in problem.law.params if p.name in problem.free]
-    ranks = np.stack([rng.permutation(count) for _ in chosen], axis=1)
-    unit = (ranks + rng.random((count, len(chosen)))) / count
-    low, high = np.array([p.start for p in chosen]).T
-    return low + unit * (high - low)
 
 
 def optimise(
