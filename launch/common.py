@@ -13,8 +13,9 @@ from ml_collections import config_flags
 
 from cptlaw.errors import UserError
 from cptlaw.execution import rundir, worker
-from cptlaw.execution.run import Run
+from cptlaw.execution.run import Conditions, Run
 from cptlaw.execution.rundir import RunDir
+from cptlaw.execution.workdir import Workdir
 from cptlaw.progress import bar as progress_bar
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import mixture_study as study_lib
@@ -60,7 +61,9 @@ def study() -> config_lib.Study:
         ) from error
 
 
-def train(run: Run, workdir: Path, settings: config_lib.Study, stop: Callable[[], bool]) -> list[dict[str, Any]]:
+def train_to_end(
+    run: Run, workdir: Workdir, settings: config_lib.Study, stop: Callable[[], bool]
+) -> list[dict[str, Any]]:
     """Trains one run in this process, together with the job's others, to its end; returns its rows.
 
     When `stop` says so it saves, and the process ends with the code that asks for a relaunch.
@@ -76,14 +79,16 @@ def train(run: Run, workdir: Path, settings: config_lib.Study, stop: Callable[[]
         unit_scale=True,
     ) as bar:
         try:
-            worker.train(
+            worker.train_run(
                 run,
                 workdir,
-                checkpoint_seconds=settings.checkpoint_seconds,
-                monitor=settings.monitor,
-                keep_checkpoint=True,
-                progress=lambda tokens: bar.update(tokens - bar.n),
-                should_stop=stop,
+                Conditions(
+                    checkpoint_seconds=settings.checkpoint_seconds,
+                    monitor=settings.monitor,
+                    keep_checkpoint=True,
+                    progress=lambda runs, run, tokens: bar.update(tokens - bar.n),
+                    should_stop=stop,
+                ),
             )
         except worker.Stopped:
             raise SystemExit(EXIT_RELAUNCH) from None

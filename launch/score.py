@@ -45,7 +45,7 @@ def main() -> None:
     else:
         run = grid.base_run(study, _SIZE.value, prepared.vocab_size, prepared.data)
         with on_sigterm() as stop:
-            common.train(run, prepared.workdir, study, stop)
+            common.train_to_end(run, prepared.workdir, study, stop)
     out = scoring.score_run(
         prepared.workdir,
         run,

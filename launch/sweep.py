@@ -23,7 +23,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _relaunch)
     prepared = common.prepare()
     table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value)
-    path = prepared.workdir / "runs.csv"
+    path = prepared.workdir.table
     runs_table.write(table, path)
     print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: cptlaw fit {path} --law dcpt --eval CORPUS")
 

@@ -43,14 +43,14 @@ def main() -> None:
         print(_placement(runs[-1]))
     with on_sigterm() as stop:
         for run in runs:
-            for row in common.train(run, prepared.workdir, settings, stop):
+            for row in common.train_to_end(run, prepared.workdir, settings, stop):
                 error = "" if row["loss_se"] is None else f" +- {row['loss_se']:.4f}"
                 print(f"{run.id}: {row['tokens']:>10,} tokens  {row['eval']:<12} {row['loss']:.4f}{error} nats")
 
 
 def _placement(run: Run) -> str:
     """Which device holds what."""
-    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), transformer.Config(**run.model)))
+    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), run.config))
     return job.layout(run).table(shapes)
 
 

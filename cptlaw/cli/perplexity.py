@@ -245,4 +245,4 @@ def _study(args: argparse.Namespace) -> None:
     prepared = mixture_study.prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
     for found in selection_study.run(prepared, plan, command=" ".join(["cptlaw", *sys.argv[1:]])):
         print(found.text(), flush=True)
-        print(f"\n  {args.workdir / f'landscape-{found.domain}.html'}\n", flush=True)
+        print(f"\n  {prepared.workdir.landscape(found.domain)}\n", flush=True)

@@ -1,13 +1,6 @@
 """The whole loop of a study: corpora, grid, law, answer, confirming run, report. Every step resumes.
 
-WORKDIR/
-  config.json    the study these runs belong to
-  data/          vocabulary and token stores
-  runs/          a directory a run (see rundir)
-  runs.csv       the runs table
-  fits/          one saved fit for each (domain, evaluated corpus)
-  answer-*.json  the decision for each domain, and the confirming run's measurement
-  report-*.html  the report of each domain, its figures beside it
+What it leaves in its directory: see `execution.workdir`.
 """
 
 import dataclasses
@@ -28,12 +21,13 @@ from cptlaw.execution import rundir, sweep
 from cptlaw.execution.run import Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.sweep import Summary
+from cptlaw.execution.workdir import Workdir
 from cptlaw.models import transformer
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.tradeoff import base_loss, trade_off
-from cptlaw.studies import grid
-from cptlaw.studies.config import Study
+from cptlaw.studies import grid, inputs
+from cptlaw.studies.settings import Study
 
 # Changing these changes no run's numbers.
 _ABOUT_NO_RUN = tuple(
@@ -49,7 +43,7 @@ class Prepared:
     """
 
     study: Study
-    workdir: Path
+    workdir: Workdir
     vocab_size: int
     data: dict[str, str]
     progress: bool
@@ -76,13 +70,16 @@ def prepare(
     Raises:
       UserError: the workdir holds another config's runs (`update_config` accepts that), or a corpus cannot be read.
     """
-    workdir = Path(workdir)
+    workdir = Workdir(workdir)
+    if not update_config:
+        _refuse_another(study, workdir)
+    inputs.check(study)
     _claim_workdir(study, workdir, update_config)
     names = (study.general, *study.domains)
     stores = build.prepare(
         {name: study.corpora[name] for name in names},
         {**dataclasses.asdict(study.vocabulary), "train_on": study.general},
-        workdir / "data",
+        workdir.data,
         cache.directory(),
         validation_share=study.validation_share,
         progress=progress,
@@ -108,24 +105,34 @@ def train_grid(prepared: Prepared, *, retry_failed: bool = False) -> pd.DataFram
     return sweep.collect(runs, prepared.workdir)
 
 
-def _claim_workdir(study: Study, workdir: Path, update_config: bool) -> None:
-    path = workdir / "config.json"
-    new = study.to_json()
-    if path.exists() and not update_config:
-        changed = [
-            field
-            for field in _differences(json.loads(path.read_text()), json.loads(new))
-            if not field.startswith(_ABOUT_NO_RUN)
-        ]
-        if changed:
-            raise UserError(
-                f"{workdir}: holds the runs of another config; these fields differ: {', '.join(changed)}. Give another "
-                "--workdir, or --update-config to keep the runs that both configs ask for and train the rest"
-            )
+def _claim_workdir(study: Study, workdir: Workdir, update_config: bool) -> None:
+    if not update_config:
+        _refuse_another(study, workdir)
     try:
-        atomic.write_text(path, new)
+        atomic.write_text(workdir.config, study.to_json())
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror}); give another --workdir") from error
+
+
+def _refuse_another(study: Study, workdir: Workdir) -> None:
+    """Raises UserError when the workdir holds the runs of another config."""
+    path = workdir.config
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text())
+        if not isinstance(old, dict):
+            raise ValueError(f"expected fields, got {old!r:.40}")
+    except ValueError as error:
+        raise UserError(
+            f"{path}: damaged ({error}); --update-config writes it again and keeps the runs that this config asks for"
+        ) from None
+    changed = [field for field in _differences(old, json.loads(study.to_json())) if not field.startswith(_ABOUT_NO_RUN)]
+    if changed:
+        raise UserError(
+            f"{workdir}: holds the runs of another config; these fields differ: {', '.join(changed)}. Give another "
+            "--workdir, or --update-config to keep the runs that both configs ask for and train the rest"
+        )
 
 
 def _train(prepared: Prepared, runs: list[Run], title: str, retry_failed: bool) -> Summary:
@@ -180,7 +187,7 @@ def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") ->
       UserError: more than a quarter of the runs failed, or the table cannot be fitted.
     """
     table = train_grid(prepared, retry_failed=retry_failed)
-    runs_table.write(table, prepared.workdir / "runs.csv")
+    runs_table.write(table, prepared.workdir.table)
     for domain in prepared.study.domains:
         yield _answer(prepared, domain, table, retry_failed, command)
 
@@ -204,9 +211,9 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
         for corpus in (study.general, domain)
     }
     for corpus, fit in fits.items():
-        fit.save(workdir / "fits" / f"{domain}-{corpus}.json")
+        fit.save(workdir.fit(domain, corpus))
     base = grid.base_run(study, study.held_out.size, prepared.vocab_size, prepared.data)
-    params = transformer.count_params(transformer.Config(**base.model))["non_embedding"]
+    params = transformer.count_params(base.config)["non_embedding"]
     decision, confirmed, checked, reason = None, None, None, ""
     try:
         decision = trade_off(
@@ -219,10 +226,10 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
         )
     except DecisionError as error:
         reason = str(error)
-    confirm_path = workdir / f"confirm-{domain}.csv"
+    confirm_path = workdir.confirm(domain)
     confirm_path.unlink(missing_ok=True)
     if decision is not None:
-        decision.save(workdir / f"answer-{domain}.json")
+        decision.save(workdir.answer(domain))
     if decision is not None and decision.supported:
         # Rounded as a person would type it; a seed that no run of the grid has, so that its data order is in no fit.
         share = round(decision.point["share"], 3)
@@ -232,7 +239,7 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
             runs_table.write(confirmed, confirm_path)
             checked = confirmation(fits, confirmed[confirmed["tokens"] > 0], decision.level)
     path = report.write(
-        workdir / ("report.html" if len(study.domains) == 1 else f"report-{domain}.html"),
+        workdir.report(None if len(study.domains) == 1 else domain),
         title=f"{study.name}: {domain}",
         table=table,
         fits=fits,

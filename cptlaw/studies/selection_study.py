@@ -3,16 +3,8 @@
 For each domain: its text is scored under the base model, subsets are drawn that differ in mean and spread of perplexity
 (the cells), the base is continued on each, and the perplexity law and its null competitors are fitted. Then the law's
 best subset, and that of the competitor which predicted best, are held against random, low-, middle- and high-perplexity
-text of the same tokens. Every step resumes.
-
-WORKDIR/
-  scores/              the domains' chunks under the base model
-  data/SUBSET/train    the subsets' token stores
-  runs/                a directory a run (see rundir)
-  subsets-DOMAIN.csv, confirm-DOMAIN.csv       runs tables
-  fits/subset-DOMAIN-CORPUS-LAW.json           the fits
-  subset-DOMAIN.json, selected-DOMAIN.parquet  the law's decision, and the list of what it chose
-  landscape-DOMAIN.html                        the report
+text of the same tokens. Every step resumes. What
+it leaves in its directory: see `execution.workdir`; every subset is a token store of its own.
 """
 
 import dataclasses
@@ -41,8 +33,8 @@ from cptlaw.selection.choose import Pool
 from cptlaw.selection.landscape import Region
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid, scoring
-from cptlaw.studies.config import Study
 from cptlaw.studies.mixture_study import Prepared
+from cptlaw.studies.settings import Study
 
 LAWS = ("perplexity", "perplexity_no_interaction", "perplexity_quadratic", "perplexity_tokens_only")
 CHOSEN = ("law", "competitor")
@@ -169,11 +161,11 @@ def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
         region = pool.region(plan.fraction)
         cells = layout(region, plan.levels)
         table = lab.train({name: {"method": "tilt", "target": target} for name, target in cells.items()}, plan.seeds)
-        runs.write(table, workdir / f"subsets-{domain}.csv")
+        runs.write(table, workdir.subsets(domain))
         fits, rankings, rival = _fit(prepared, plan, domain, table)
         question = {"tokens": study.cpt.tokens, "reachable": inside(region, cells).tolist()}
         decision, other = (best_subset(fit, **question) for fit in (fits[domain], rival))
-        decision.save(workdir / f"subset-{domain}.json")
+        decision.save(workdir.subset(domain))
         rules: dict[str, Any] = {
             name: {"method": "tilt", "target": (d.point["mean"], d.point["spread"])}
             for name, d in zip(CHOSEN, (decision, other))
@@ -181,11 +173,11 @@ def run(prepared: Prepared, plan: Plan, command: str = "") -> Iterator[Found]:
         rules |= {name: {"method": name} for name in CONTROLS}
         confirmed = lab.train(rules, plan.confirm_seeds)
         confirmed = confirmed[confirmed["eval"].isin((domain, study.general))]
-        runs.write(confirmed, workdir / f"confirm-{domain}.csv")
+        runs.write(confirmed, workdir.confirm(domain))
         first = {rule: lab.choose(rules[rule], plan.confirm_seeds[0]) for rule in rules}
         about = {**rules["law"], "seed": plan.confirm_seeds[0], "corpus": domain, "base": base.id}
         about |= {field: getattr(plan, field) for field in ("unit", "by", "chunk", "winsor", "fraction")}
-        builders.write_list(workdir / f"selected-{domain}.parquet", pool, first["law"], about)
+        builders.write_list(workdir.selected(domain), pool, first["law"], about)
         found = Found(
             domain=domain,
             pool=pool,
@@ -218,7 +210,7 @@ def _fit(
     def fit(law: Law, corpus: str) -> Fit:
         rows = table[table["eval"] == corpus]
         found = fitting.fit(rows, law, corpus, bootstrap=plan.bootstrap, seed=prepared.study.seed)
-        found.save(prepared.workdir / "fits" / f"subset-{domain}-{corpus}-{law.name}.json")
+        found.save(prepared.workdir.subset_fit(domain, corpus, law.name))
         return found
 
     for corpus in (domain, prepared.study.general):
@@ -235,7 +227,7 @@ class _Lab:
 
     def __init__(self, prepared: Prepared, plan: Plan, base: Run, domain: str, pool: Pool):
         self.prepared, self.plan, self.base, self.domain, self.pool = prepared, plan, base, domain, pool
-        self.store = TokenStore.open(prepared.workdir / "data" / domain / "train")
+        self.store = TokenStore.open(prepared.workdir.store(domain, "train"))
 
     def choose(self, rule: Mapping[str, Any], seed: int) -> np.ndarray:
         return builders.select(self.pool, fraction=self.plan.fraction, seed=seed, **rule)
@@ -254,7 +246,7 @@ class _Lab:
                 chosen = self.choose(options, seed)
                 spans = self.pool.spans.iloc[chosen]
                 name = f"{self.domain}_{rule}_{stores.digest(self.store, spans)[:8]}"
-                part = stores.write_store(self.store, spans, workdir / "data" / name / "train", name)
+                part = stores.write_store(self.store, spans, workdir.store(name, "train"), name)
                 data = {**self.prepared.data, name: part.ledger["tokens_sha256"]}
                 for one in grid.cpt_runs(study, self.base, {name: self.plan.share}, seed, data):
                     runs_.append(one)
@@ -283,7 +275,7 @@ def _sweep(prepared: Prepared, runs_: list[Run], title: str) -> None:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in summary.failed.items())
         raise UserError(
             f"{len(summary.failed)} of {len(runs_)} runs failed, and a study needs its whole grid: {reasons}. Mend the "
-            f"cause, delete their result.json in {prepared.workdir}/runs, and run the same command again"
+            f"cause, delete their result.json in {prepared.workdir.runs}, and run the same command again"
         )
 
 
@@ -291,13 +283,13 @@ def _report(prepared: Prepared, plan: Plan, base: Run, found: Found, command: st
     """The page of one domain."""
     from cptlaw.studies import selection_page as page
 
-    rows = scores.read(scoring.scores_path(prepared.workdir, base, found.domain, "train", plan.chunk))
+    rows = scores.read(prepared.workdir.scores(found.domain, "train", base.id, plan.chunk))
     whole = landscape.whole(rows, plan.chunk)
     x = np.minimum(landscape.values(whole, plan.unit), found.pool.cap)
     length = scores.document_tokens(rows, whole["document"])
     classes = np.array([f"{low:,} to {4 * low - 1:,} tokens" for low in landscape.length_classes(length)])
-    store = TokenStore.open(prepared.workdir / "data" / found.domain / "train")
-    vocabulary = build.load_vocabulary(prepared.workdir / "data")
+    store = TokenStore.open(prepared.workdir.store(found.domain, "train"))
+    vocabulary = build.load_vocabulary(prepared.workdir.data)
 
     def tokens_of(document: int, chunk: int) -> np.ndarray:
         begin = store.offsets[document] + chunk * plan.chunk
@@ -306,7 +298,7 @@ def _report(prepared: Prepared, plan: Plan, base: Run, found: Found, command: st
     ends = landscape.examples(whole, landscape.values(whole, plan.unit), tokens_of)
     text = [vocabulary.decode(tokens_of(d, c).tolist()) for d, c in zip(ends["document"], ends["chunk"])]
     page.write(
-        prepared.workdir / f"landscape-{found.domain}.html",
+        prepared.workdir.landscape(found.domain),
         found,
         title=f"{prepared.study.name}: {found.domain}",
         summary=landscape.summary(x, classes),
