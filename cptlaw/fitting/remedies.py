@@ -23,6 +23,7 @@ LEAST = 2e-3  # and in log loss
 ONE_SIDED = 0.8  # share of the suspects that must be off to the same side
 ENOUGH = 1.15  # leaving more out must better the rest by this factor to be worth it
 TOLERANCE = 1e-9
+NEAR_C, NEAR_ETA = 1e-6, 1e-2  # how near its bound a parameter of the constraint must be for it to be doubted
 CURED = 0.7  # share of the mean error that must remain at most without the constraint for it to be blamed
 CURE_STARTS = 32
 
@@ -56,8 +57,10 @@ def lifted_constraint(
       shared: as in `estimate.fit`.
     """
     low, _ = problem.box
-    tied = {name for name in problem.law.derived} | {name for name in problem.free if name.split("[")[0] == "eta"}
-    if not any(name in tied and value <= least for name, value, least in zip(problem.free, theta, low, strict=True)):
+    near = {**dict.fromkeys(problem.law.derived, NEAR_C), **{n: NEAR_ETA for n in problem.free if n.startswith("eta")}}
+    if not problem.law.derived or not any(
+        value <= least + near.get(name, -np.inf) for name, value, least in zip(problem.free, theta, low, strict=True)
+    ):
         return []
     options = {k: v for k, v in law.options.items() if k not in ("constrained", "d_min")}
     free = laws.get(law.name, **options, constrained=False)
@@ -67,9 +70,7 @@ def lifted_constraint(
     starts = draw_starts(other, CURE_STARTS, seed)
     found = solve(other, starts, np.broadcast_to(rows.weights, (len(starts), len(rows.y))), project=True)
     best = found.theta[np.nanargmin(np.where(np.isfinite(found.value), found.value, np.inf))]
-    old, new = (
-        float(np.abs(_errors(p, rows, t)[rows.fitted]).mean()) for p, t in ((problem, theta), (other, best))
-    )
+    old, new = (float(np.abs(_errors(p, rows, t)[rows.fitted]).mean()) for p, t in ((problem, theta), (other, best)))
     if not new < CURED * old:
         return []
     named = ":".join([law.name, *(f"{k}={v}" for k, v in options.items()), "constrained=false"])
@@ -125,9 +126,9 @@ def _told(
     count = int((suspects.rows & rows.fitted).sum())
     cure = f"leave them out with --where {suspects.where!r}" if suspects.where else "leave them out of the table"
     return (
-        f"{count} rows move the law: {suspects.what}. They lie {middle:+.1%} off what the other rows say. Without them "
-        f"the law's mean error on the others falls from {errors[0]:.2%} to {errors[1]:.2%}, and its loss at the largest "
-        f"fitted values changes from {far[0]:.4g} to {far[1]:.4g}; {cure}"
+        f"{count} rows move the law: {suspects.what}. They lie {middle:+.1%} off what the other rows say. Without "
+        f"them the law's mean error on the others falls from {errors[0]:.2%} to {errors[1]:.2%}, and its loss at the "
+        f"largest fitted values changes from {far[0]:.4g} to {far[1]:.4g}; {cure}"
     )
 
 

@@ -149,7 +149,8 @@ class Fit:
         found = []
         for run, move in self.influence.items():
             without = {k: v - move.get(k, 0.0) for k, v in self.params.items()}
-            found.append((run, base / float(self.law.predict(without, corner)) - 1))
+            with np.errstate(all="ignore"):  # a first-order move may leave the values that the law can take
+                found.append((run, float(base / np.asarray(self.law.predict(without, corner)) - 1)))
         return sorted(found, key=lambda item: -abs(item[1]))
 
     def extrapolation(self, **columns: ArrayLike) -> list[str]:

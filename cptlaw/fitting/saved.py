@@ -26,6 +26,7 @@ CONTENT = (
     "digest", "settings", "warnings", "versions", "command",
 )  # fmt: skip
 SINCE_VERSION_2 = ("unmoved", "rests")
+LARGEST = 1e60  # no parameter, loss or count comes near it; its cube is still a float
 ROWS = {"run": str, "eval": str, "loss": float, "observed": float, "predicted": float, "held_out": bool}
 SETTINGS = {"shared": list, "fixed": dict, "resample": str, "seed": int}
 
@@ -74,6 +75,8 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
     for name, kind in SETTINGS.items():
         if not isinstance(settings.get(name), kind) or isinstance(settings[name], bool):
             at.refuse(f"settings.{name}", f"must be {_words(kind)}")
+    if settings["seed"] < 0:
+        at.refuse("settings.seed", "must not be negative")
     if not isinstance(evals, str):
         try:
             chosen = laws.joint(chosen, evals, at.texts("settings.shared", settings["shared"]))
@@ -90,7 +93,7 @@ def _parse(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FitError(f"{path}: no such file; `cptlaw fit TABLE --law NAME --out {path}` makes one")
     try:
-        data = json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
+        data = json.loads(path.read_bytes().decode(), parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise FitError(f"{path}: truncated or not JSON ({error}); fit again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -101,8 +104,13 @@ def _parse(path: Path) -> dict[str, Any]:
     return data
 
 
-def _refuse_constant(name: str) -> float:
+def _refuse(name: str) -> float:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    return value if math.isfinite(value) else _refuse(text)
 
 
 def _digest(data: Mapping[str, Any]) -> str:
@@ -146,6 +154,13 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law, evals: str | tuple[
     at.keys("samples.", samples, set(law.names))
     if len({len(values) for values in samples.values()}) > 1:
         at.refuse("samples", "must have the same length for every parameter")
+    for p in law.params:
+        values = np.append(samples[p.name], params[p.name])
+        values = values[np.isfinite(values)]
+        if values.min() < p.low - 1e-9 or values.max() > p.high + 1e-9:
+            at.refuse(
+                f"params.{p.name} or samples.{p.name}", f"is outside {p.low:g} to {p.high:g}, where the law has it"
+            )
     influence = {}
     for run, moved in at.mapping("influence", data["influence"]).items():
         influence[run] = at.numbers(f"influence.{run}", moved, finite=False)
@@ -155,6 +170,8 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law, evals: str | tuple[
     for name, pair in at.mapping("ranges", data["ranges"]).items():
         if not (isinstance(pair, list) and len(pair) == 2 and all(map(_is_finite, pair)) and pair[0] <= pair[1]):
             at.refuse(f"ranges.{name}", "must be the smallest and the largest value")
+        if (name in ("params", "tokens") and pair[0] <= 0) or (_is_share(name) and not 0 <= pair[0] <= pair[1] <= 1):
+            at.refuse(f"ranges.{name}", f"is {pair[0]:g} to {pair[1]:g}, which no such column is")
         ranges[name] = (float(pair[0]), float(pair[1]))
     at.keys("ranges.", ranges, set(law.columns))
     residuals = at.rows(data["residuals"])
@@ -173,7 +190,7 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law, evals: str | tuple[
         "samples": samples,
         "codes": at.codes(data["codes"]),
         "influence": influence,
-        "scores": at.scores(data["scores"]),
+        "scores": at.scores(data["scores"], law.columns),
         "residuals": residuals,
         "ranges": ranges,
         "rests": rests,
@@ -192,7 +209,11 @@ def unmoving(ranges: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
 
 def slack(name: str, value: float) -> float:
     """How far from `value` of a column still counts as the same value."""
-    return 1e-3 if name == "ratio" or name.startswith("w_") else 1e-2 * abs(value)
+    return 1e-3 if _is_share(name) else 1e-2 * abs(value)
+
+
+def _is_share(name: str) -> bool:
+    return name == "ratio" or name.startswith("w_")
 
 
 def _is_number(value: Any) -> bool:
@@ -200,7 +221,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    return _is_number(value) and abs(value) <= 1e300 and math.isfinite(value)
+    return _is_number(value) and abs(value) <= LARGEST
 
 
 def _words(kind: type) -> str:
@@ -282,7 +303,7 @@ class _Checker:
             out[what] = counts
         return out
 
-    def scores(self, value: Any) -> dict[str, Any]:
+    def scores(self, value: Any, columns: tuple[str, ...]) -> dict[str, Any]:
         """{"fit": numbers, "held_out": {"what", "n", candidates' numbers, "beaten_by", "steps"}}; null is NaN."""
         scores = self.mapping("scores", value)
         self.keys("scores.", scores, {"fit", "held_out"})
@@ -300,6 +321,9 @@ class _Checker:
         needed: dict[str, Callable[..., Any]] = {"law": self.mapping, "steps": self.mapping, "beaten_by": self.texts}
         for name, check in needed.items() if held["n"] else ():
             check(f"scores.held_out.{name}", held.get(name))
+        for name, step in held.get("steps", {}).items():
+            if name not in columns or not step > 0:
+                self.refuse(f"scores.held_out.steps.{name}", "must be a column of the law, with a step above 0")
         for where, scored in (("fit", fit), ("held_out.law", held.get("law", {"rms_log": 0, "mean_log": 0}))):
             for name in ("rms_log", "mean_log"):
                 self.of(f"scores.{where}.{name}", scored.get(name), float)
