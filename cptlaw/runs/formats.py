@@ -238,7 +238,11 @@ def _csv(
     separator = max(",;\t|", key=lambda s: _fields(first, s))
     if _fields(first, separator) == 1:
         separator = ","
-    rows = [row for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator, skipinitialspace=True) if any(row)]
+    rows = [
+        row
+        for row in csv.reader(io.StringIO(sample, newline=""), delimiter=separator, skipinitialspace=True)
+        if any(row)
+    ]
     header = rows[0]
     names = rename(header)
     used = [name for name in names if name in (*TEXT, *columns) or is_number(name)]
