@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
 from cptlaw.errors import UserError
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
@@ -116,6 +117,7 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
     ask.add_argument("--out", type=Path, metavar="DECISION.json", help="save the decision, e.g. for cptlaw report")
     ask.add_argument("--json", action="store_true", help="print JSON")
+    tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: _show(run(args), args))
     return ask
 
@@ -151,8 +153,8 @@ def _numbers(text: str) -> list[float]:
 
 def _named(text: str) -> dict[str, float]:
     try:
-        return {name: float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
-    except ValueError:
+        return {name: float(value) for name, value in tables.pairs("", text).items()}
+    except (ValueError, UserError):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
 
 
@@ -172,10 +174,10 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
 
 
 def _table(args: argparse.Namespace) -> Any:
-    from cptlaw import cache, runs
+    from cptlaw import cache
 
     cache.keep_compiled()
-    return runs.read(args.table)
+    return tables.read(args, args.table)
 
 
 def _csv(flag: str, path: Path) -> Any:

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
 from cptlaw.errors import UserError
 
 
@@ -28,11 +29,12 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("--law", default="dcpt", help="law to fit where no --fits are given (default dcpt)")
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of those fits")
     parser.add_argument("--hold-out", metavar="QUERY", help="rows those fits are scored on: 'params > 1e9'")
+    tables.add_arguments(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(args: argparse.Namespace) -> None:
-    from cptlaw import cache, fitting, report, runs
+    from cptlaw import cache, fitting, report
     from cptlaw.planning.decision import Decision
     from cptlaw.planning.numbers import corpus
 
@@ -40,7 +42,7 @@ def _report(args: argparse.Namespace) -> None:
     study = args.source.is_dir()
     if study:
         _study(args)
-    table = runs.read(args.source)
+    table = tables.read(args, args.source)
     fits = {corpus(fit): fit for fit in map(fitting.Fit.load, args.fits)}
     if study and fits:
         table = _of(table, list(fits))
@@ -61,7 +63,7 @@ def _report(args: argparse.Namespace) -> None:
         table=table,
         fits=fits,
         decisions=decisions,
-        confirm=None if args.confirm is None else runs.read(args.confirm),
+        confirm=None if args.confirm is None else tables.read(args, args.confirm, where=False),
         question=args.question,
         command=" ".join(["cptlaw", *sys.argv[1:]]),
     )

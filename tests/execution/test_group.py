@@ -16,7 +16,7 @@ from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import ConfigError
 from cptlaw.studies import config as config_lib
-from cptlaw.studies import grid, mixture_study
+from cptlaw.studies import grid, prepared
 from cptlaw.training import checkpoints
 
 OPTIONS = {"monitor": Monitor(log_steps=1)}
@@ -229,13 +229,13 @@ def test_how_many_train_together_is_about_no_run(make_config, workdir):
     one, many = (config_lib.parse(make_config(together=count)) for count in (1, 8))
     data = {"prose": "p", "code": "c"}
     assert grid.plan(one, 32, data) == grid.plan(many, 32, data)
-    mixture_study._claim_workdir(one, Workdir(workdir), False)
-    mixture_study._claim_workdir(many, Workdir(workdir), False)
+    prepared.claim_workdir(one, Workdir(workdir), False)
+    prepared.claim_workdir(many, Workdir(workdir), False)
     # A workdir of before there was the field.
     saved = json.loads((workdir / "config.json").read_text())
     del saved["together"]
     (workdir / "config.json").write_text(json.dumps(saved))
-    mixture_study._claim_workdir(many, Workdir(workdir), False)
+    prepared.claim_workdir(many, Workdir(workdir), False)
 
 
 @pytest.mark.parametrize(
