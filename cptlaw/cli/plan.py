@@ -218,17 +218,17 @@ def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> 
 
 
 def _trade_off(args: argparse.Namespace) -> Any:
-    from cptlaw.planning import tradeoff
+    from cptlaw.planning.tradeoff import base_loss, trade_off
 
     general, domain = load(args, "general"), load(args, "domain")
     base = args.base_loss
     if base is None:
         if args.table is None:
             raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
-        base = tradeoff.base_loss(_table(args), general.eval, args.params)
+        base = base_loss(_table(args), general.eval, args.params)
     return _decide(
         args,
-        tradeoff.trade_off,
+        trade_off,
         general,
         domain,
         params=args.params,
@@ -242,7 +242,7 @@ def _trade_off(args: argparse.Namespace) -> Any:
 
 
 def _share(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.pareto import share_for_loss
+    from cptlaw.planning.share_for_loss import share_for_loss
 
     fit = load(args, "fit")
     return _decide(args, share_for_loss, fit, loss=args.loss, params=args.params, tokens=args.tokens, level=args.level)
@@ -314,7 +314,7 @@ def _mixture(args: argparse.Namespace) -> Any:
 
 
 def _subset(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.best_subset import subset
+    from cptlaw.planning.best_subset import best_subset
 
     reachable = None
     if args.reachable is not None:
@@ -322,7 +322,7 @@ def _subset(args: argparse.Namespace) -> Any:
         if not {"mean", "spread"} <= set(table):
             raise UserError(f"--reachable {args.reachable}: needs the columns mean and spread")
         reachable = table[["mean", "spread"]].to_numpy()
-    return subset(load(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
+    return best_subset(load(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
 
 
 def _next(args: argparse.Namespace) -> Any:
@@ -344,7 +344,7 @@ def _next(args: argparse.Namespace) -> Any:
 
 def _design(args: argparse.Namespace) -> Any:
     from cptlaw import fitting, laws
-    from cptlaw.planning.first_grid import design
+    from cptlaw.planning.first_grid import first_grid
 
     if args.assume.endswith(".json"):
         fit = fitting.Fit.load(args.assume)
@@ -355,7 +355,7 @@ def _design(args: argparse.Namespace) -> Any:
             theta = _named(args.assume)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"--assume {error}") from None
-    return design(
+    return first_grid(
         law,
         theta,
         at={"params": args.params, "tokens": args.tokens, "ratio": args.ratio},

@@ -35,7 +35,8 @@ def add_parsers(subparsers: Any) -> None:
 
 def _report(args: argparse.Namespace) -> None:
     from cptlaw import cache, fitting, report
-    from cptlaw.planning.decision import Decision, corpus
+    from cptlaw.planning.decision import Decision
+    from cptlaw.planning.numbers import corpus
 
     cache.keep_compiled()
     study = args.source.is_dir()
@@ -71,26 +72,27 @@ def _report(args: argparse.Namespace) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     """Finds what a study left: runs.csv, fits/DOMAIN-CORPUS.json, answer-DOMAIN.json, confirm-DOMAIN.csv."""
+    from cptlaw.execution.workdir import Workdir
     from cptlaw.fitting import Fit
 
-    workdir = args.source
-    args.source = workdir / "runs.csv"
+    workdir = Workdir(args.source)
+    args.source = workdir.table
     if not args.source.is_file():
-        if pages := sorted(workdir.glob("landscape-*.html")):
+        if pages := sorted(workdir.root.glob("landscape-*.html")):
             raise UserError(f"{workdir}: a perplexity study, whose report it has: {', '.join(map(str, pages))}")
         raise UserError(f"{workdir}: no runs.csv in it; give a runs table, or the workdir of a finished study")
-    saved = {path: path.stem.removesuffix(f"-{Fit.load(path).eval}") for path in sorted(workdir.glob("fits/*.json"))}
+    saved = {path: path.stem.removesuffix(f"-{Fit.load(path).eval}") for path in sorted(workdir.fits.glob("*.json"))}
     domains = sorted(set(saved.values()))
     if args.domain is None and len(domains) == 1:
         args.domain = domains[0]
     if domains and args.domain not in domains:
         raise UserError(f"{workdir} answers for {', '.join(domains)}: choose one with --domain")
     if domains:
-        answer, confirm = workdir / f"answer-{args.domain}.json", workdir / f"confirm-{args.domain}.csv"
+        answer, confirm = workdir.answer(args.domain), workdir.confirm(args.domain)
         args.decisions = args.decisions or [answer] * answer.is_file()
         args.fits = args.fits or [path for path, domain in saved.items() if domain == args.domain]
         args.confirm = args.confirm or (confirm if confirm.is_file() else None)
-    args.title = args.title or f"{workdir.name}: {args.domain or 'its runs'}"
+    args.title = args.title or f"{workdir.root.name}: {args.domain or 'its runs'}"
 
 
 def _of(table: Any, corpora: list[str]) -> Any:
