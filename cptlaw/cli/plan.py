@@ -182,11 +182,12 @@ def _table(args: argparse.Namespace) -> Any:
 
 
 def _csv(flag: str, path: Path) -> Any:
-    import pandas as pd
+    from cptlaw import runs
 
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    return pd.read_csv(path)
+    try:
+        return runs.read_columns(path)
+    except runs.TableError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _show(decision: Any, args: argparse.Namespace) -> None:
