@@ -35,7 +35,7 @@ def add_parsers(subparsers: Any) -> None:
     select = subparsers.add_parser(
         "select",
         help="choose documents or chunks by the mean and spread of their perplexity",
-        description="Writes a subset as a list (Parquet: document, begin, end), and its token store or text on request. "
+        description="Writes a subset as a list (Parquet: document, begin, end), and on request its tokens or text. "
         "tilt, swaps and dos_greedy aim at a mean and a spread; the other methods are controls.",
     )
     _pool_arguments(select)
