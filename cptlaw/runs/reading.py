@@ -128,10 +128,10 @@ def _filled(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _labels(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """The table with labels freed of the blanks around them."""
     for name in (name for name in TEXT if name in df):
-        codes, values = pd.factorize(df[name].to_numpy(object))
+        codes, values = pd.factorize(df[name])
         better = np.array([*(headers.clean(v) or None if isinstance(v, str) else v for v in values), None], object)
         changed = np.array([*(a is not b and a != b for a, b in zip(better, values)), False])
         if changed.any():
             notes.append(f"{name}: {int(changed[codes].sum())} labels had blanks around them, which are left out")
-            df[name] = better[codes]
+        df[name] = pd.Series(better[codes], df.index, object)
     return df
