@@ -127,8 +127,8 @@ def _jumps(rows: pd.DataFrame) -> list[str]:
         here, there = tokens[i], tokens[i + 1]
         low, high = min(here, there), max(here, there)
         found.append(
-            f"run {str(run[i])!r} goes from {here:g} to {there:g} tokens between two checkpoints: are its tokens in two "
-            f"units? Write all as counts ({low:g} may be {_factor(high / low * 2, low)})"
+            f"run {str(run[i])!r} goes from {here:g} to {there:g} tokens between two checkpoints: are its tokens in "
+            f"two units? Write all as counts ({low:g} may be {_factor(high / low * 2, low)})"
         )
     if found:
         return found
