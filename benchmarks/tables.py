@@ -7,9 +7,9 @@ row and `json.loads` of a line a row (what JSONL cost here before), `pandas.read
 first reads the file. Reading includes the checks.
 
 Measured on 2 cores beside other work, a million rows of nine columns (ratio, our seconds): write JSONL 5.6 (1.7), read
-JSONL 2.2 (3.1), append one row 190 (0.0005), write CSV 1.0 (4.4). Reading CSV takes 1.5 s and Parquet 1.0 s, of which 1.0 s
-are the checks that pandas alone (0.25 and 0.08 s) does not make. The hash of the content takes 3.5 s. What stood here
-before took, in the same units: write JSONL 18.3, read JSONL 7.5, hash 10.5, append 0.1.
+JSONL 2.2 (3.1), append one row 190 (0.0005), write CSV 1.0 (4.4). Reading CSV takes 1.5 s and Parquet 1.0 s, of which
+1.0 s are the checks that pandas alone (0.25 and 0.08 s) does not make. The hash of the content takes 3.5 s. What stood
+here before took, in the same units: write JSONL 18.3, read JSONL 7.5, hash 10.5, append 0.1.
 """
 
 import argparse

@@ -39,8 +39,11 @@ def parse(config: Mapping[str, Any]) -> Study:
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as a dictionary of plain values."""
-    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    """A config as a dictionary of plain values. Raises ConfigError for anything else."""
+    values = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(values, Mapping):
+        raise ConfigError("config", f"expected a ConfigDict or a dictionary, got {values!r}")
+    return dict(values)
 
 
 def check_model(study: Study, size: str) -> None:

@@ -339,7 +339,7 @@ def test_binary_formats(table, saved, tmp_path):
     [
         (b"PAR1xxxx", "t.csv", "a Parquet file: name it .parquet"),
         (b"ARROW1xx", "t.jsonl", "an Arrow file: name it .arrow"),
-        (gzip.compress(b"run,loss\n"), "t.csv", "name it .csv.gz"),
+        (gzip.compress(b"run,loss\n", mtime=0), "t.csv", "name it .csv.gz"),
         (b"PK\x03\x04xxx", "t.csv", "save the table as CSV"),
         (b"version https://git-lfs.github.com/spec/v1\noid x\n", "t.parquet", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "t.csv", "download the raw file"),
