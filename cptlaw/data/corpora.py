@@ -16,18 +16,19 @@ each) and the validation documents themselves: set `validation_bytes` where a tw
 """
 
 import dataclasses
-import difflib
 import hashlib
 import heapq
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cptlaw import atomic
 from cptlaw.data import folders, readers, recipes
 from cptlaw.data.documents import CorpusError, Document, Key, content_key
 from cptlaw.data.readers import Bad, Rules
+from cptlaw.errors import did_you_mean
+from cptlaw.fields import ConfigError, NotEmpty, OneOf, at_least, check
 
 SPLITS = ("train", "validation")
 
@@ -52,13 +53,13 @@ class Spec:
         the ledger.
     """
 
-    source: str
-    text_field: str = "text"
-    tfds_split: str = "train"
-    max_bytes: int | None = None
-    validation_bytes: int | None = None
-    max_document_bytes: int = 1 << 26
-    on_bad_rows: str = "refuse"
+    source: Annotated[str, NotEmpty()]
+    text_field: Annotated[str, NotEmpty()] = "text"
+    tfds_split: Annotated[str, NotEmpty()] = "train"
+    max_bytes: Annotated[int | None, at_least(1)] = None
+    validation_bytes: Annotated[int | None, at_least(1)] = None
+    max_document_bytes: Annotated[int, at_least(1)] = 1 << 26
+    on_bad_rows: Annotated[str, OneOf(("refuse", "skip"))] = "refuse"
 
     @classmethod
     def of(cls, name: str, value: "str | Mapping[str, Any] | Spec") -> "Spec":
@@ -70,31 +71,20 @@ class Spec:
         fields = [field.name for field in dataclasses.fields(cls)]
         for field in value:
             if field not in fields:
-                near = difflib.get_close_matches(field, fields, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
+                hint = did_you_mean(field, fields) or f"there are {', '.join(fields)}"
                 raise CorpusError(f"corpus {name!r}: no field {field!r}; {hint}")
         if "source" not in value:
             raise CorpusError(f"corpus {name!r}: no source; give recipe:NAME, tfds:NAME, a file or a folder")
         spec = cls(**value)
-        for field in ("max_bytes", "validation_bytes"):
-            cap = getattr(spec, field)
-            if cap is not None and (not isinstance(cap, int) or cap < 1):
-                raise CorpusError(
-                    f"corpus {name!r}: {field} is {cap!r}; give a number of bytes, or None to take everything"
-                )
-        if (
-            isinstance(spec.max_document_bytes, bool)
-            or not isinstance(spec.max_document_bytes, int)
-            or spec.max_document_bytes < 1
-        ):
-            raise CorpusError(
-                f"corpus {name!r}: max_document_bytes is {spec.max_document_bytes!r}; give a number of bytes"
-            )
-        if spec.on_bad_rows not in ("refuse", "skip"):
-            raise CorpusError(f"corpus {name!r}: on_bad_rows is {spec.on_bad_rows!r}; give 'refuse' or 'skip'")
-        for field in ("source", "text_field", "tfds_split"):
-            if not isinstance(getattr(spec, field), str):
-                raise CorpusError(f"corpus {name!r}: {field} is {getattr(spec, field)!r}; give a text")
+        try:
+            check(spec, "spec")
+        except ConfigError as error:
+            field = error.field.partition(".")[2]
+            said = f"{field} {error.said}"
+            if field.endswith("_bytes"):
+                everything = "" if field == "max_document_bytes" else ", or None to take everything"
+                said = f"{field} is {getattr(spec, field)!r}; give a number of bytes{everything}"
+            raise CorpusError(f"corpus {name!r}: {said}") from None
         return spec
 
     @property

@@ -2,37 +2,64 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
+from cptlaw.fields import ConfigError, OneOf, above, at_least, between
 from cptlaw.models import transformer
-from cptlaw.schedules import Schedule
+from cptlaw.schedules import DECAYS, KINDS, Schedule
 from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
+from cptlaw.training.writers import KINDS as WRITERS
+
+# A field of `Schedule` -> the one of `Phase` that it is made of.
+_OF_PHASE = {
+    "steps": "tokens",
+    "peak": "peak_lr",
+    "warmup": "warmup_tokens",
+    "kind": "schedule",
+    "final": "final_lr",
+    "cooldown": "cooldown_tokens",
+    "shape": "cooldown_shape",
+    "stable": "stable_lr",
+    "decay": "decay_tokens",
+    "cycles": "cycles",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
     """A stretch of training: pre-training of the base, or continual pre-training."""
 
-    tokens: int
-    peak_lr: float
-    warmup_tokens: int
+    tokens: Annotated[int, at_least(1)]
+    peak_lr: Annotated[float, above(0, what="a learning rate,", example="3e-4")]
+    warmup_tokens: Annotated[int, at_least(0)]
     # With a constant learning rate every checkpoint is a run of its own length; a schedule that decays over the run
     # confounds its tokens with its learning rate.
-    schedule: str = "constant"
-    final_lr: float = 0.0
-    cooldown_tokens: int = 0
-    # The rest of `training.schedules.Schedule`, for those kinds that have it.
-    cooldown_shape: str = "linear"
-    stable_lr: float = 0.0
-    decay_tokens: int = 0
-    cycles: int = 1
+    schedule: Annotated[str, OneOf(KINDS)] = "constant"
+    final_lr: Annotated[float, at_least(0)] = 0.0
+    cooldown_tokens: Annotated[int, at_least(0)] = 0
+    # The rest of `schedules.Schedule`, for those kinds that have it.
+    cooldown_shape: Annotated[str, OneOf(tuple(DECAYS))] = "linear"
+    stable_lr: Annotated[float, at_least(0)] = 0.0
+    decay_tokens: Annotated[int, at_least(0)] = 0
+    cycles: Annotated[int, at_least(1)] = 1
     # Of continual pre-training: above 0, every evaluation is at the end of a cool-down of its own, which takes this
     # share of its tokens and branches off one long run (the trunk). So every row is annealed, and the trunk is paid
     # for once.
-    branch_cooldown: float = 0.0
+    branch_cooldown: Annotated[float, between(0, 1, open_high=True, what="a share of the tokens,")] = 0.0
     # Of continual pre-training: go on with the base run's optimizer state rather than with a new one.
     keep_optimizer: bool = False
+
+    def in_steps(self, tokens_per_step: int) -> Schedule:
+        """The learning-rate schedule, in steps. Raises ConfigError naming the field of the phase, as phase.NAME."""
+        values = {name: getattr(self, field) for name, field in _OF_PHASE.items()}
+        values["steps"] = self.tokens // tokens_per_step
+        for name in ("warmup", "decay", "cooldown"):  # a part of a step counts as a whole one
+            values[name] = -(-values[name] // tokens_per_step)
+        try:
+            return Schedule(**values)
+        except ConfigError as error:
+            raise ConfigError(f"phase.{_OF_PHASE[error.field.removeprefix('schedule.')]}", error.said) from None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,11 +77,16 @@ class Monitor:
       profile_steps: first and last step to trace into the run's profile/; (0, 0) traces none.
     """
 
-    log_steps: int = 10
-    writers: tuple[str, ...] = ()
+    log_steps: Annotated[int, at_least(1)] = 10
+    writers: Annotated[tuple[str, ...], OneOf(tuple(WRITERS))] = ()
     spike: Spike | None = None
-    stall_seconds: float = 600.0
-    profile_steps: tuple[int, int] = (0, 0)
+    stall_seconds: Annotated[float, at_least(0)] = 600.0
+    profile_steps: Annotated[tuple[int, int], at_least(0)] = (0, 0)
+
+    def __post_init__(self):
+        first, last = self.profile_steps
+        if first > last:
+            raise ConfigError("monitor.profile_steps", f"the first step, {first}, comes after the last, {last}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,22 +150,7 @@ class Run:
 
     def schedule(self) -> Schedule:
         """The learning-rate schedule, in steps."""
-        phase = self.phase
-        warmup, decay, cooldown = (
-            -self.steps(-tokens) for tokens in (phase.warmup_tokens, phase.decay_tokens, phase.cooldown_tokens)
-        )
-        return Schedule(
-            peak=phase.peak_lr,
-            steps=self.steps(phase.tokens),
-            warmup=warmup,
-            kind=phase.schedule,
-            final=phase.final_lr,
-            cooldown=cooldown,
-            shape=phase.cooldown_shape,
-            stable=phase.stable_lr,
-            decay=decay,
-            cycles=phase.cycles,
-        )
+        return self.phase.in_steps(self.seq_len * self.batch_size)
 
     def flops(self) -> float:
         """Training FLOPs: what its progress and its place in the queue are measured in."""

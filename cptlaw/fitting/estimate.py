@@ -122,7 +122,7 @@ def fit(
 
 
 def pose(rows: Rows, law: Law, objective: Objective, fixed: dict[str, float]) -> Problem:
-    """The problem of fitting `law` to the fitted rows; held-out rows stay in its arrays, to be given no weight."""
+    """The problem of fitting `law` to the fitted rows. Held-out rows stay in its arrays; the caller weighs them 0."""
     if unknown := [name for name in fixed if name not in law.names]:
         raise FitError(f"law {law.name} has no {', '.join(unknown)} to fix; it has {', '.join(law.names)}")
     train = {k: v[rows.fitted] for k, v in rows.x.items()}
@@ -175,8 +175,9 @@ def _resample(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Refits every resample; reported parameters (count,) and codes.
 
-    All start from the best optimum, a tenth from a cold start as well; where a cold start finds a better optimum for
-    any of those, every resample gets one. (On identified tables none does, and a cold start costs five times as much.)
+    All start from the best optimum, and a tenth start cold as well. If a cold start finds a better optimum for any of
+    that tenth, every resample gets a cold start. On identified tables none does, and a cold start costs five times as
+    much.
     """
     made = resampling.draw(kind, count, rows, predicted, seed)
     of_y = made.y

@@ -126,7 +126,7 @@ class Fit:
     def stretched(self, point: ArrayLike, samples: np.ndarray, level: float) -> np.ndarray:
         """Resamples (S, ...) of `point` whose plain quantiles at `level` make an honest interval.
 
-        For what another noise is added to, which is not of so few runs and needs no expansion.
+        Use them where another noise is to be added: that noise does not come from so few runs and needs no expansion.
         """
         normal = NormalDist()
         stretch = normal.inv_cdf((1 + self.expanded(level)) / 2) / normal.inv_cdf((1 + level) / 2)

@@ -46,7 +46,11 @@ def evaluated(table: pd.DataFrame, eval: str | Sequence[str] | None) -> tuple[st
 
 
 def collect(table: pd.DataFrame, law: Law, corpora: Sequence[str], hold_out: str | ArrayLike | None = None) -> Rows:
-    """Selects the usable rows of `corpora` with the law's columns: no failed runs, no rows at zero tokens."""
+    """The usable rows of `corpora` with the law's columns. Failed runs and rows at zero tokens are left out.
+
+    Raises:
+      FitError: no row is usable, the hold-out is no mask or takes all, or a column of the law is absent or empty.
+    """
     held = pd.Series(False, index=table.index)
     if isinstance(hold_out, str):
         held[runs.select(table, hold_out, "hold-out").index] = True

@@ -11,7 +11,10 @@ SOURCE = "Gu et al. 2024, Critical Mixture Ratio (arXiv 2407.17467)"
 
 
 def cmr() -> Law:
-    """a R^s + b at fixed tokens. Domain loss falls: a < 0, s > 0 (a start with s < 0 slides to a log law and stays)."""
+    """a R^s + b at fixed tokens. The domain loss falls with its share, so a < 0 and s > 0.
+
+    s is bounded below by 0 because a start with s < 0 drifts towards a logarithm and does not come back.
+    """
 
     def function(p: Any, x: Any, xp: Any) -> Array:
         return p.a * power(x.ratio, p.s, xp) + p.b

@@ -2,18 +2,16 @@
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from cptlaw.data.vocabularies import open_vocabulary
 from cptlaw.errors import UserError
 from cptlaw.models import loss, transformer
 from cptlaw.models.sharding import AXES, Layout, mesh_sizes
-from cptlaw.studies import grid
-from cptlaw.studies.config import Study
+from cptlaw.studies import grid, inputs
+from cptlaw.studies.settings import Study
 from cptlaw.training.step import loss_sums, make_start
 
 
@@ -75,10 +73,10 @@ def _logits(cfg: transformer.Config, tokens: int) -> int:
 
 
 def vocabulary_ids(study: Study) -> int:
-    """Token ids of the study's vocabulary. Of a file's they are asked only if a model from scratch needs them."""
-    if study.vocabulary.kind == "file" and not set(study.grid) <= set(study.init_from):
-        return open_vocabulary(Path(study.vocabulary.path), study.vocabulary.eos).size
-    return 256 + 3 if study.vocabulary.kind == "bytes" else study.vocabulary.size
+    """Token ids of the study's vocabulary; 1 where the file need not be there, since every model brings its own size."""
+    if study.vocabulary.kind == "file" and set(study.grid) <= set(study.init_from):
+        return 1
+    return inputs.vocabulary_ids(study)
 
 
 def _residuals(cfg: transformer.Config, params: Any, rows: int, seq_len: int) -> int:

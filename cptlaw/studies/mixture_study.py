@@ -32,8 +32,8 @@ from cptlaw.models import transformer
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.tradeoff import base_loss, trade_off
 from cptlaw.report import answer
-from cptlaw.studies import grid
-from cptlaw.studies.config import Study
+from cptlaw.studies import grid, inputs
+from cptlaw.studies.settings import Study
 
 # Changing these changes no run's numbers.
 _ABOUT_NO_RUN = tuple(
@@ -77,6 +77,9 @@ def prepare(
       UserError: the workdir holds another config's runs (`update_config` accepts that), or a corpus cannot be read.
     """
     workdir = Path(workdir)
+    if not update_config:
+        _refuse_another(study, workdir)
+    inputs.check(study)
     _claim_workdir(study, workdir, update_config)
     names = (study.general, *study.domains)
     stores = build.prepare(
@@ -109,23 +112,33 @@ def train_grid(prepared: Prepared, *, retry_failed: bool = False) -> pd.DataFram
 
 
 def _claim_workdir(study: Study, workdir: Path, update_config: bool) -> None:
-    path = workdir / "config.json"
-    new = study.to_json()
-    if path.exists() and not update_config:
-        changed = [
-            field
-            for field in _differences(json.loads(path.read_text()), json.loads(new))
-            if not field.startswith(_ABOUT_NO_RUN)
-        ]
-        if changed:
-            raise UserError(
-                f"{workdir}: holds the runs of another config; these fields differ: {', '.join(changed)}. Give another "
-                "--workdir, or --update-config to keep the runs that both configs ask for and train the rest"
-            )
+    if not update_config:
+        _refuse_another(study, workdir)
     try:
-        atomic.write_text(path, new)
+        atomic.write_text(workdir / "config.json", study.to_json())
     except OSError as error:
         raise UserError(f"{workdir}: cannot be written ({error.strerror}); give another --workdir") from error
+
+
+def _refuse_another(study: Study, workdir: Path) -> None:
+    """Raises UserError when the workdir holds the runs of another config."""
+    path = workdir / "config.json"
+    if not path.exists():
+        return
+    try:
+        old = json.loads(path.read_text())
+        if not isinstance(old, dict):
+            raise ValueError(f"expected fields, got {old!r:.40}")
+    except ValueError as error:
+        raise UserError(
+            f"{path}: damaged ({error}); --update-config writes it again and keeps the runs that this config asks for"
+        ) from None
+    changed = [field for field in _differences(old, json.loads(study.to_json())) if not field.startswith(_ABOUT_NO_RUN)]
+    if changed:
+        raise UserError(
+            f"{workdir}: holds the runs of another config; these fields differ: {', '.join(changed)}. Give another "
+            "--workdir, or --update-config to keep the runs that both configs ask for and train the rest"
+        )
 
 
 def _train(prepared: Prepared, runs: list[Run], title: str, retry_failed: bool) -> Summary:

@@ -41,8 +41,8 @@ from cptlaw.selection.choose import Pool
 from cptlaw.selection.landscape import Region
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid, scoring
-from cptlaw.studies.config import Study
 from cptlaw.studies.mixture_study import Prepared
+from cptlaw.studies.settings import Study
 
 LAWS = ("perplexity", "perplexity_no_interaction", "perplexity_quadratic", "perplexity_tokens_only")
 CHOSEN = ("law", "competitor")

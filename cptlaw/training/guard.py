@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cptlaw.fields import above, at_least
 from cptlaw.training.metrics import Metrics
 
 OnStep = Callable[[int, Any], Any]
@@ -31,9 +32,9 @@ class Spike:
     A reported loss is that of one step, every `log_every`. No loss is high before `window` are known.
     """
 
-    deviations: float = 8.0
-    patience: int = 3
-    window: int = 50
+    deviations: Annotated[float, above(0)] = 8.0
+    patience: Annotated[int, at_least(1)] = 3
+    window: Annotated[int, at_least(2)] = 50
 
 
 class Diverged(Exception):

@@ -3,13 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cptlaw import fields
 from cptlaw.errors import UserError
+from cptlaw.fields import Range, above, at_least, between
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout
 from cptlaw.training import mup
@@ -22,15 +24,23 @@ class Optimizer:
     """AdamW with decoupled decay (not of norms), after clipping to a global norm. The learning rate is data.
 
     Attributes:
+      b1, b2, eps: of Adam's moments.
+      weight_decay: of a weight in a step, as a share of the learning rate.
+      clip: the largest global norm of the gradient; infinite clips nothing.
       mup_base: with it, the learning rate is that of this model, and others' weights have theirs by `mup`.
+
+    Raises ConfigError for a field out of its range.
     """
 
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
+    b1: Annotated[float, between(0, 1, open_high=True)] = 0.9
+    b2: Annotated[float, between(0, 1, open_high=True)] = 0.95
+    eps: Annotated[float, above(0)] = 1e-8
+    weight_decay: Annotated[float, at_least(0)] = 0.1
+    clip: Annotated[float, Range(low=0, open_low=True, infinite=True)] = 1.0
     mup_base: transformer.Config | None = None
+
+    def __post_init__(self):
+        fields.check(self, "optimizer")
 
     def transform(self) -> optax.GradientTransformation:
         """The direction of the step, to be scaled by minus the learning rate."""

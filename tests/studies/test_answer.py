@@ -13,7 +13,7 @@ from cptlaw.fitting import fit as real_fit
 from cptlaw.models import transformer
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid, mixture_study
-from cptlaw.studies.config import Fit, Question
+from cptlaw.studies.settings import FitSettings, Question
 
 LOSSES = {"prose": 4.0, "code": 3.0}
 BASE = 4.524  # 5% over it is the prose loss at a little over half code
@@ -36,7 +36,9 @@ def prepared(make_config, tmp_path):
         held_out__tokens=32_000,
     )
     settings = dataclasses.replace(
-        config_lib.parse(config), fit=Fit(law="dcpt:constrained=false", bootstrap=40), question=Question(tolerance=0.05)
+        config_lib.parse(config),
+        fit=FitSettings(law="dcpt:constrained=false", bootstrap=40),
+        question=Question(tolerance=0.05),
     )
     return mixture_study.Prepared(settings, tmp_path, vocab_size=32, data={"prose": "p", "code": "c"}, progress=False)
 
