@@ -187,9 +187,9 @@ def _document(row: Any, rules: Rules, path: Path, number: int) -> Document | Bad
 def _json(path: Path, rules: Rules) -> Rows:
     """An array of objects, or objects one after the other: a line each (read as such), or over several lines."""
     limit = rules.max_document_bytes
-    first = next((line for _, line in _lines(path, "JSON", limit) if line is None or line.strip()), b"")
+    first = next((line for _, line in _lines(path, "JSON", BLOCK) if line is None or line.strip()), b"")
     try:
-        a_line_each = first is not None and isinstance(json.loads(first), dict)
+        a_line_each = first is not None and b"{" in first[:4] and isinstance(json.loads(first), dict)
     except (ValueError, RecursionError):
         a_line_each = False
     if a_line_each:
@@ -233,6 +233,8 @@ class _Values:
                     self._more(file)
                 else:
                     break
+            if end - self._at > self.limit:
+                raise self._error(too_long(self.limit))
             yield self.line, value
             self._advance(end)
             if array and (next_ := self._peek(file)) != "]":

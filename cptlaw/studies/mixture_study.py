@@ -133,7 +133,11 @@ def _refuse_another(study: Study, workdir: Path) -> None:
         raise UserError(
             f"{path}: damaged ({error}); --update-config writes it again and keeps the runs that this config asks for"
         ) from None
-    changed = [field for field in _differences(old, json.loads(study.to_json())) if not field.startswith(_ABOUT_NO_RUN)]
+    changed = [
+        field
+        for field in _differences(old, json.loads(study.to_json()))
+        if not field.startswith(_ABOUT_NO_RUN)
+    ]
     if changed:
         raise UserError(
             f"{workdir}: holds the runs of another config; these fields differ: {', '.join(changed)}. Give another "

@@ -36,9 +36,7 @@ def prepared(make_config, tmp_path):
         held_out__tokens=32_000,
     )
     settings = dataclasses.replace(
-        config_lib.parse(config),
-        fit=FitSettings(law="dcpt:constrained=false", bootstrap=40),
-        question=Question(tolerance=0.05),
+        config_lib.parse(config), fit=FitSettings(law="dcpt:constrained=false", bootstrap=40), question=Question(tolerance=0.05)
     )
     return mixture_study.Prepared(settings, tmp_path, vocab_size=32, data={"prose": "p", "code": "c"}, progress=False)
 
