@@ -160,9 +160,10 @@ def sentencepiece_cut(path: Path, model: Any) -> tuple[re.Pattern[str] | None, i
     in front of every part: some tokens before the newline with which a later part begins.
     """
     try:
-        from sentencepiece import sentencepiece_model_pb2 as messages
+        from sentencepiece import sentencepiece_model_pb2
     except ImportError:
         return None, 0
+    messages: Any = sentencepiece_model_pb2  # its classes are made at run time
     proto = messages.ModelProto.FromString(path.read_bytes())
     normal = proto.normalizer_spec
     newline = model.piece_to_id("\n")

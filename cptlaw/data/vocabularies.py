@@ -64,7 +64,8 @@ class Vocabulary:
     @cached_property
     def _affixes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """The ids around a document's own, without the end of document."""
-        before, after = (), ()
+        before: tuple[int, ...] = ()
+        after: tuple[int, ...] = ()
         if self.kind == "tokenizer":
             before, after = tokenizer_files.affixes(self._tokenizer)
         return before if self.begin is None else self.begin, after[:-1] if after[-1:] == (self.eos_id,) else after

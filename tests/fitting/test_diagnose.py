@@ -30,4 +30,4 @@ def test_dcpt_warns_below_the_inflection_ratio(dcpt_table):
 
 def test_a_sound_table_gets_no_warning(code, web):
     assert code.warnings == []
-    assert ["every run has one row"] == [warning.partition(":")[0] for warning in web.warnings]
+    assert [warning.partition(":")[0] for warning in web.warnings] == ["every run has one row"]
