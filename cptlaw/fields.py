@@ -17,6 +17,8 @@ import typing
 from collections.abc import Collection, Iterable, Mapping
 from typing import Annotated, Any, Protocol
 
+import numpy as np
+
 from cptlaw.errors import UserError, did_you_mean
 
 
@@ -74,7 +76,8 @@ class Range:
         if above and below and (self.infinite or abs(value) < math.inf):
             return None
         example = f"; give one such as {self.example}" if self.example else ""
-        return f"{self.what} {self.bounds()}, not {value}{example}"
+        finite = "" if self.infinite or abs(value) < math.inf else " and finite"
+        return f"{self.what} {self.bounds()}{finite}, not {value}{example}"
 
     def bounds(self) -> str:
         """The range in words."""
@@ -85,9 +88,7 @@ class Range:
             parts.append(f"{'above' if self.open_low else 'at least'} {self.low:.12g}")
         if math.isfinite(self.high):
             parts.append(f"{'below' if self.open_high else 'at most'} {self.high:.12g}")
-        elif not self.infinite:
-            parts.append("finite")
-        return " and ".join(parts)
+        return " and ".join(parts) or "a number"
 
 
 def at_least(low: float, **words: Any) -> Range:
@@ -128,6 +129,19 @@ class NotEmpty:
 Seed = Annotated[int, between(0, 2**31 - 2, what="a seed lies")]
 
 
+def plain(value: Any) -> Any:
+    """`value` in JSON's types: tuples and arrays as lists, keys as text, numbers that are not finite as None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:
     """The error of a field that is not among the `known`."""
     known = list(known)
@@ -156,7 +170,7 @@ def build(kind: type, values: Any, path: str) -> Any:
 
 def check(instance: Any, path: str) -> None:
     """Checks the fields of a dataclass that Python made; for its `__post_init__`. Raises ConfigError as `build`."""
-    for name, hint in _hints(type(instance)).items():
+    for name, hint in _hints(instance.__class__).items():
         _value(hint, getattr(instance, name), f"{path}.{name}", exact=True)
 
 
@@ -170,7 +184,7 @@ def check_some(kind: type, values: Mapping[str, Any], path: str, *, but: Collect
 
 
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
+def _hints(kind: Any) -> dict[str, Any]:
     """Field name -> annotation, ranges included."""
     hints = typing.get_type_hints(kind, include_extras=True)
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}

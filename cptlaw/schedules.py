@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 
 from cptlaw import fields
-from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, OneOf, above, at_least
 
 # Decays from 1 to 0 over progress from 0 to 1.
@@ -68,9 +67,7 @@ class Schedule:
         if self.kind == "wsd" and not self.cooldown:
             raise ConfigError("schedule.cooldown", "wsd needs cool-down steps; without them it is constant")
         if (self.kind == "infinite") != (self.stable > 0):
-            raise ConfigError(
-                "schedule.stable", "a stable learning rate belongs to infinite, and infinite needs one"
-            )
+            raise ConfigError("schedule.stable", "a stable learning rate belongs to infinite, and infinite needs one")
         if self.decay and self.kind != "infinite":
             raise ConfigError("schedule.decay", f"decay steps belong to infinite, not to {self.kind}")
         if self.cycles != 1 and self.kind != "cyclic":

@@ -21,7 +21,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     demo.add_argument("--domain", choices=("code", "biomedical"), default="code", help="the domain corpus")
     demo.add_argument("--fast", action="store_true", help="about two minutes, for a first look")
     demo.add_argument("--workdir", type=Path, help="where everything is kept (runs/demo, or runs/demo-fast, ...)")
-    _common(demo)
+    study_arguments(demo)
     demo.set_defaults(run=_demo)
 
     study = subparsers.add_parser(
@@ -32,11 +32,12 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     )
     study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
     study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
-    _common(study)
+    study_arguments(study)
     study.set_defaults(run=_study)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every study has."""
     parser.add_argument(
         "--update-config",
         action="store_true",
@@ -90,12 +91,11 @@ def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
 
     from cptlaw.studies import config as config_lib
     from cptlaw.studies import mixture_study
+    from cptlaw.studies.prepared import prepare
 
     # This process only fits and draws; the workers, which inherit none of this, have the accelerator.
     jax.config.update("jax_platforms", "cpu")
-    prepared = mixture_study.prepare(
-        config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet
-    )
+    prepared = prepare(config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for answer in mixture_study.run(prepared, retry_failed=args.retry_failed, command=command):
         print(answer.text(), flush=True)

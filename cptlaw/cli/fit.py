@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
 from cptlaw.errors import UserError
 
 
@@ -48,15 +49,14 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", type=Path, metavar="TABLE", help="runs table: .csv, .parquet or .jsonl")
-    parser.add_argument("--eval", help="evaluated corpus; several (a,b) make a joint fit")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE", help="runs table: CSV, JSONL, Parquet, ...; docs/tables.md"
+    )
+    tables.add_arguments(parser, eval=False)
+    parser.add_argument("--eval", help="evaluated corpus; several (a,b) make a joint fit; names a table's only one")
     parser.add_argument(
         "--shared", default="", metavar="P,Q", help="parameters common to all corpora of a joint fit, or all"
     )
-    parser.add_argument(
-        "--columns", default="", metavar="OURS=THEIRS,...", help="map foreign headers: params=N,loss=val"
-    )
-    parser.add_argument("--where", metavar="QUERY", help="use only these rows")
     parser.add_argument(
         "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
     )
@@ -94,20 +94,15 @@ def _read(args: argparse.Namespace) -> Any:
     from cptlaw import cache, runs
 
     cache.keep_compiled()
-    columns = {}
-    for pair in _list(args.columns):
-        ours, equals, theirs = pair.partition("=")
-        if not equals:
-            raise UserError(f"--columns {pair}: write OURS=THEIRS, e.g. params=N")
-        columns[ours] = theirs
-    table = runs.read(args.table, columns, args.where)
+    named = tables.names(args.eval)
+    table = tables.read(args, args.table, eval=named[0] if len(named) == 1 else None)
     if args.learnability:
         table = runs.learnability(table, args.learnability)
     return table if args.thin is None else runs.thin(table, args.thin, args.seed)
 
 
-def _eval(args: argparse.Namespace) -> Any:
-    names = _list(args.eval)
+def _eval(args: argparse.Namespace, table: Any) -> Any:
+    names = tables.names(args.eval, table["eval"])
     return names[0] if len(names) == 1 else names or None
 
 
@@ -120,7 +115,7 @@ def _fit(args: argparse.Namespace) -> None:
     fit = fitting.fit(
         table,
         args.law,
-        _eval(args),
+        _eval(args, table),
         shared=_list(args.shared),
         fixed={name: values[0] for name, values in args.fix},
         objective=args.objective,
@@ -213,7 +208,7 @@ def _compare(args: argparse.Namespace) -> None:
     found = fitting.compare(
         table,
         laws.names() if args.laws == "all" else _list(args.laws),
-        _eval(args),
+        _eval(args, table),
         fold=args.fold,
         shared=_list(args.shared),
         objective=args.objective,

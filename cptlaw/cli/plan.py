@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
 from cptlaw.errors import UserError
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
@@ -116,6 +117,7 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
     ask.add_argument("--out", type=Path, metavar="DECISION.json", help="save the decision, e.g. for cptlaw report")
     ask.add_argument("--json", action="store_true", help="print JSON")
+    tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: _show(run(args), args))
     return ask
 
@@ -151,8 +153,8 @@ def _numbers(text: str) -> list[float]:
 
 def _named(text: str) -> dict[str, float]:
     try:
-        return {name: float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
-    except ValueError:
+        return {name: float(value) for name, value in tables.pairs("", text).items()}
+    except (ValueError, UserError):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
 
 
@@ -172,10 +174,10 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
 
 
 def _table(args: argparse.Namespace) -> Any:
-    from cptlaw import cache, runs
+    from cptlaw import cache
 
     cache.keep_compiled()
-    return runs.read(args.table)
+    return tables.read(args, args.table)
 
 
 def _csv(flag: str, path: Path) -> Any:
@@ -215,17 +217,17 @@ def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> 
 
 
 def _trade_off(args: argparse.Namespace) -> Any:
-    from cptlaw.planning import tradeoff
+    from cptlaw.planning.tradeoff import base_loss, trade_off
 
     general, domain = load(args, "general"), load(args, "domain")
     base = args.base_loss
     if base is None:
         if args.table is None:
             raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
-        base = tradeoff.base_loss(_table(args), general.eval, args.params)
+        base = base_loss(_table(args), general.eval, args.params)
     return _decide(
         args,
-        tradeoff.trade_off,
+        trade_off,
         general,
         domain,
         params=args.params,
@@ -239,7 +241,7 @@ def _trade_off(args: argparse.Namespace) -> Any:
 
 
 def _share(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.pareto import share_for_loss
+    from cptlaw.planning.share_for_loss import share_for_loss
 
     fit = load(args, "fit")
     return _decide(args, share_for_loss, fit, loss=args.loss, params=args.params, tokens=args.tokens, level=args.level)
@@ -311,7 +313,7 @@ def _mixture(args: argparse.Namespace) -> Any:
 
 
 def _subset(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.best_subset import subset
+    from cptlaw.planning.best_subset import best_subset
 
     reachable = None
     if args.reachable is not None:
@@ -319,7 +321,7 @@ def _subset(args: argparse.Namespace) -> Any:
         if not {"mean", "spread"} <= set(table):
             raise UserError(f"--reachable {args.reachable}: needs the columns mean and spread")
         reachable = table[["mean", "spread"]].to_numpy()
-    return subset(load(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
+    return best_subset(load(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
 
 
 def _next(args: argparse.Namespace) -> Any:
@@ -341,7 +343,7 @@ def _next(args: argparse.Namespace) -> Any:
 
 def _design(args: argparse.Namespace) -> Any:
     from cptlaw import fitting, laws
-    from cptlaw.planning.first_grid import design
+    from cptlaw.planning.first_grid import first_grid
 
     if args.assume.endswith(".json"):
         fit = fitting.Fit.load(args.assume)
@@ -352,7 +354,7 @@ def _design(args: argparse.Namespace) -> Any:
             theta = _named(args.assume)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"--assume {error}") from None
-    return design(
+    return first_grid(
         law,
         theta,
         at={"params": args.params, "tokens": args.tokens, "ratio": args.ratio},

@@ -1,7 +1,8 @@
-"""What a run is: everything that decides its numbers, and what is watched while it trains."""
+"""What a run is: everything that decides its numbers, and the conditions under which it trains, which decide none."""
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 from cptlaw.fields import ConfigError, OneOf, above, at_least, between
@@ -28,26 +29,32 @@ _OF_PHASE = {
 
 @dataclasses.dataclass(frozen=True)
 class Phase:
-    """A stretch of training: pre-training of the base, or continual pre-training."""
+    """A stretch of training: pre-training of the base, or continual pre-training.
+
+    Attributes:
+      tokens: its length, in tokens of all corpora together.
+      peak_lr, final_lr, stable_lr: learning rates, as of `schedules.Schedule`.
+      warmup_tokens, cooldown_tokens, decay_tokens: lengths in tokens; the schedule rounds them up to whole steps.
+      schedule: one of `schedules.KINDS`. With a constant learning rate every checkpoint is a run of its own length; a
+        schedule that decays over the run confounds its tokens with its learning rate.
+      cooldown_shape, cycles: as of `schedules.Schedule`.
+      branch_cooldown: of continual pre-training: above 0, every evaluation is at the end of a cool-down of its own,
+        which takes this share of its tokens and branches off one long run (the trunk). So every row is annealed, and
+        the trunk is paid for once.
+      keep_optimizer: of continual pre-training: go on with the base run's optimizer state rather than with a new one.
+    """
 
     tokens: Annotated[int, at_least(1)]
     peak_lr: Annotated[float, above(0, what="a learning rate,", example="3e-4")]
     warmup_tokens: Annotated[int, at_least(0)]
-    # With a constant learning rate every checkpoint is a run of its own length; a schedule that decays over the run
-    # confounds its tokens with its learning rate.
     schedule: Annotated[str, OneOf(KINDS)] = "constant"
     final_lr: Annotated[float, at_least(0)] = 0.0
     cooldown_tokens: Annotated[int, at_least(0)] = 0
-    # The rest of `schedules.Schedule`, for those kinds that have it.
     cooldown_shape: Annotated[str, OneOf(tuple(DECAYS))] = "linear"
     stable_lr: Annotated[float, at_least(0)] = 0.0
     decay_tokens: Annotated[int, at_least(0)] = 0
     cycles: Annotated[int, at_least(1)] = 1
-    # Of continual pre-training: above 0, every evaluation is at the end of a cool-down of its own, which takes this
-    # share of its tokens and branches off one long run (the trunk). So every row is annealed, and the trunk is paid
-    # for once.
     branch_cooldown: Annotated[float, between(0, 1, open_high=True, what="a share of the tokens,")] = 0.0
-    # Of continual pre-training: go on with the base run's optimizer state rather than with a new one.
     keep_optimizer: bool = False
 
     def in_steps(self, tokens_per_step: int) -> Schedule:
@@ -93,11 +100,27 @@ class Monitor:
 class Run:
     """Everything that decides one run's numbers, and nothing else.
 
-    `init` is the id of the run whose last parameters it starts from (None: from scratch, or from the Hugging Face
-    folder `weights`, which takes no training: 0 tokens). `shares` are token shares
-    of the training corpora; `eval_tokens` the token counts at which every corpus in `evals` is evaluated. A cool-down
-    branch goes on from the checkpoint of its `trunk` (a run's id) where its cool-down begins; the trunk keeps its
-    checkpoints at `keep_tokens`.
+    Attributes:
+      id: a readable name and a digest of the other fields: another config, another id (see `studies.grid`).
+      size: name of the model's size in the study.
+      model: fields of `models.config.Config`.
+      init: id of the run whose last parameters it starts from; None: from scratch, or from `weights`.
+      shares: corpus -> token share of the training mix; they sum to 1.
+      evals: corpora that are evaluated.
+      phase: its length, in tokens, and its learning rates.
+      eval_tokens: numbers of tokens at which every corpus in `evals` is evaluated.
+      seed: of the order of the data, and of the initial parameters.
+      seq_len: tokens of a sequence.
+      batch_size: sequences of a step.
+      optimizer: fields of `training.step.Optimizer`.
+      mesh: sizes of the mesh axes data, fsdp and tensor; empty: data-parallel over as many devices as divide a batch.
+      eval_batch_size: sequences of an evaluation's batch.
+      eval_max_tokens: tokens of each corpus that are evaluated, at most; None: all of its validation split.
+      data: corpus -> digest of its token store.
+      microbatches: parts that a batch is taken in; 0: see `training.step.default_microbatches`.
+      weights: Hugging Face folder that a base model comes from; it takes no training (0 tokens).
+      trunk: of a cool-down branch: id of the run from whose checkpoint it goes on, where its cool-down begins.
+      keep_tokens: of a trunk: numbers of tokens at which its checkpoints stay.
     """
 
     id: str
@@ -144,6 +167,11 @@ class Run:
     def steps(self, tokens: int) -> int:
         return tokens // (self.seq_len * self.batch_size)
 
+    @functools.cached_property
+    def config(self) -> transformer.Config:
+        """The architecture."""
+        return transformer.Config(**self.model)
+
     def make_optimizer(self) -> Optimizer:
         base = self.optimizer.get("mup_base")
         return Optimizer(**{**self.optimizer, "mup_base": base and transformer.Config(**base)})
@@ -154,5 +182,28 @@ class Run:
 
     def flops(self) -> float:
         """Training FLOPs: what its progress and its place in the queue are measured in."""
-        config = transformer.Config(**self.model)
-        return (self.tokens - self.first_token) * transformer.flops_per_token(config, self.seq_len)["training"]
+        return (self.tokens - self.first_token) * transformer.flops_per_token(self.config, self.seq_len)["training"]
+
+
+# Called with the runs that are trained together, the one of them that came further, and the tokens that it has done
+# (those of its trunk not counted).
+Progress = Callable[[Sequence[Run], Run, int], Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditions:
+    """How a process trains: none of it changes a finished run's numbers.
+
+    Attributes:
+      checkpoint_seconds: how much work a crash may cost.
+      monitor: what is watched meanwhile.
+      keep_checkpoint: keep the last checkpoint of a continual pre-training run, which the study itself needs no more.
+      progress: told how far each run is.
+      should_stop: asked after every step; when it says so, the runs are saved, and `job.Stopped` is raised.
+    """
+
+    checkpoint_seconds: float = 60.0
+    monitor: Monitor = Monitor()
+    keep_checkpoint: bool = False
+    progress: Progress = lambda runs, run, tokens: None
+    should_stop: Callable[[], bool] = lambda: False

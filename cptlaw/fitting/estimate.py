@@ -66,14 +66,15 @@ def fit(
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
       bootstrap: number of resamples; 0 for none. Drawn over runs unless `resample` names another way.
-      hold_out: rows kept for scoring: a pandas query or a boolean per row. None: the forward fold (the largest size, or
+      hold_out: rows kept for scoring: a condition or a boolean per row. None: the forward fold (the largest size, or
         the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
       starts: how many, or an array (starts, fitted parameters).
 
     Raises:
       UserError: bad table, law, corpus or rows; the message says what to do.
     """
-    warnings = runs.check(table)
+    table, left_out = runs.plain(table)
+    warnings = runs.check(table) + left_out
     corpora = evaluated(table, eval)
     made = laws.for_table(law, table) if isinstance(law, str) else law
     chosen = laws.joint(made, corpora, shared) if len(corpora) > 1 else made

@@ -15,8 +15,10 @@ from numpy.typing import ArrayLike
 
 from cptlaw import atomic, laws
 from cptlaw.errors import UserError
+from cptlaw.fields import plain
 from cptlaw.fitting import intervals
 from cptlaw.laws import Law
+from cptlaw.words import count, percent
 
 FORMAT, VERSION = "cptlaw.fit", 1
 
@@ -144,22 +146,35 @@ class Fit:
         return sorted(found, key=lambda item: -abs(item[1]))
 
     def extrapolation(self, **columns: ArrayLike) -> list[str]:
-        """How far outside the fitted ranges a question is, in words."""
-        out = []
+        """Where a question lies outside the fitted ranges, and how far, in words: a note a column and side."""
+        of = self.eval if isinstance(self.eval, str) else ", ".join(self.eval)
+        notes = []
         for name, value in columns.items():
-            low, high = self.ranges.get(name, (-np.inf, np.inf))
-            values = np.asarray(value, float)
-            if (values > high * (1 + 1e-9)).any():
-                by = f" ({values.max() / high:.2g}x)" if high > 0 else ""
-                out.append(f"{name} {values.max():g} is above the fitted range, which ends at {high:g}{by}")
-            if (values < low * (1 - 1e-9)).any():
-                out.append(f"{name} {values.min():g} is below the fitted range, which begins at {low:g}")
-        return out
+            if name not in self.ranges:
+                continue
+            (low, high), values = self.ranges[name], np.asarray(value, float)
+            if name == "ratio" or name.startswith("w_"):
+                corpus = of if name == "ratio" else name.removeprefix("w_")
+                for share in np.unique(values[(values < low - 1e-9) | (values > high + 1e-9)]):
+                    notes.append(
+                        f"a share of {percent(float(share))} of {corpus} is outside the fitted shares "
+                        f"({percent(low)} to {percent(high)})"
+                    )
+                continue
+            if (most := float(values.max())) > high * (1 + 1e-6):
+                times = f"{most / high:.3g} times" if high > 0 else "over"
+                far = f"{times} the largest fitted for {of} ({count(high)})"
+                notes.append(f"{name} {count(most)} is above the fitted range: {far}")
+            if (least := float(values.min())) < low * (1 - 1e-6):
+                times = f"{low / least:.3g} times " if least > 0 else ""
+                far = f"{times}below the smallest fitted for {of} ({count(low)})"
+                notes.append(f"{name} {count(least)} is below the fitted range: {far}")
+        return notes
 
     def summary(self, level: float = 0.9) -> dict[str, Any]:
         """The fit without samples and rows, for programs: JSON-ready."""
         sure = self._count > 0
-        return _plain(
+        return plain(
             {
                 "law": {"name": self.law.name, "title": self.law.title, "equation": self.law.equation},
                 "eval": self.eval,
@@ -212,8 +227,8 @@ class Fit:
                 "sha256": hashlib.sha256(source).hexdigest(),
             },
             "eval": self.eval,
-            "samples": {k: _plain(v) for k, v in self.samples.items()},
-            "residuals": {k: _plain(v.to_numpy()) for k, v in self.residuals.items()},
+            "samples": {k: plain(v) for k, v in self.samples.items()},
+            "residuals": {k: plain(v.to_numpy()) for k, v in self.residuals.items()},
         }
         rest = (
             "params",
@@ -227,7 +242,7 @@ class Fit:
             "warnings",
             "versions",
         )
-        data |= {name: _plain(getattr(self, name)) for name in (*rest, "command")}
+        data |= {name: plain(getattr(self, name)) for name in (*rest, "command")}
         atomic.write_text(path, json.dumps(data, allow_nan=False) + "\n")
 
     @classmethod
@@ -317,21 +332,6 @@ class Fit:
                 )
                 raise FitError(f"{name} = {values[bad].flat[0]:g} is not {rule}")
         return arrays
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: arrays to lists, non-finite numbers to null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value.tolist()]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def _float(value: Any) -> float:

@@ -41,7 +41,8 @@ def evaluated(table: pd.DataFrame, eval: str | Sequence[str] | None) -> tuple[st
         return tuple(present)
     wanted = (eval,) if isinstance(eval, str) else tuple(eval)
     if absent := [name for name in wanted if name not in present]:
-        raise FitError(f"no rows with eval {', '.join(absent)}; the table evaluates {', '.join(present)}")
+        unnamed = "; a table without a column eval names its corpus with --eval CORPUS" * (present == ["loss"])
+        raise FitError(f"no rows with eval {', '.join(absent)}; the table evaluates {', '.join(present)}{unnamed}")
     return wanted
 
 
@@ -93,7 +94,7 @@ def _column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) ->
         values = np.full(len(frame), np.nan)
     bad = ~np.isfinite(values)
     if bad.all():
-        raise FitError(f"law {law.name} reads {name!r}, which the table lacks; name it with --columns {name}=HEADER")
+        raise FitError(f"law {law.name} reads {name!r}, which the table lacks{runs.missing(frame, name)}")
     if bad.any():
         raise FitError(
             f"law {law.name} reads {name!r}, which is empty in row {frame.index[np.argmax(bad)]}; drop the row"

@@ -1,7 +1,6 @@
 """Scaling laws as data: `get("dcpt")`, `names()`, `load("my_laws.py:name")`. Equations only; fitting is next door."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
 import importlib.util
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cptlaw import runs
+from cptlaw.errors import did_you_mean
 from cptlaw.laws import chinchilla, cmr, cross_domain, dcpt, dynamics, forgetting, mixing, perplexity
 from cptlaw.laws.base import Law, LawError, Param, joint, law
 
@@ -68,8 +68,7 @@ def _get(name: str, options: tuple[tuple[str, Any], ...]) -> Law:
             raise LawError(f"{name}: a law from a file takes no options")
         return load(name)
     if name not in BUILDERS:
-        near = difflib.get_close_matches(name, BUILDERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILDERS)}, or FILE.py:NAME"
+        hint = did_you_mean(name, BUILDERS) or f"there are {', '.join(BUILDERS)}, or FILE.py:NAME"
         raise LawError(f"no law {name!r}; {hint}")
     known = options_of(name)
     for option, _ in options:

@@ -48,9 +48,13 @@ class Config:
     remat: Annotated[str, OneOf(tuple(REMAT))] = "none"
     # One compiled layer for all: compiles faster when there are many, runs slower on a CPU.
     scan_layers: bool = False
-    loss_block: Annotated[int, at_least(0)] = 0  # token ids whose logits are held at a time; 0: all that fit, else 4,096 (`loss.blocks`)
+    loss_block: Annotated[int, at_least(0)] = (
+        0  # token ids whose logits are held at a time; 0: all that fit, else 4,096 (`loss.blocks`)
+    )
     norm: Annotated[str, OneOf(("rms", "layer"))] = "rms"  # "layer": with mean and bias
-    bias: Annotated[str, OneOf(("none", "qkv", "all"))] = "none"  # of linear layers: "qkv", or "all" (not the embeddings)
+    bias: Annotated[str, OneOf(("none", "qkv", "all"))] = (
+        "none"  # of linear layers: "qkv", or "all" (not the embeddings)
+    )
     activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "silu"
     gated: bool = True  # the feed-forward layer multiplies its activation with a second projection
     parallel_residual: bool = False  # attention and feed-forward read the same input
@@ -64,7 +68,9 @@ class Config:
     rope_low_freq_factor: Annotated[float, above(0)] = 1.0
     rope_high_freq_factor: Annotated[float, above(0)] = 4.0
     rope_original_context: Annotated[int, at_least(1)] = 8192
-    attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "splash"))] = "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
+    attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "splash"))] = (
+        "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
+    )
     # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
     # part of what the model is.
     described: str = dataclasses.field(default="", compare=False, repr=False)
@@ -88,7 +94,8 @@ class Config:
         if self.rope_scaling == "llama3" and self.rope_low_freq_factor >= self.rope_high_freq_factor:
             raise ConfigError(
                 "model.rope_low_freq_factor",
-                f"must be below rope_high_freq_factor, {self.rope_high_freq_factor:g}, not {self.rope_low_freq_factor:g}",
+                f"must be below rope_high_freq_factor, {self.rope_high_freq_factor:g}, but is "
+                f"{self.rope_low_freq_factor:g}",
             )
 
     @property

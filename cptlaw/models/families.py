@@ -104,9 +104,9 @@ def of_json(given: Mapping[str, Any]) -> Config:
         if head_dim not in (None, sizes["d_model"] // sizes["heads"]):
             raise _unsupported("head_dim", head_dim, ["hidden_size / num_attention_heads"])
         kv_heads = head_dim = None
+    fields: dict[str, Any] = {**sizes, **_rope(json_)}
     config = Config(
-        **sizes,
-        **_rope(json_),
+        **fields,
         kv_heads=kv_heads or sizes["heads"],
         head_dim=head_dim or 0,
         norm_eps=json_.number("layer_norm_eps", 1e-5) if neox else json_.number("rms_norm_eps", 1e-6),
@@ -125,9 +125,8 @@ def of_json(given: Mapping[str, Any]) -> Config:
 def _rope(json_: _Json) -> dict[str, Any]:
     """Rotary fields. A rope_scaling takes the place of rope_parameters, in which transformers 5 gathers all of them."""
     given, neox = json_.given, json_.family == "gpt_neox"
-    name, scaling = next(
-        ((name, given[name]) for name in ("rope_scaling", "rope_parameters") if given.get(name)), ("rope_scaling", {})
-    )
+    name = next((name for name in ("rope_scaling", "rope_parameters") if given.get(name)), "rope_scaling")
+    scaling = given.get(name) or {}
     for field in ("rope_scaling", "rope_parameters"):
         inner = given.get(field) or {}
         if not isinstance(inner, dict):

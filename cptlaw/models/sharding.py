@@ -129,3 +129,7 @@ class Layout:
             name: jax.make_array_from_process_local_data(self.batch, array, (batch_size, *array.shape[1:]))
             for name, array in local.items()
         }
+
+    def replicate(self, value: np.generic) -> jax.Array:
+        """A scalar that all processes have, on every device."""
+        return jax.make_array_from_process_local_data(self.replicated, np.asarray(value), ())

@@ -1,4 +1,4 @@
-"""Decisions that allow for the law being wrong where it extrapolates, which no resample of the runs can show."""
+"""Decisions that allow for laws that are wrong where they extrapolate, which no resample of the runs can show."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cptlaw.fitting import intervals
+from cptlaw.planning.numbers import resamples
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
@@ -23,7 +24,6 @@ def with_lack_of_fit(fit: "Fit") -> "Fit":
       UserError: the fit has no held-out score.
     """
     intervals.lack_of_fit(fit.scores, fit.ranges, {name: np.array(high) for name, (_, high) in fit.ranges.items()})
-    count = len(next(iter(fit.samples.values()), ()))
     rng = np.random.default_rng([fit.settings.get("seed", 0), *str(fit.eval).encode()])
 
     def function(p: Any, x: Any, xp: Any) -> Any:
@@ -34,5 +34,5 @@ def with_lack_of_fit(fit: "Fit") -> "Fit":
         fit,
         law=dataclasses.replace(fit.law, name=f"{fit.law.name}, {MISS}", function=function),
         params={**fit.params, MISS: 0.0},
-        samples={**fit.samples, MISS: rng.standard_t(intervals.MISFIT_DF, count)},
+        samples={**fit.samples, MISS: rng.standard_t(intervals.MISFIT_DF, resamples(fit))},
     )

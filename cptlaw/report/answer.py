@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from cptlaw.planning import noise
-from cptlaw.planning.decision import Decision, DecisionError, interval, percent, spread
+from cptlaw.planning.confirmation import confirmation
+from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.tradeoff import base_loss
 from cptlaw.report.html import Markup, table, tag, text
+from cptlaw.words import percent, spread
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
@@ -50,29 +50,6 @@ def headline(decision: Decision) -> str:
     if share in (0, 1):
         return f"{(general, domain)[int(share)]} text only"
     return f"{percent(share)} {domain} text, {percent(1 - share)} {general} text"
-
-
-def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float) -> pd.DataFrame:
-    """Prediction beside measurement for each corpus at the confirming run's last evaluation.
-
-    The interval is that of one run: the law's own, widened by how far single runs lie from it (`noise.of_fit`).
-
-    Returns:
-      rows of eval, predicted, low, high, measured, difference, inside.
-    """
-    rows = []
-    for name, fit in fits.items():
-        for row in confirm[confirm["eval"] == name].sort_values("tokens").tail(1).to_dict("records"):
-            given = row | {"ratio": row[f"w_{name}"]}
-            found = fit.predict(**{column: given[column] for column in fit.law.columns}, level=level)
-            scatter = np.random.default_rng(0).normal(0, np.hypot(*noise.of_fit(fit)), len(found.samples))
-            low, high = interval(fit.stretched(found.point, found.samples, level) + scatter, level)
-            point = float(found.point)
-            rows.append({
-                "eval": name, "predicted": point, "low": low, "high": high, "measured": row["loss"],
-                "difference": row["loss"] - point, "inside": low <= row["loss"] <= high,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 def _cautions(fits: Mapping[str, "Fit"]) -> list[Markup]:

@@ -11,9 +11,10 @@ import pandas as pd
 import cptlaw
 from cptlaw import atomic, runs
 from cptlaw.planning import noise
-from cptlaw.planning.decision import Decision, cells, count, percent
+from cptlaw.planning.decision import Decision, cells
 from cptlaw.report import answer, figures, html, style
 from cptlaw.report.html import Markup, tag
+from cptlaw.words import count, percent
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cptlaw.selection import landscape
+from cptlaw import units
 from cptlaw.selection.landscape import LandscapeError
 
 
@@ -60,5 +60,5 @@ def _same_chunks(rows: pd.DataFrame, others: Sequence[pd.DataFrame]) -> None:
         if len(other) != len(rows) or (other[key].to_numpy() != rows[key].to_numpy()).any():
             raise LandscapeError(
                 "the tables score different chunks; score one corpus with one chunk length under every model, "
-                f"then choose a unit of {', '.join(landscape.UNITS)} or these scores"
+                f"then choose a unit of {', '.join(units.PERPLEXITY)} or these scores"
             )

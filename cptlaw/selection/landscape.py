@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from cptlaw import units
 from cptlaw.errors import UserError
 
-UNITS = ("perplexity", "log-perplexity", "bits-per-byte")
 WINSOR = 0.995
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 DIRECTIONS = 64
@@ -28,8 +28,8 @@ def values(rows: pd.DataFrame, unit: str) -> np.ndarray:
     """x of every chunk, in `unit`: (rows,) float64."""
     if unit == "bits-per-byte":
         return rows["nats"].to_numpy() / (np.log(2) * np.maximum(rows["bytes"].to_numpy(), 1))
-    if unit not in UNITS:
-        raise LandscapeError(f"unit {unit!r}: one of {', '.join(UNITS)}")
+    if unit not in units.PERPLEXITY:
+        raise LandscapeError(f"unit {unit!r}: one of {', '.join(units.PERPLEXITY)}")
     mean = rows["nats"].to_numpy() / rows["tokens"].to_numpy()
     return np.exp(mean) if unit == "perplexity" else mean
 

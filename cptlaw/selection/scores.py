@@ -40,11 +40,6 @@ def meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
         raise ScoreError(f"{path}: cannot be read ({error}); delete the directory and score again") from None
 
 
-def by_document(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sums over the chunks of each document, tails included: document, tokens, bytes, nats."""
-    return rows.groupby("document", sort=True)[["tokens", "bytes", "nats"]].sum().reset_index()
-
-
 def document_tokens(rows: pd.DataFrame, documents: pd.Series) -> np.ndarray:
     """How many tokens of each of `documents` are scored: (documents,)."""
     return rows.groupby("document")["tokens"].sum().loc[documents].to_numpy()

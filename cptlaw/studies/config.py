@@ -86,7 +86,8 @@ def _check_sizes(study: Study) -> None:
     for size in study.sizes:
         if not re.fullmatch(r"\w[\w.-]*", size):
             raise ConfigError(
-                f"config.sizes.{size}", "a size's name has letters, digits, '_', '-' and '.': it is part of folders' names"
+                f"config.sizes.{size}",
+                "a size's name has letters, digits, '_', '-' and '.': it is part of folders' names",
             )
     for field in ("grid", "init_from"):
         for size in getattr(study, field):
@@ -198,7 +199,9 @@ def _check_law(study: Study) -> None:
             "tokens and the domain share, such as dcpt",
         )
     if not shares & set(law.columns):
-        raise ConfigError("config.fit.law", f"{study.fit.law} does not read the domain share, so no share follows from it")
+        raise ConfigError(
+            "config.fit.law", f"{study.fit.law} does not read the domain share, so no share follows from it"
+        )
 
 
 def _no_size(study: Study, path: str, size: str) -> ConfigError:

@@ -40,7 +40,7 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
     Raises UserError for a model, a sharding or a batch that cannot be.
     """
     run = grid.base_run(study, size, vocabulary_ids(study), {})
-    cfg = transformer.Config(**run.model)
+    cfg = run.config
     sizes = mesh_sizes(devices, **study.mesh)
     mesh = jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
     layout = Layout(cast(jax.sharding.Mesh, mesh))  # its shape and axes are all that is asked of it here
@@ -73,7 +73,7 @@ def _logits(cfg: transformer.Config, tokens: int) -> int:
 
 
 def vocabulary_ids(study: Study) -> int:
-    """Token ids of the study's vocabulary; 1 where the file need not be there, since every model brings its own size."""
+    """Token ids of the vocabulary; 1 where every model brings a size of its own, so that the file need not be there."""
     if study.vocabulary.kind == "file" and set(study.grid) <= set(study.init_from):
         return 1
     return inputs.vocabulary_ids(study)

@@ -123,7 +123,8 @@ class Study:
       optimizer: fields of `training.step.Optimizer`; its `mup_base` is the name of a size here.
       microbatches: parts that a batch is taken in, one after the other: less memory, the same gradient. 0 chooses, see
         `training.step.default_microbatches`.
-      mesh: sizes of the mesh axes data, fsdp and tensor, in devices; -1 is the rest. All devices are on data by default.
+      mesh: sizes of the mesh axes data, fsdp and tensor, in devices; -1 is the rest. By default all are on
+        data.
       init_from: size -> Hugging Face folder whose weights are its base model, and whose config.json is its
         architecture. The vocabulary must be that model's. Other weights must lie in a folder of another name: a run's
         id holds the name, not the weights.

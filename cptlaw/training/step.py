@@ -131,7 +131,7 @@ def default_microbatches(cfg: transformer.Config, layout: Layout, batch_size: in
 @functools.lru_cache(maxsize=64)
 def make_step(
     cfg: transformer.Config, optimizer: Optimizer, layout: Layout, microbatches: int = 1
-) -> Callable[[State, Batch, float], tuple[State, Sums]]:
+) -> Callable[[State, Batch, jax.Array], tuple[State, Sums]]:
     """The compiled step (state, batch, learning rate) -> (state, sums); cached, so many runs share one program.
 
     The state is donated. `microbatches`: see `plain_step`.
@@ -178,7 +178,8 @@ def plain_step(
     def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Sums]:
         (nats, tokens), grads = gradients(state.params, batch)
         grads = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1), grads)
-        direction, moments = transform.update(grads, state.optimizer, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises decays to integer powers
+            direction, moments = transform.update(grads, state.optimizer, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
         sums = Sums(nats=nats, tokens=tokens, grad_norm=optax.global_norm(grads))
         return State(step=state.step + 1, params=params, optimizer=moments), sums

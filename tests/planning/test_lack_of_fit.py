@@ -7,11 +7,11 @@ import scipy.stats
 from cptlaw import cli
 from cptlaw.errors import UserError
 from cptlaw.fitting import intervals
-from cptlaw.planning import decision as d
 from cptlaw.planning.budget import budget
 from cptlaw.planning.decision import Decision
 from cptlaw.planning.lack_of_fit import with_lack_of_fit
 from cptlaw.planning.mixture import mixture
+from cptlaw.planning.numbers import losses
 from cptlaw.planning.tradeoff import trade_off
 
 HELD = {"what": "the largest size", "n": 10, "law": {"rms_log": 0.02}, "beaten_by": [], "steps": {"params": np.log(4)}}
@@ -29,7 +29,7 @@ def test_resamples_miss_by_the_term_of_the_prediction(scored):
         scored[0], samples={n: np.full(4000, v) for n, v in scored[0].params.items()}
     )  # nothing else moves
     for x in (NEAR, FAR):
-        found = np.log(d.losses(with_lack_of_fit(sure), {**x, "ratio": 0.5})[:, 0])
+        found = np.log(losses(with_lack_of_fit(sure), {**x, "ratio": 0.5})[:, 0])
         scale = intervals.lack_of_fit(sure.scores, sure.ranges, {k: np.array(v) for k, v in x.items()})
         t = (found[1:] - found[0]) / scale
         reach = scipy.stats.t.ppf(0.95, intervals.MISFIT_DF)

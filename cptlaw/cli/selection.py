@@ -5,9 +5,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw import units
+from cptlaw.cli.demo import study_arguments
 from cptlaw.errors import UserError
+from cptlaw.fields import Range, above, at_least, between
 
-UNITS = ("perplexity", "log-perplexity", "bits-per-byte")
+RANGES = {
+    "winsor": between(0, 1, open_low=True, what="a quantile,"),
+    "fraction": between(0, 1, open_low=True, open_high=True, what="a share of the pool,"),
+    "mean": Range(),
+    "std": above(0),
+    "seed": at_least(0),
+}
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -63,28 +72,29 @@ def add_parsers(subparsers: Any) -> None:
     )
     study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
     study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
-    study.add_argument("--update-config", action="store_true", help="keep another config's runs, train the rest")
-    study.add_argument("--quiet", action="store_true", help="no progress bars")
+    study_arguments(study)
     study.set_defaults(run=_study)
 
 
 def _pool_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that launch/score.py wrote")
-    parser.add_argument("--unit", choices=UNITS, default="log-perplexity", help="default log-perplexity")
+    parser.add_argument("--unit", choices=units.PERPLEXITY, default="log-perplexity", help="default log-perplexity")
     parser.add_argument("--by", choices=("document", "chunk"), default="document", help="what is taken or left whole")
     parser.add_argument("--winsor", type=float, default=0.995, help="quantile to clip at (default 0.995; 1 for none)")
     parser.add_argument("--fraction", type=float, default=0.2, help="share of the pool in a subset (default 0.2)")
 
 
 def _landscape(args: argparse.Namespace) -> None:
+    _check_numbers(args)
     import pandas as pd
 
     from cptlaw import atomic
-    from cptlaw.selection import choose, landscape
+    from cptlaw.selection import landscape
     from cptlaw.selection import scores as scores_lib
+    from cptlaw.selection.pool import Pool
 
     rows, chunk = scores_lib.read(args.scores), scores_lib.meta(args.scores)["chunk"]
-    pool = choose.pool(rows, chunk, by=args.by, unit=args.unit, winsor=args.winsor)
+    pool = Pool.of(rows, chunk, by=args.by, unit=args.unit, winsor=args.winsor)
     whole = landscape.whole(rows, chunk)
     length = scores_lib.document_tokens(rows, whole["document"])
     x, _, _ = landscape.winsorise(landscape.values(whole, args.unit), args.winsor)
@@ -105,62 +115,120 @@ def _landscape(args: argparse.Namespace) -> None:
 
 
 def _select(args: argparse.Namespace) -> None:
-    import numpy as np
-
+    _check_numbers(args)
+    _check_flags(args)
     from cptlaw.selection import choose
     from cptlaw.selection import scores as scores_lib
+    from cptlaw.selection.pool import Pool
 
-    if (args.store is None) != (args.store_out is None and args.text_out is None):
-        raise UserError(
-            "--store, --store-out, --text-out: the second and third need the first, and it needs one of them"
-        )
     about = scores_lib.meta(args.scores)
-    store = None
-    if args.store is not None:
-        from cptlaw.data.store import TokenStore
-
-        store = TokenStore.open(args.store)
-        if store.ledger["tokens_sha256"] != about["tokens_sha256"]:
-            raise UserError(f"--store {args.store}: not the tokens that {args.scores} holds the scores of; name those")
+    store, vocabulary = _open_store(args, about["tokens_sha256"])
     rows = scores_lib.read(args.scores)
     x, unit = _other_score(args, rows)
-    pool = choose.pool(rows, about["chunk"], by=args.by, unit=unit, winsor=args.winsor, x=x)
+    pool = Pool.of(rows, about["chunk"], by=args.by, unit=unit, winsor=args.winsor, x=x)
     target = _target(args)
+    strata = _strata(args, rows, pool)
     chosen = choose.select(
-        pool,
-        args.method,
-        fraction=args.fraction,
-        target=target,
-        strata=_strata(args, rows, pool),
-        band=args.band,
-        seed=args.seed,
+        pool, args.method, fraction=args.fraction, target=target, strata=strata, band=args.band, seed=args.seed
     )
     chose = ("method", "band", "fraction", "seed", "by", "winsor", "by_length", "sources", "reference", "models")
     asked = {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in chose}
     choose.write_list(args.out, pool, chosen, {**asked, "target": target, "unit": unit, "scores": about})
+    _print_choice(pool, chosen)
     spans = pool.spans.iloc[chosen]
-    for name, (mean, std) in {"pool": pool.moments(), "subset": pool.moments(chosen)}.items():
-        print(f"{name:<8} mean {mean:.4g}   std {std:.4g}")
-    edges = np.linspace(pool.first.min(), pool.first.max(), 21)
-    all_, mine = (np.histogram(pool.first[which], edges)[0] for which in (slice(None), chosen))
-    print(f"\n{unit:>24}  share of the subset (#) and of the pool (-)")
-    for i in range(20):
-        ours, whole = round(150 * mine[i] / mine.sum()), round(150 * all_[i] / all_.sum())
-        print(f"{edges[i]:>11.4g} to {edges[i + 1]:<9.4g}  {'#' * ours}{'-' * (whole - ours)}")
     print(f"\n{args.out}: {len(chosen):,} {args.by}s, {(spans['end'] - spans['begin']).sum():,} tokens")
     if store is not None:
-        from cptlaw.data import build, subsets
+        from cptlaw.data import subsets
 
         if args.store_out is not None:
             print(subsets.write_store(store, spans, args.store_out, args.store_out.name))
         if args.text_out is not None:
-            # A prepared directory holds CORPUS/SPLIT and vocabulary.
-            subsets.write_text(store, spans, build.load_vocabulary(args.store.parent.parent), args.text_out)
+            subsets.write_text(store, spans, vocabulary, args.text_out)
             print(args.text_out)
 
 
+def _check_numbers(args: argparse.Namespace) -> None:
+    for name, rule in RANGES.items():
+        value = getattr(args, name, None)
+        if value is not None and (said := rule.refuse(value)) is not None:
+            raise UserError(f"--{name}: {said}")
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Flags that do not go together, before anything is read."""
+    from cptlaw.selection.choose import AIMED, METHODS
+
+    aimed = ", ".join(AIMED)
+    if args.method not in METHODS:
+        raise UserError(f"--method {args.method}: one of {', '.join(METHODS)}")
+    if (args.mean is None) != (args.std is None):
+        missing = "--mean" if args.mean is None else "--std"
+        raise UserError(f"--mean, --std: give both; {missing} is missing, and a subset is chosen by both")
+    if args.mean is not None and args.decision is not None:
+        raise UserError("--decision, --mean, --std: the decision holds a mean and a spread; give it or the two numbers")
+    if args.method in AIMED and args.mean is None and args.decision is None:
+        raise UserError(
+            f"--method {args.method} aims at a mean and a spread: give --mean and --std, or --decision. "
+            f"`cptlaw landscape {args.scores}` shows which can be reached"
+        )
+    if args.method not in AIMED and (args.mean is not None or args.decision is not None):
+        flags = "--decision" if args.mean is None else "--mean, --std"
+        raise UserError(f"{flags}: --method {args.method} aims at no mean and spread; {aimed} do")
+    if args.method == "band" and args.band is None:
+        raise UserError("--method band: give the two quantiles as --band LOW HIGH, such as --band 0.25 0.75")
+    if args.method != "band" and args.band is not None:
+        raise UserError(f"--band: --method {args.method} takes no quantiles; --method band does")
+    if args.store is None and (args.store_out is not None or args.text_out is not None):
+        flag = "--store-out" if args.store_out is not None else "--text-out"
+        raise UserError(f"{flag}: give --store too, the token store whose scores {args.scores} holds")
+    if args.store is not None and args.store_out is None and args.text_out is None:
+        raise UserError("--store, --store-out, --text-out: say with one of the last two what to write of the store")
+
+
+def _open_store(args: argparse.Namespace, tokens_sha256: str) -> tuple[Any, Any]:
+    """The scored token store, and the vocabulary that its text is written with; None for what is not wanted."""
+    if args.store is None:
+        return None, None
+    from cptlaw.data import build
+    from cptlaw.data.store import TokenStore
+
+    store = TokenStore.open(args.store)
+    if store.ledger["tokens_sha256"] != tokens_sha256:
+        raise UserError(
+            f"--store {args.store}: not the tokens that {args.scores} holds the scores of. Name the store that was "
+            "scored, or score this one"
+        )
+    if args.text_out is None:
+        return store, None
+    vocabulary = build.load_vocabulary(
+        args.store.parent.parent
+    )  # a prepared directory holds CORPUS/SPLIT and vocabulary
+    try:
+        vocabulary.decode([])
+    except ImportError as error:
+        raise UserError(
+            f"--text-out: the vocabulary needs {error.name}, which is not installed: pip install 'cptlaw[train]'. "
+            "The list and --store-out need it not"
+        ) from None
+    return store, vocabulary
+
+
+def _print_choice(pool: Any, chosen: Any) -> None:
+    """Moments of pool and subset, and how both lie over x."""
+    import numpy as np
+
+    for name, (mean, std) in {"pool": pool.moments(), "subset": pool.moments(chosen)}.items():
+        print(f"{name:<8} mean {mean:.4g}   std {std:.4g}")
+    edges = np.linspace(pool.first.min(), pool.first.max(), 21)
+    all_, mine = (np.histogram(pool.first[which], edges)[0] for which in (slice(None), chosen))
+    print(f"\n{pool.unit:>24}  share of the subset (#) and of the pool (-)")
+    for i in range(20):
+        ours, whole = round(150 * mine[i] / mine.sum()), round(150 * all_[i] / all_.sum())
+        print(f"{edges[i]:>11.4g} to {edges[i + 1]:<9.4g}  {'#' * ours}{'-' * (whole - ours)}")
+
+
 def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
-    """What the chunks are chosen by instead of their perplexity, None for that; and its unit."""
+    """(x, unit) of another score than perplexity; x is None where perplexity is wanted."""
     import pandas as pd
 
     from cptlaw.selection import alternatives
@@ -170,29 +238,40 @@ def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
         return alternatives.excess(rows, scores_lib.read(args.reference)), "excess nats per token"
     if args.models is None:
         return None, args.unit
-    if not args.models.is_file():
-        raise UserError(f"--models {args.models}: no such file")
-    table = pd.read_csv(args.models)
-    if not {"scores", "quality"} <= set(table):
-        raise UserError(f"--models {args.models}: needs the columns scores and quality")
+    table = _table("--models", args.models, ("scores", "quality"))
     quality = pd.to_numeric(table["quality"], errors="coerce")
     if quality.isna().any():
         row = int(quality.isna().to_numpy().argmax())
         raise UserError(f"--models {args.models}, row {row + 1}: quality is no number ({table['quality'][row]!r})")
-    scores = [scores_lib.read(args.models.parent / folder) for folder in table["scores"]]
+    scores = [scores_lib.read(args.models.parent / str(folder)) for folder in table["scores"]]
     groups = rows["document"] if args.sources is None else _sources(args.sources, rows["document"])
     return alternatives.correlation(scores, quality, groups), "perplexity correlation"
 
 
-def _sources(path: Path, documents: Any) -> Any:
-    """The source of each of `documents`, of a table of the columns document and source: a Series of strings."""
+def _table(flag: str, path: Path, columns: tuple[str, ...]) -> Any:
+    """A CSV or Parquet table that has `columns`."""
     import pandas as pd
 
     if not path.is_file():
-        raise UserError(f"--sources {path}: no such file")
-    table = (pd.read_parquet if path.suffix == ".parquet" else pd.read_csv)(path)
-    if not {"document", "source"} <= set(table):
-        raise UserError(f"--sources {path}: needs the columns document and source")
+        raise UserError(f"{flag} {path}: no such file")
+    try:
+        table = (pd.read_parquet if path.suffix == ".parquet" else pd.read_csv)(path)
+    except ValueError as error:  # pandas' and Arrow's errors of reading are ValueErrors
+        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"{flag} {path}: not a CSV or Parquet table ({said})") from None
+    if missing := [name for name in columns if name not in table]:
+        raise UserError(
+            f"{flag} {path}: needs the columns {' and '.join(columns)}; {', '.join(missing)} is missing, it has "
+            f"{', '.join(map(str, table))}"
+        )
+    return table
+
+
+def _sources(path: Path, documents: Any) -> Any:
+    """The source of each of `documents`, by a table of the columns document and source: a Series of strings."""
+    table = _table("--sources", path, ("document", "source"))
+    if (twice := table["document"].duplicated()).any():
+        raise UserError(f"--sources {path}: document {table['document'][twice].iloc[0]} has more than one row")
     source = table.set_index("document")["source"].reindex(documents)
     if source.isna().any():
         raise UserError(f"--sources {path}: no source of document {source.index[source.isna()][0]}")
@@ -200,20 +279,19 @@ def _sources(path: Path, documents: Any) -> Any:
 
 
 def _target(args: argparse.Namespace) -> tuple[float, float] | None:
-    if args.decision is not None:
-        from cptlaw.planning.decision import Decision
+    """The wanted (mean, std) of x; None for methods that aim at none."""
+    if args.decision is None:
+        return None if args.mean is None else (args.mean, args.std)
+    from cptlaw.planning.decision import Decision
 
-        point = Decision.load(args.decision).point
-        if not {"mean", "spread"} <= set(point):
-            raise UserError(f"--decision {args.decision}: not one of `cptlaw plan subset`")
-        return point["mean"], point["spread"]
-    if (args.mean is None) != (args.std is None):
-        raise UserError("--mean, --std: give both, or neither")
-    return None if args.mean is None else (args.mean, args.std)
+    point = Decision.load(args.decision).point
+    if not {"mean", "spread"} <= set(point):
+        raise UserError(f"--decision {args.decision}: holds no mean and spread; make one with `cptlaw plan subset`")
+    return point["mean"], point["spread"]
 
 
 def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
-    """A label for each unit: its document's length class, its source, or both."""
+    """A label for each unit, whose shares of the pool are kept: its document's length class, its source, or both."""
     import pandas as pd
 
     from cptlaw.selection import landscape
@@ -223,7 +301,7 @@ def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
     if args.by_length:
         length = scores_lib.document_tokens(rows, pool.spans["document"])
         labels.append(pd.Series(landscape.length_classes(length)).astype(str))
-    if args.sources is not None and args.models is None:  # with it they are what is correlated
+    if args.sources is not None and args.models is None:  # with --models the sources are what is correlated
         labels.append(_sources(args.sources, pool.spans["document"]))
     if not labels:
         return None
@@ -237,13 +315,15 @@ def _study(args: argparse.Namespace) -> None:
     import jax
 
     from cptlaw import cache
-    from cptlaw.studies import mixture_study, selection_study
+    from cptlaw.studies import selection_study
+    from cptlaw.studies.prepared import prepare
 
     # This process draws and fits; the ones that score and train, which inherit none of this, have the accelerator.
     jax.config.update("jax_platforms", "cpu")
     cache.keep_compiled()
     settings, plan = selection_study.parse(read_config(args.config))
-    prepared = mixture_study.prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
-    for found in selection_study.run(prepared, plan, command=" ".join(["cptlaw", *sys.argv[1:]])):
+    prepared = prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
+    command = " ".join(["cptlaw", *sys.argv[1:]])
+    for found in selection_study.run(prepared, plan, retry_failed=args.retry_failed, command=command):
         print(found.text(), flush=True)
-        print(f"\n  {args.workdir / f'landscape-{found.domain}.html'}\n", flush=True)
+        print(f"\n  {prepared.workdir.landscape(found.domain)}\n", flush=True)
