@@ -108,7 +108,7 @@ def _in_processes(
 
 
 def _start() -> None:
-    """Ctrl-C is for the parent, which lets parts be finished; a parent that was killed takes its processes along."""
+    """Ignores Ctrl-C, which the parent answers by letting parts be finished. Ends when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None

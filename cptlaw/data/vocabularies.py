@@ -351,7 +351,7 @@ def quiet_tensorflow() -> None:
     with silent():
         import tensorflow as tf
     for kind in ("GPU", "TPU"):
-        # A program that has used TensorFlow before has settled this for itself.
+        # TensorFlow refuses this once it has been used; such a program has chosen its devices itself.
         with contextlib.suppress(RuntimeError):
             tf.config.set_visible_devices([], kind)
 

@@ -123,30 +123,10 @@ def of_json(given: Mapping[str, Any]) -> Config:
 
 
 def _rope(json_: _Json) -> dict[str, Any]:
-    """Rotary fields. A rope_scaling takes the place of rope_parameters, in which transformers 5 gathers all of them."""
+    """Rotary fields of the Config."""
     given, neox = json_.given, json_.family == "gpt_neox"
-    name = next((name for name in ("rope_scaling", "rope_parameters") if given.get(name)), "rope_scaling")
-    scaling = given.get(name) or {}
-    for field in ("rope_scaling", "rope_parameters"):
-        inner = given.get(field) or {}
-        if not isinstance(inner, dict):
-            raise UserError(f"config.json: {field} is {inner!r}; an object or null is needed")
-        if nested := [key for key, value in inner.items() if isinstance(value, dict)]:
-            raise _unsupported(field, f"by layer type ({', '.join(nested)})", ["the same in all layers"])
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    kinds = {"rope_type": scaling.get("rope_type"), "type": scaling.get("type")}
-    other = given.get("rope_parameters") or {}
-    kinds["rope_parameters.rope_type"] = other.get("rope_type", other.get("type")) if name == "rope_scaling" else None
-    for field, value in kinds.items():
-        if value not in (None, "default" if "." in field else kind, kind):
-            raise UserError(f"config.json: {name} says {kind!r}, and {field} {value!r}; keep the one that is right")
-    if kind not in ("default", "linear", "llama3"):
-        raise _unsupported(name, kind, ("default", "linear", "llama3"))
-    if kind == "default" and scaling.get("factor", 1) != 1:
-        raise UserError(
-            f"config.json: {name} has the factor {scaling['factor']!r} and no rope_type; name its rope_type"
-        )
-
+    name, kind = _rope_kind(given)
+    scaling, other = given.get(name) or {}, given.get("rope_parameters") or {}
     theta_name, share_name = ("rotary_emb_base", "rotary_pct") if neox else ("rope_theta", "partial_rotary_factor")
     theta = json_.number("rope_theta", json_.number(theta_name, 10_000), scaling)
     share = json_.number("partial_rotary_factor", json_.number(share_name, 0.25 if neox else 1.0), scaling)
@@ -169,6 +149,34 @@ def _rope(json_: _Json) -> dict[str, Any]:
             fields[ours] = float(json_.number(theirs, 1, scaling))
         fields["rope_original_context"] = _original_context(given, scaling)
     return fields
+
+
+def _rope_kind(given: Mapping[str, Any]) -> tuple[str, str]:
+    """The field that decides, and its rope_type: rope_scaling takes the place of rope_parameters, as in transformers 5.
+
+    Raises UserError for a type that is not supported, and for fields that contradict each other.
+    """
+    name = next((name for name in ("rope_scaling", "rope_parameters") if given.get(name)), "rope_scaling")
+    for field in ("rope_scaling", "rope_parameters"):
+        inner = given.get(field) or {}
+        if not isinstance(inner, dict):
+            raise UserError(f"config.json: {field} is {inner!r}; an object or null is needed")
+        if nested := [key for key, value in inner.items() if isinstance(value, dict)]:
+            raise _unsupported(field, f"by layer type ({', '.join(nested)})", ["the same in all layers"])
+    scaling, other = given.get(name) or {}, given.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    said = {"rope_type": scaling.get("rope_type"), "type": scaling.get("type")}
+    if name == "rope_scaling" and (theirs := other.get("rope_type", other.get("type"))) != "default":
+        said["rope_parameters.rope_type"] = theirs
+    for field, value in said.items():
+        if value not in (None, kind):
+            raise UserError(f"config.json: {name} says {kind!r}, and {field} {value!r}; keep the one that is right")
+    if kind not in ("default", "linear", "llama3"):
+        raise _unsupported(name, kind, ("default", "linear", "llama3"))
+    if kind == "default" and scaling.get("factor", 1) != 1:
+        factor = scaling["factor"]
+        raise UserError(f"config.json: {name} has the factor {factor!r} and no rope_type; name its rope_type")
+    return name, kind
 
 
 def _original_context(given: Mapping[str, Any], scaling: Mapping[str, Any]) -> int:

@@ -132,7 +132,8 @@ def read(tmp_path, *changes, without=()):
         ([("llama.rope.scaling.type", "linear"), ("llama.rope.scaling.factor", 2.0)], "linear", 2.0),
         ([("llama.rope.scaling.type", "none"), ("llama.rope.scaling.finetuned", False)], "none", 1.0),
         ([("llama.attention.sliding_window", 0), ("llama.expert_count", 0), ("llama.logit_scale", 1.0)], "none", 1.0),
-        ([("llama.rope.dimension_count", 4), ("llama.attention.value_length", 4), ("llama.vocab_size", 32)], "none", 1.0),
+        ([("llama.rope.dimension_count", 4), ("llama.attention.value_length", 4)], "none", 1.0),
+        ([("llama.vocab_size", 32)], "none", 1.0),
     ],
 )  # fmt: skip
 def test_keys_that_llama_cpp_knows_are_honoured(tmp_path, keys, scaling, factor):
