@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
+from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
@@ -161,7 +163,7 @@ def _add_design(questions: Any) -> None:
 def _question(questions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
     ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
-    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt)")
+    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt); of saved fits, FILE.py:NAME")
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
@@ -169,6 +171,7 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
         "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
     )
     ask.add_argument("--json", action="store_true", help="print JSON")
+    tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: _show(run(args), args))
     return ask
 
@@ -204,8 +207,8 @@ def _numbers(text: str) -> list[float]:
 
 def _named(text: str) -> dict[str, float]:
     try:
-        return {name: float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
-    except ValueError:
+        return {name: float(value) for name, value in tables.pairs("", text).items()}
+    except (ValueError, UserError):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
 
 
@@ -218,25 +221,26 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return fitting.Fit.load(text)
+        return fitting.Fit.load(text, own_law(args))
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
     return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
 
 
 def _table(args: argparse.Namespace) -> Any:
-    from cptlaw import cache, runs
+    from cptlaw import cache
 
     cache.keep_compiled()
-    return runs.read(args.table)
+    return tables.read(args, args.table)
 
 
 def _csv(flag: str, path: Path) -> Any:
-    import pandas as pd
+    from cptlaw import runs
 
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    return pd.read_csv(path)
+    try:
+        return runs.read_columns(path)
+    except runs.TableError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _show(decision: Any, args: argparse.Namespace) -> None:
@@ -393,7 +397,7 @@ def _design(args: argparse.Namespace) -> Any:
     from cptlaw.planning.first_grid import first_grid
 
     if args.assume.endswith(".json"):
-        fit = fitting.Fit.load(args.assume)
+        fit = fitting.Fit.load(args.assume, own_law(args))
         law, theta = fit.law, fit.params
     else:
         law = laws.parse(args.law)

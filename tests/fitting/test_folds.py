@@ -1,18 +1,12 @@
-"""Folds by name, baselines by hand, and the coverage of intervals."""
-
-import importlib.util
-from pathlib import Path
+"""Folds hold out what they name."""
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from cptlaw import laws
 from cptlaw.errors import UserError
-from cptlaw.fitting import baselines, folds
+from cptlaw.fitting import folds
 from cptlaw.fitting.rows import collect
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -44,35 +38,3 @@ def test_impossible_folds_are_refused(rows, chinchilla_table):
         folds.make("ratio", plain)
     with pytest.raises(UserError, match="two different values"):
         folds.make("domain", plain)
-
-
-def test_baselines_by_hand():
-    train = pd.DataFrame(
-        {
-            "params": [1e9] * 4 + [2e9] * 4,
-            "tokens": [1e9, 2e9] * 4,
-            "w_code": [0.2, 0.2, 0.6, 0.6] * 2,
-            "w_web": [0.8, 0.8, 0.4, 0.4] * 2,
-            "eval": "code",
-            "loss": [3.0, 2.9, 2.6, 2.5, 2.8, 2.7, 2.4, 2.3],
-        }
-    )
-    asked = pd.DataFrame(
-        {"params": [4e9, 1e9], "tokens": [2e9, 8e9], "w_code": [0.3, 0.6], "w_web": [0.7, 0.4], "eval": "code"}
-    )
-    found = baselines.predict(train, asked)
-    np.testing.assert_allclose(found["interpolate_ratio"], [2.6, 2.5])  # a quarter of the way from 2.7 to 2.3
-    np.testing.assert_allclose(found["nearest_size"], [2.7, 2.5])
-    np.testing.assert_allclose(found["carry_tokens"], [2.7, 2.5])
-    np.testing.assert_allclose(found["mean"], [2.65, 2.65])
-    assert "nearest_size" not in baselines.predict(train[train["params"] == 1e9], asked)
-
-
-@pytest.mark.slow
-def test_intervals_cover_the_truth():
-    spec = importlib.util.spec_from_file_location("coverage_study", ROOT / "benchmarks" / "coverage.py")
-    coverage = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(coverage)
-    lines = coverage.study(tables=60, run_noise=0.003, row_noise=0.001, kind="law", bootstrap=100)
-    covered = lines["truth"].between(lines["low"], lines["high"])[lines["way"] == "percentile"]
-    assert 0.82 <= covered.mean() <= 0.97  # 0.9, give or take two standard errors of 60 tables
