@@ -31,8 +31,9 @@ def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float)
         for row in confirm[confirm["eval"] == name].sort_values("tokens").tail(1).to_dict("records"):
             given = row | {"ratio": row[f"w_{name}"]}
             found = fit.predict(**{column: given[column] for column in fit.law.columns}, level=level)
-            scatter = np.random.default_rng(0).normal(0, np.hypot(*noise.of_fit(fit)), len(found.samples))
-            low, high = interval(fit.stretched(found.point, found.samples, level) + scatter, level)
+            law = fit.stretched(found.point, found.samples, level) if len(found.samples) else np.full(1000, found.point)
+            scatter = np.random.default_rng(0).normal(0, np.hypot(*noise.of_fit(fit)), len(law))
+            low, high = interval(law + scatter, level)
             point = float(found.point)
             rows.append({
                 "eval": name, "predicted": point, "low": low, "high": high, "measured": row["loss"],

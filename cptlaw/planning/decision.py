@@ -1,25 +1,19 @@
 """The record that every question answers with: the recommendation, how sure it is, and what a wrong one would cost."""
 
 import dataclasses
-import json
-import math
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from cptlaw import atomic
-from cptlaw.errors import UserError
+from cptlaw import records
 from cptlaw.fields import plain
+from cptlaw.planning import decision_file
+from cptlaw.planning.decision_file import SHARES, VERSION, DecisionError
 from cptlaw.words import count, percent
 
-VERSION = 1
-SHARES = ("share", "best in", "beaten in", "interval shrinks to")  # columns of rows that are shares of one
-
-
-class DecisionError(UserError):
-    """A question that cannot be answered as put; gives the range in which it can."""
+__all__ = ["Decision", "DecisionError", "Option", "cells"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +73,8 @@ class Decision:
     warnings: tuple[str, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes JSON, atomically."""
-        atomic.write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        """Writes JSON with its hash, atomically."""
+        records.write(path, self.to_json())
 
     def to_json(self) -> dict[str, Any]:
         """All of it in JSON's types; NaN as null."""
@@ -88,23 +82,13 @@ class Decision:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Decision":
-        """Reads what `save` wrote. Raises DecisionError for anything else."""
-        path = Path(path)
-        try:
-            data = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise DecisionError(f"{path}: cannot be read as a decision ({error}); make it again") from error
-        version = data.pop("cptlaw_decision", None) if isinstance(data, dict) else None
-        if version != VERSION:
-            raise DecisionError(f"{path}: not a decision of this version (version {version}, expected {VERSION})")
-        nan = [math.nan if v is None else v for v in data["regret"].values()]
-        data["regret"] = dict(zip(data["regret"], nan))
-        data["samples"] = {k: np.array(v, dtype=float) for k, v in data["samples"].items()}
-        data["interval"] = {k: tuple(v) for k, v in data["interval"].items()}
-        data["options"] = tuple(Option(**option) for option in data["options"])
-        for name in ("extrapolation", "influence", "rows", "warnings"):
-            data[name] = tuple(data[name])
-        return cls(**data)
+        """Reads what `save` wrote.
+
+        Raises:
+          DecisionError: names the file, and the field that is missing or damaged.
+        """
+        fields = decision_file.read(Path(path))
+        return cls(**fields | {"options": tuple(Option(**option) for option in fields.get("options", ()))})
 
     def text(self) -> str:
         """The answer and what qualifies it, for a terminal."""

@@ -20,7 +20,7 @@ FAR, NEAR = {"params": 3.2e6, "tokens": 1e6}, {"params": 8e5, "tokens": 1e6}
 
 @pytest.fixture
 def scored(general, code):
-    scores = {"fit": {"rms_log": 1e-3}, "held_out": HELD}
+    scores = {"fit": {"rms_log": 1e-3, "mean_log": 1e-3}, "held_out": HELD}
     return [dataclasses.replace(fit, scores=scores) for fit in (general, code)]
 
 
