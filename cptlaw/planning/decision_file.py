@@ -81,7 +81,7 @@ class _Fields:
         for name in data:
             if name not in known:
                 self.refuse(name, "is not known")
-        found = {name: known[name](name, value) for name, value in data.items()}
+        found: dict[str, Any] = {name: known[name](name, value) for name, value in data.items()}
         self.inputs(found["kind"], found["inputs"])
         self.agree(found)
         return found

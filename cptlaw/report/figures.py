@@ -227,11 +227,12 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
 
     def draw(narrow: bool) -> Figure:
         columns = 1 if narrow else len(sizes)
+        wrap = " " if columns < 3 else "\n"
         figure, panels = subplots(len(fits) * len(sizes), narrow, columns, height=2.4 if narrow else 2.9)
         for i, axes in enumerate(panels):
             name, size = list(fits)[i // len(sizes)], sizes[i % len(sizes)]
             panel(axes, name, size)
-            axes.set(title=f"{name} loss, {count(size)} parameters", xlim=(-0.03, 1.03))
+            axes.set(title=f"{name} loss,{wrap}{count(size)} parameters", xlim=(-0.03, 1.03))
             axes.set_xlabel(f"share of {domain or name} text")
             _percent(axes.xaxis)
             same = [a for j, a in enumerate(panels) if j // len(sizes) == i // len(sizes) and j < i]
@@ -247,9 +248,8 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
         figure.legend(handles=handles, loc="outside upper left", ncols=3 if narrow else 5, columnspacing=1.2)
         return figure
 
-    bands = (
-        f", bands its {level:.0%} intervals" if any(len(v) for f in fits.values() for v in f.samples.values()) else ""
-    )
+    sure = any(len(values) for fit in fits.values() for values in fit.samples.values())
+    bands = f", bands its {level:.0%} intervals" if sure else ""
     shown = ""
     if len(sizes) < rows["params"].nunique() or len(levels) < rows["tokens"].nunique():
         shown = " Some sizes and token counts are left out for legibility; the data file has what is drawn."

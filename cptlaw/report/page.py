@@ -239,7 +239,7 @@ def _runs(table: pd.DataFrame) -> Markup:
 def _cell(value: object, column: str = "") -> str:
     if not pd.api.types.is_scalar(value):  # a list or an array of a Parquet file
         return str(value)
-    if pd.isna(value):  # type: ignore[call-overload]
+    if pd.isna(value):
         return ""
     if isinstance(value, float | int) and not isinstance(value, bool):
         return count(float(value)) if column in ("params", "tokens") and value else f"{value:.4g}" if value else "0"

@@ -1,0 +1,95 @@
+"""No question is answered along an axis that never varied in the fitted runs."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cptlaw import laws
+from cptlaw.fitting import Fit
+from cptlaw.planning.budget import budget
+from cptlaw.planning.decision import DecisionError
+from cptlaw.planning.limited_data import limited_data
+from cptlaw.planning.mixture import mixture
+from cptlaw.planning.pareto import pareto
+from cptlaw.planning.share_for_loss import share_for_loss
+from cptlaw.planning.tradeoff import trade_off
+
+RUN = {"params": 8e5, "tokens": 1e6}
+ONE = {"params": (8e5, 8e5), "tokens": (1e6, 1e6), "ratio": (0.5, 0.5)}
+
+
+@pytest.fixture
+def still(general, code):
+    """Both fits with one column at one value."""
+
+    def of(*columns):
+        ranges = general.ranges | {name: ONE[name] for name in columns}
+        return [Fit(**{**fit.__dict__, "ranges": ranges}) for fit in (general, code)]
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("column", "ask", "words"),
+    [
+        ("ratio", lambda g, c: trade_off(g, c, **RUN, base_loss=3.26), "share of 50%"),
+        ("ratio", lambda g, c: pareto(g, c, **RUN, points=3), "share of 50%"),
+        ("ratio", lambda g, c: share_for_loss(c, **RUN, loss=2.5), "share of 50%"),
+        ("ratio", lambda g, c: limited_data(c, params=8e5, domain_tokens=1e5), "share of 50%"),
+        ("ratio", lambda g, c: mixture(g, c, **RUN), "the same mix"),
+        ("ratio", lambda g, c: budget(c, flops=4e12), "give.*--share|--share"),
+        ("params", lambda g, c: budget(c, flops=4e12, share=0.5), "params = 800k.*other sizes"),
+        ("tokens", lambda g, c: budget(c, flops=4e12, share=0.5), "tokens = 1M.*other token counts"),
+        ("tokens", lambda g, c: limited_data(c, params=8e5, domain_tokens=1e5), "other token counts"),
+        ("params", lambda g, c: trade_off(g, c, params=2e6, tokens=1e6, base_loss=3.26), "ask at 800000"),
+    ],
+)
+def test_the_question_is_refused_by_name(still, column, ask, words):
+    with pytest.raises(DecisionError, match=words):
+        ask(*still(column))
+
+
+def test_at_the_one_value_it_is_answered_with_a_warning(still):
+    found = trade_off(*still("params"), **RUN, base_loss=3.26)
+    assert any("every run fitted for code has params = 800k" in note for note in found.warnings)
+
+
+def mixing(eval, corpora, seed):
+    """A fit of mixes of web and code; every other corpus was never trained on."""
+    law, rng = laws.get("mixing", corpora=corpora), np.random.default_rng(seed)
+    slopes = {"web": -1.5, "code": -0.5} if eval == "web" else {"web": -0.4, "code": -1.8}
+    full = {name: slopes.get(name, -9.0) for name in corpora}
+    last = next(name for name in corpora if f"t[{name}]" not in law.names)
+    params = {"c": 1.5, "k": float(np.exp(full[last]))}  # the last corpus's t is 0, so k takes its part
+    params |= {f"t[{name}]": full[name] - full[last] for name in corpora if name != last}
+    samples = {name: value * np.exp(rng.normal(0, 0.02, 30)) for name, value in params.items()}
+    share = np.tile(np.linspace(0, 1, 10), 20)
+    rows = pd.DataFrame({"run": [f"r{i}" for i in range(200)], "eval": eval, "held_out": False, "loss": 2.0})
+    rows = rows.assign(observed=2.0, predicted=2.0, w_web=share, w_code=1 - share)
+    dead = {f"w_{name}": 0.0 for name in corpora if name not in slopes}
+    return Fit(
+        law=law, eval=eval, params=params, samples=samples, codes={}, influence={}, n_rows=200, digest="a",
+        residuals=rows.assign(**dead), settings={"resample": "runs", "fixed": {}, "seed": 0, "shared": []},
+        scores={"fit": {}, "held_out": {"n": 0, "what": ""}},
+        ranges={f"w_{name}": (0.0, 1.0) if name in slopes else (0.0, 0.0) for name in corpora},
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "corpora", [("web", "code", "books"), ("books", "web", "code"), ("law", "web", "books", "code")]
+)
+def test_a_corpus_that_no_run_trained_on_stays_out_wherever_its_column_stands(corpora):
+    found = mixture(*(mixing(name, corpora, seed) for seed, name in enumerate(("web", "code"))))
+    alone = mixture(*(mixing(name, ("web", "code"), seed) for seed, name in enumerate(("web", "code"))))
+    assert found.point["books"] == 0 and not found.samples["books"].any()
+    assert found.point["web"] == pytest.approx(alone.point["web"], abs=2e-3)
+    assert next(iter(found.point)) not in ("books", "law")  # the influential runs are told of a share that moves
+    assert any("share of 0% of books, so it is kept there" in note for note in found.warnings)
+    with pytest.raises(DecisionError, match="books: every fitted run has a share of 0%"):
+        mixture(*(mixing(name, corpora, 0) for name in ("web", "code")), floors={"books": 0.2})
+
+
+def test_a_trade_off_leaves_out_a_corpus_that_no_run_trained_on():
+    fits = [mixing(name, ("books", "web", "code"), seed) for seed, name in enumerate(("web", "code"))]
+    found = trade_off(*fits, **RUN, base_loss=1.8, tolerance=0.05)
+    assert 0 < found.point["share"] < 1
