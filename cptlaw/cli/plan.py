@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cptlaw.cli import tables
+from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
@@ -111,7 +112,7 @@ def add_parsers(subparsers: Any) -> None:
 def _question(questions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
     ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
-    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt)")
+    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt); of saved fits, FILE.py:NAME")
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="of the resamples of --table")
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
@@ -167,7 +168,7 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return fitting.Fit.load(text)
+        return fitting.Fit.load(text, own_law(args))
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
     return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
@@ -181,11 +182,12 @@ def _table(args: argparse.Namespace) -> Any:
 
 
 def _csv(flag: str, path: Path) -> Any:
-    import pandas as pd
+    from cptlaw import runs
 
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    return pd.read_csv(path)
+    try:
+        return runs.read_columns(path)
+    except runs.TableError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _show(decision: Any, args: argparse.Namespace) -> None:
@@ -346,7 +348,7 @@ def _design(args: argparse.Namespace) -> Any:
     from cptlaw.planning.first_grid import first_grid
 
     if args.assume.endswith(".json"):
-        fit = fitting.Fit.load(args.assume)
+        fit = fitting.Fit.load(args.assume, own_law(args))
         law, theta = fit.law, fit.params
     else:
         law = laws.parse(args.law)

@@ -84,8 +84,8 @@ def _losses(rows: pd.DataFrame) -> list[str]:
     cure = "write loss = ln(perplexity), in nats per token"
     if (loss > GUESSING).mean() > 0.5:
         return [
-            f"most losses are above {GUESSING:.1f} nats per token (median {loss.median():.4g}), worse than guessing among "
-            f"a million tokens: is the column loss a perplexity, or a sum over tokens? Then {cure}"
+            f"most losses are above {GUESSING:.1f} nats per token (median {loss.median():.4g}), worse than guessing "
+            f"among a million tokens: is the column loss a perplexity, or a sum over tokens? Then {cure}"
         ]
     if {"params", "tokens"} <= set(rows):
         trained = loss[(rows["params"] >= 1e7) & (rows["tokens"] >= 1e8)]
@@ -126,8 +126,8 @@ def _jumps(rows: pd.DataFrame) -> list[str]:
         here, there = tokens[i], tokens[i + 1]
         low, high = min(here, there), max(here, there)
         found.append(
-            f"run {run[i]!r} goes from {here:g} to {there:g} tokens between two checkpoints: are its tokens in two units? "
-            f"Write all as counts ({low:g} may be {_factor(high / low * 2, low)})"
+            f"run {run[i]!r} goes from {here:g} to {there:g} tokens between two checkpoints: are its tokens in two "
+            f"units? Write all as counts ({low:g} may be {_factor(high / low * 2, low)})"
         )
     if found:
         return found

@@ -184,7 +184,7 @@ def panel(df: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None
     return out, np.concatenate(origins), notes
 
 
-def no_loss(df: pd.DataFrame, source: Any, needed: str = "loss") -> TableError:
+def no_loss(df: pd.DataFrame, source: Any) -> TableError:
     """What to say of a table without `loss`: the command that would read it, if its headers tell."""
     found = [
         n for n in map(str, df.columns) if _LOSS.search(n) and not _EXTREME.fullmatch(n) and not _NOT_LOSS.search(n)
@@ -202,7 +202,9 @@ def no_loss(df: pd.DataFrame, source: Any, needed: str = "loss") -> TableError:
         )
     if found:
         return TableError(f"{start}one of {', '.join(found)} may be it: --columns loss=HEADER")
-    return TableError(f"{start}" + missing(df, needed).removeprefix("; "))
+    if sum(bool(re.fullmatch(r"[-+\d.eE]+", str(name))) for name in df.columns) * 2 > df.shape[1]:
+        return TableError(f"{start}its first line holds numbers: write a header line above it")
+    return TableError(f"{start}" + missing(df, "loss").removeprefix("; "))
 
 
 def _corpora_of(headers: list[str], trained: list[str]) -> list[str]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cptlaw.runs import doubts, formats, headers
+from cptlaw.runs import doubts, formats, headers, text
 from cptlaw.runs.conditions import select
 from cptlaw.runs.contract import TEXT, Locator, TableError, checked, typed
 
@@ -21,7 +21,7 @@ def read(
     eval: str | None = None,
     losses: Mapping[str, str] | None = None,
     encoding: str | None = None,
-    max_line: int = formats.LINE_BYTES,
+    max_line: int = text.LINE_BYTES,
     trust_units: bool = False,
 ) -> pd.DataFrame:
     """Reads and checks a runs table.
@@ -93,6 +93,20 @@ def read(
         raise TableError(f"{path}: {asked[0]}. If it is right as it is, say so with --trust-units")
     df.attrs["notes"] = notes
     return df
+
+
+def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table that is no runs table (candidates, reachable spreads): any of the formats, under our names.
+
+    Raises:
+      TableError: unreadable file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file")
+    loaded = formats.load(path, rename=headers.canonical)
+    df, _ = headers.rename(_filled(headers.plain(loaded.frame)[0], []), {}, path)
+    return typed(df, Locator(df, path, lambda label: loaded.line(int(label))))
 
 
 def _filled(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
