@@ -21,6 +21,12 @@ RANGES = {
 
 def add_parsers(subparsers: Any) -> None:
     """Registers the three commands."""
+    _add_landscape(subparsers)
+    _add_select(subparsers)
+    _add_study(subparsers)
+
+
+def _add_landscape(subparsers: Any) -> None:
     landscape = subparsers.add_parser(
         "landscape",
         help="show mean, spread and quantiles of a scored corpus, and which of them a subset can have",
@@ -32,10 +38,12 @@ def add_parsers(subparsers: Any) -> None:
     )
     landscape.set_defaults(run=_landscape)
 
+
+def _add_select(subparsers: Any) -> None:
     select = subparsers.add_parser(
         "select",
         help="choose documents or chunks by the mean and spread of their perplexity",
-        description="Writes a subset as a list (Parquet: document, begin, end), and its token store or text if asked. "
+        description="Writes a subset as a list (Parquet: document, begin, end), and on request its tokens or text. "
         "tilt, swaps and dos_greedy aim at a mean and a spread; the other methods are controls.",
     )
     _pool_arguments(select)
@@ -90,6 +98,8 @@ def add_parsers(subparsers: Any) -> None:
     )
     select.set_defaults(run=_select)
 
+
+def _add_study(subparsers: Any) -> None:
     study = subparsers.add_parser(
         "perplexity-study",
         help="train on subsets of different perplexity, fit the law, and train what it chooses",

@@ -287,6 +287,11 @@ def _unit(df: pd.DataFrame, name: str, small: pd.Series) -> tuple[str, str]:
     return " or ".join(f"in {word}" for word in units), " or ".join(f"{first:g}e{power}" for power in units.values())
 
 
+def share_tolerance(count: int) -> float:
+    """How far from 1 the sum of so many shares may be: each may be rounded to three decimals."""
+    return max(SHARE_TOLERANCE, 5e-4 * count)
+
+
 def _check_shares(df: pd.DataFrame, at: Locator) -> None:
     names = [f"w_{name}" for name in corpora(df)]
     if not names:
@@ -298,7 +303,7 @@ def _check_shares(df: pd.DataFrame, at: Locator) -> None:
     at.refuse(percent, names[0], "belongs to shares that sum to 100; write shares of 1, not percentages")
     for name in names:
         at.refuse(~df[name].between(0, 1) & ~unmixed, name, "is not a share in [0, 1]")
-    bad = ((total - 1).abs() > SHARE_TOLERANCE) & ~unmixed
+    bad = ((total - 1).abs() > share_tolerance(len(names))) & ~unmixed
     if bad.any():
         first = float(total[bad].iloc[0])
         at.refuse(bad, names[0], f"belongs to shares ({', '.join(names[:12])}) that sum to {first:.6g}, not 1")

@@ -54,7 +54,7 @@ def _quick_jsonl(lines: Callable[[], Any]) -> pd.DataFrame | None:
         with lines() as file:
             table = arrow_json.read_json(
                 pa.PythonFile(file, mode="r"),
-                read_options=arrow_json.ReadOptions(use_threads=False, block_size=16 << 20),
+                read_options=arrow_json.ReadOptions(block_size=16 << 20),
                 parse_options=arrow_json.ParseOptions(explicit_schema=schema),
             )
             raw = file.raw

@@ -506,6 +506,23 @@ def test_proposals_of_wide_tables_can_be_typed(table, saved, headers, proposal):
     assert proposal in said and "train/loss=" not in said
 
 
+def test_a_joined_table_of_many_corpora_says_all_that_reads_it(saved):
+    rng = np.random.default_rng(0)
+    corpora = [f"c{i}" for i in range(12)]
+    shares = rng.dirichlet(np.ones(12), 40).round(3)
+    joined = pd.DataFrame(shares, columns=[f"train_pile_{c}" for c in corpora])
+    for c in corpora[:3]:
+        joined[f"metric/pile_{c}_val_loss"] = rng.uniform(2, 4, 40)
+    path = saved(joined.reset_index())
+    said = refused(path)
+    losses, columns = re.search(r"--loss (\S+); its shares with --columns (\S+)$", said).groups()
+    pairs = [dict(pair.split("=") for pair in text.split(",")) for text in (columns, losses)]
+    found = runs.read(path, pairs[0], losses=pairs[1])
+    assert runs.corpora(found) == corpora and set(found["eval"]) == set(corpora[:3]) and len(found) == 120
+    np.testing.assert_allclose(found.filter(like="w_").sum(axis=1), 1, atol=1e-3 + 1e-9)
+    assert "are rounded and are divided by their sum" in notes(found)
+
+
 def panel(table, metrics=("eval/loss",)):
     out = {"Step": sorted(table["tokens"].unique())}
     for run, rows in table.groupby("run", sort=False):
