@@ -327,7 +327,10 @@ def _csv(path: Path, rules: Rules) -> Rows:
 def _csv_header(path: Path, kind: str, field: str, line: str) -> tuple[list[str], str]:
     """The columns and what separates them: a CSV may have semicolons, tabs or bars in the place of commas."""
     separators = ["\t"] if kind == "TSV" else [",", ";", "\t", "|"]
-    headers = {s: [name.strip() for name in next(csv.reader([line], delimiter=s), [])] for s in separators}
+    try:
+        headers = {s: [name.strip() for name in next(csv.reader([line], delimiter=s), [])] for s in separators}
+    except csv.Error as error:
+        raise CorpusError(f"{path}, line 1: not {kind} ({error}); mend the header") from None
     for separator, names in headers.items():
         if names.count(field) == 1:
             return names, separator
@@ -365,7 +368,7 @@ def _parquet(path: Path, rules: Rules) -> Rows:
                     except UnicodeDecodeError as error:
                         yield Bad(where, f"not UTF-8 text ({error}); convert the column {field!r}")
                 number += 1
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise CorpusError(f"{path}, after row {number}: cannot be read ({error}); fetch it again") from None
 
 
