@@ -35,7 +35,7 @@ def meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch/score.py") from None
+        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch.score") from None
     except ValueError as error:
         raise ScoreError(f"{path}: cannot be read ({error}); delete the directory and score again") from None
 
