@@ -9,6 +9,7 @@ import numpy as np
 
 from cptlaw.laws.base import BILLION
 from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     FEWEST,
@@ -69,6 +70,11 @@ def budget(
     _check(fit, flops, share, inference_tokens, general, ceiling)
     wide = expanded(level, *([fit] if general is None else [fit, general]))
     (fit, *rest), warnings = paired(fit, *([] if general is None else [general]))
+    moves = ("params", "tokens", *(["ratio"] if share is None else []))
+    for each, own in ((fit, share), *((one, None) for one in rest)):
+        warnings += check_identified(
+            each, moves, {} if own is None else {"ratio": own}, "which size and tokens to take"
+        )
     menu = None if sizes is None else _affordable(sizes, flops, inference_tokens)
     bought = _Bought(fit, rest[0] if rest else None, flops, inference_tokens, share, ceiling)
 

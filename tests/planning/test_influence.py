@@ -68,5 +68,8 @@ def test_the_command_refits_on_request(table, tmp_path, capsys):
         "--loss",
         "3.1",
     ]
+    assert cli.main(words) == 2
+    words += ["--law", f"{tmp_path / 'law.py'}:straight"]
     assert cli.main([*words, "--exact"]) == 0
-    assert "without the run" in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert "without the run" in said.out and "name the law" in said.err
