@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jax.experimental import multihost_utils
 
-from cptlaw import atomic
+from cptlaw import atomic, records
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.progress import bar as progress_bar
@@ -134,7 +134,7 @@ def _claim(directory: Path, store: Tokens, asked: Mapping[str, Any], shards: int
         if differ:
             raise ScoreError(f"{directory}: holds other scores ({'; '.join(differ)}); give another directory")
     elif jax.process_index() == 0:
-        atomic.write_text(directory / "scores.json", json.dumps(new, indent=1) + "\n")
+        records.write(directory / "scores.json", new)
 
 
 def _shards(offsets: np.ndarray, shard_tokens: int) -> list[tuple[int, int]]:
@@ -157,7 +157,7 @@ def _write(path: Path, store: Tokens, chunks: Chunks, nats: np.ndarray, token_by
         "nats": nats,
     }
     with atomic.replacing(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+        pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
 
 
 def _bytes(store: Tokens, chunks: Chunks, token_bytes: np.ndarray | None) -> np.ndarray:
