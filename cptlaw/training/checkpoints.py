@@ -97,8 +97,7 @@ class Checkpoints:
         items["checksums"] = {name: _checksums(tree) for name, tree in items.items()}
         arguments: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         if memory:
-            sealed = {"losses": list(memory)}
-            arguments["memory"] = ocp.args.JsonSave({**sealed, records.SEAL: records.digest(sealed)})
+            arguments["memory"] = ocp.args.JsonSave(records.sealed({"losses": list(memory)}))
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
         self._saved = time.monotonic()
         self._took = self._saved - begin
