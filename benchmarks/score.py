@@ -48,7 +48,7 @@ def measured(work, rounds: int) -> tuple[float, float, np.ndarray]:
 
 
 def ours(folder: Path, chunk: int, batch_tokens: int, rounds: int) -> tuple[float, float, np.ndarray]:
-    """Nats by document under `perplexity.score`."""
+    """Nats by document under `scoring.chunks`."""
     import types
 
     from cptlaw.models import hf

@@ -1,4 +1,4 @@
-"""Who of a job's processes is there, before JAX waits for them: JAX ends with SIGABRT and does not say who is missing."""
+"""Who of a job's processes is there, before JAX waits for them: JAX aborts without saying who is missing."""
 
 import contextlib
 import os

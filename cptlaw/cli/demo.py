@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Registers the two commands."""
     demo = subparsers.add_parser(
         "demo",
-        help="the whole loop on this machine: corpora, base models, a grid of runs, the law, the answer, the report",
+        help="run the whole loop on this machine: corpora, base models, a grid of runs, law, answer, report",
         description="Trains small base models on prose, continually pre-trains them on mixes of prose and a domain, "
         "fits the D-CPT Law, recommends a mixture ratio with its interval, trains it, and writes report.html. "
         "Stop it with Ctrl-C; the same command continues.",
@@ -26,7 +27,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
 
     study = subparsers.add_parser(
         "study",
-        help="the whole loop of a config of your own",
+        help="run the whole loop of a config of your own",
         description="Runs a study's config file (see configs/study_small.py) to its answers and reports. "
         "Stop it with Ctrl-C; the same command continues.",
     )
@@ -41,10 +42,10 @@ def study_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--update-config",
         action="store_true",
-        help="the workdir holds another config's runs: keep those this config still asks for, and train the rest",
+        help="if the workdir holds another config's runs, keep those that this config asks for too, and train the rest",
     )
-    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--retry-failed", action="store_true", help="train the runs that failed again")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -75,15 +76,23 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def read_config(path: Path) -> Any:
-    """What get_config() of a config file gives."""
+    """The config that get_config() of a file returns. Raises UserError naming the line that fails."""
     spec = importlib.util.spec_from_file_location("cptlaw_user_config", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"{path}: no such Python file; start from a copy of configs/demo.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: has no get_config(); start from a copy of configs/demo.py")
-    return module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: has no get_config(); start from a copy of configs/demo.py")
+        return module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's program, which may raise anything
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{path}, line {line}" if line else str(path)
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:

@@ -34,6 +34,7 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument("--level", type=float, default=0.9, help="confidence of the interval (default 0.9)")
     predict.add_argument("--method", default="percentile", help="percentile or bca (default percentile)")
     predict.add_argument("--lack-of-fit", action="store_true", help="widen by how far the law missed before")
+    predict.add_argument("--law", metavar="FILE.py:NAME", help="the user's law that the fit is by; this runs FILE")
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
 
@@ -90,6 +91,15 @@ def _list(text: str | None) -> list[str]:
     return [part for part in (text or "").split(",") if part]
 
 
+def _fixed(pairs: list[tuple[str, list[float]]]) -> dict[str, float]:
+    fixed: dict[str, float] = {}
+    for name, values in pairs:
+        if len(values) != 1 or name in fixed:
+            raise UserError(f"--fix {name}: give one value, once")
+        fixed[name] = values[0]
+    return fixed
+
+
 def _read(args: argparse.Namespace) -> Any:
     from cptlaw import cache, runs
 
@@ -107,8 +117,6 @@ def _eval(args: argparse.Namespace, table: Any) -> Any:
 
 
 def _fit(args: argparse.Namespace) -> None:
-    if args.bootstrap < 0 or args.starts < 1:
-        raise UserError("--bootstrap must be 0 or more and --starts 1 or more")
     table = _read(args)
     from cptlaw import fitting
 
@@ -117,7 +125,7 @@ def _fit(args: argparse.Namespace) -> None:
         args.law,
         _eval(args, table),
         shared=_list(args.shared),
-        fixed={name: values[0] for name, values in args.fix},
+        fixed=_fixed(args.fix),
         objective=args.objective,
         delta=args.delta,
         bootstrap=args.bootstrap,
@@ -137,24 +145,7 @@ def _fit(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(fit.summary(), allow_nan=False))
         return
-    print(f"{fit.law.title}   L = {fit.law.equation}")
-    corpora = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
-    print(f"eval {corpora}: {fit.n_rows} rows, {len(fit.residuals['run'].unique())} runs\n")
-    for name, value in fit.params.items():
-        low, high = fit.interval(name) if name in fit.samples and len(fit.samples[name]) else (None, None)
-        print(f"  {name:14} {value:12.5g}" + ("" if low is None else f"   90% [{low:.5g}, {high:.5g}]"))
-    quality = fit.scores["fit"]
-    print(f"\nfit       mean error {quality['mean_log']:.3%}   R2 {quality['r2']:.4f}", end="   ")
-    print(f"{args.objective} {quality['objective']:.6g}")
-    held = fit.scores["held_out"]
-    if held["n"]:
-        print(f"held out  {held['what']}, {held['n']} rows: mean error of")
-        named = {k: v for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
-        for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
-            print(f"  {fit.law.name if name == 'law' else name:18} {scored['mean_log']:8.3%}")
-    print("starts    " + ", ".join(f"{n} {code}" for code, n in fit.codes["starts"].items()))
-    if "resamples" in fit.codes:
-        print("resamples " + ", ".join(f"{n} {code}" for code, n in fit.codes["resamples"].items()))
+    _tell(fit)
     if args.influence:
         print("\nruns that move the fit most (what each changes of the loss at the largest fitted size and tokens)")
         for run, move in fit.moves()[:10]:
@@ -165,16 +156,53 @@ def _fit(args: argparse.Namespace) -> None:
         print(f"\nsaved {args.out}; cptlaw predict {args.out} --help")
 
 
+def _tell(fit: Any) -> None:
+    """Prints a fit: the law, its parameters and how good it is."""
+    print(f"{fit.law.title}   L = {fit.law.equation}")
+    corpora = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
+    print(f"eval {corpora}: {fit.n_rows} rows, {len(fit.residuals['run'].unique())} runs\n")
+    loose = {name: column for column, names in fit.rests.items() for name in names}
+    fixed = {*fit.settings["fixed"], *fit.law.fixed}
+    for name, value in fit.params.items():
+        told = ""
+        if name in loose:
+            told = f"   not determined: {loose[name]} never varied"
+        elif name in fixed:
+            told = "   held"
+        elif name in fit.samples and len(fit.samples[name]):
+            told = "   90% [{:.5g}, {:.5g}]".format(*fit.interval(name))
+        print(f"  {name:14} {value:12.5g}{told}")
+    if fit.law.billions:
+        print(f"  in which {', '.join(fit.law.billions)} count in billions (1e9), though tables hold counts")
+    quality = fit.scores["fit"]
+    print(f"\nfit       mean error {quality['mean_log']:.3%}   R2 {quality['r2']:.4f}", end="   ")
+    print(f"{fit.settings['objective']} {quality['objective']:.6g}")
+    held = fit.scores["held_out"]
+    if held["n"]:
+        print(f"held out  {held['what']}, {held['n']} rows: mean error of")
+        named = {k: v for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
+        for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
+            print(f"  {fit.law.name if name == 'law' else name:18} {scored['mean_log']:8.3%}")
+    if fit.settings.get("loss_se"):
+        print(f"loss_se   {fit.settings['loss_se']}")
+    if not fit.codes:
+        print("every parameter is held: nothing was fitted, so there are no intervals")
+    for what, counts in fit.codes.items():
+        print(f"{what:9} " + ", ".join(f"{n} {code}" for code, n in counts.items()))
+
+
+def own_law(args: argparse.Namespace) -> str | None:
+    """The user's law named with --law, which a saved fit may be by: the file that is read never chooses what is run."""
+    return args.law if ".py:" in args.law else None
+
+
 def _predict(args: argparse.Namespace) -> None:
     from cptlaw.fitting import Fit
 
-    fit = Fit.load(args.fit)
-    given = {name: getattr(args, name) for name in ("params", "tokens", "ratio") if getattr(args, name) is not None}
-    given |= dict(args.at)
-    lengths = {len(v) for v in given.values() if len(v) > 1}
-    if len(lengths) > 1:
-        raise UserError("give one value or the same number of values for every column")
-    given = {name: v if len(v) > 1 else v * max(lengths, default=1) for name, v in given.items()}
+    fit = Fit.load(args.fit, args.law)
+    if args.law is not None and fit.law.sha256 is None:
+        raise UserError(f"--law {args.law}: {args.fit} is by the built-in law {fit.law.name}; leave --law out")
+    given = _columns(args)
     found = fit.predict(
         level=args.level,
         method=args.method,
@@ -187,9 +215,10 @@ def _predict(args: argparse.Namespace) -> None:
         for i, (p, low, high) in enumerate(zip(found.point, found.low, found.high))
     ]
     sure = len(found.samples) > 0
+    notes = [*fit.extrapolation(**given), *_reach(fit)]
     if args.json:
         plain = [{k: float(v) for k, v in row.items() if sure or k not in ("low", "high")} for row in rows]
-        print(json.dumps({"level": args.level if sure else None, "predictions": plain}))
+        print(json.dumps({"level": args.level if sure else None, "predictions": plain, "warnings": notes}))
         return
     for row in rows:
         where = " ".join(f"{name}={row[name]:g}" for name in given)
@@ -197,8 +226,31 @@ def _predict(args: argparse.Namespace) -> None:
             f"{args.level:.0%} [{row['low']:.4f}, {row['high']:.4f}]" if sure else "no interval (fit without bootstrap)"
         )
         print(f"{where}   loss {row['loss']:.4f}   {interval}")
-    for note in fit.extrapolation(**given):
+    for note in notes:
         print(f"warning: {note}")
+
+
+def _columns(args: argparse.Namespace) -> dict[str, Any]:
+    """The columns that a question gives, all of one length."""
+    named = [(name, getattr(args, name)) for name in ("params", "tokens", "ratio") if getattr(args, name) is not None]
+    given: dict[str, list[float]] = {}
+    for name, values in (*named, *args.at):
+        if name in given:
+            raise UserError(f"{name} is given twice")
+        given[name] = values
+    lengths = {len(values) for values in given.values() if len(values) > 1}
+    if len(lengths) > 1:
+        raise UserError("give one value or the same number of values for every column")
+    count = max(lengths, default=1)
+    return {name: values if len(values) > 1 else values * count for name, values in given.items()}
+
+
+def _reach(fit: Any) -> list[str]:
+    """What the fit cannot say, whatever is asked."""
+    return [
+        f"{name} never varied in the fitted rows: this holds at {name} = {fit.ranges[name][1]:g} only"
+        for name in fit.unmoved
+    ]
 
 
 def _compare(args: argparse.Namespace) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cptlaw.cli import tables
+from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
@@ -18,10 +19,16 @@ def add_parsers(subparsers: Any) -> None:
     plan = subparsers.add_parser(
         "plan",
         help="decide from fitted laws: which mix, how many tokens, which size, what next",
-        description="Decisions from fitted laws, each with its interval, regret and reach.",
+        description="Decisions from fitted laws. Each says its interval, what a wrong choice would cost, and where it "
+        "extrapolates.",
     )
     questions = plan.add_subparsers(required=True, metavar="QUESTION")
+    for add in (_add_trade_off, _add_share, _add_limited_data, _add_budget, _add_pareto, _add_mixture, _add_subset,
+                _add_next, _add_design):  # fmt: skip
+        add(questions)
 
+
+def _add_trade_off(questions: Any) -> None:
     ask = _question(questions, "trade-off", "the largest domain share under a ceiling on the general loss", _trade_off)
     _exact(ask)
     _fits(ask, "general", "domain")
@@ -29,93 +36,140 @@ def add_parsers(subparsers: Any) -> None:
     ask.add_argument("--base-loss", type=float, help="general loss before CPT (default: the table's, at zero tokens)")
     ceiling = ask.add_mutually_exclusive_group()
     ceiling.add_argument("--tolerance", type=float, default=0.03, help="allowed relative rise (default 0.03)")
-    ceiling.add_argument("--rise", type=float, help="allowed rise in nats, instead")
-    ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="NAME=N,...", help="tokens there are of each")
+    ceiling.add_argument("--rise", type=float, help="allowed rise in nats per token, instead of --tolerance")
+    ask.add_argument(
+        "--corpus-tokens", type=_named, default={}, metavar="NAME=N,...",
+        help="tokens there are of each corpus; compares the mix in proportion to them",
+    )  # fmt: skip
 
+
+def _add_share(questions: Any) -> None:
     ask = _question(questions, "share", "the share at which a corpus has a given loss", _share)
     _exact(ask)
     _fits(ask, "fit")
     _run(ask)
-    ask.add_argument("--loss", type=float, required=True, help="nats per token")
+    ask.add_argument("--loss", type=float, required=True, help="the wanted loss, nats per token")
 
+
+def _add_limited_data(questions: Any) -> None:
     ask = _question(questions, "limited-data", "the share that makes the most of little domain text", _limited)
     _exact(ask)
     _fits(ask, "domain")
     ask.add_argument("--params", type=float, required=True, help="non-embedding parameters, a count")
     ask.add_argument("--domain-tokens", type=float, required=True, help="unique tokens of domain text, a count")
-    ask.add_argument("--tokens", type=float, default=math.inf, help="most tokens of both corpora (default no limit)")
+    ask.add_argument(
+        "--tokens", type=float, default=math.inf, help="most tokens to train on, both corpora together (default any)"
+    )
     ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over the domain text (default 1)")
-    ask.add_argument("--repetition", type=float, default=15.387756, help="epochs after which repeats fade (15.4)")
+    ask.add_argument("--repetition", type=float, help="epochs after which repeated text is worth 1/e less (15.4)")
 
+
+def _add_budget(questions: Any) -> None:
     ask = _question(questions, "budget", "the best size and tokens for a compute budget", _budget)
     _exact(ask)
     _fits(ask, "domain")
-    ask.add_argument("--general", metavar="FIT", help=f"the corpus of --ceiling: {FIT}")
-    ask.add_argument("--flops", type=float, required=True, help="training and inference together")
-    ask.add_argument("--share", type=float, help="of the domain; left out, it is chosen too")
-    ask.add_argument("--ceiling", type=float, help="on the general loss, nats per token")
-    ask.add_argument("--sizes", type=_numbers, metavar="N[,N...]", help="the sizes there are to start from")
-    ask.add_argument("--inference-tokens", type=float, default=0.0, help="served over the model's life")
+    ask.add_argument("--general", metavar="FIT", help=f"the corpus that --ceiling is on: {FIT}")
+    ask.add_argument("--flops", type=float, required=True, help="FLOPs for training and inference together")
+    ask.add_argument("--share", type=float, help="share of domain text; without it, the best share is found too")
+    ask.add_argument("--ceiling", type=float, help="most general loss allowed, nats per token")
+    ask.add_argument("--sizes", type=_numbers, metavar="N[,N...]", help="sizes to choose from (default any)")
+    ask.add_argument(
+        "--inference-tokens", type=float, default=0.0, help="tokens the model will serve over its life (default 0)"
+    )
 
+
+def _add_pareto(questions: Any) -> None:
     ask = _question(questions, "pareto", "general against domain loss over the share", _pareto)
     _wider(ask)
     _fits(ask, "general", "domain")
     _run(ask)
-    ask.add_argument("--points", type=int, default=21, help="shares on the front (default 21)")
+    ask.add_argument("--points", type=int, default=21, help="number of shares listed (default 21)")
 
+
+def _add_mixture(questions: Any) -> None:
     ask = _question(questions, "mixture", "the best shares of any number of corpora", _mixture)
     _wider(ask)
-    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"one a target corpus: {FIT}")
+    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"one for each target corpus: {FIT}")
     ask.add_argument(
-        "--weights", type=_named, default={}, metavar="TARGET=W,...", help="of the losses (default 1 each)"
+        "--weights", type=_named, default={}, metavar="TARGET=W,...", help="weights of the losses (default 1 each)"
     )
     ask.add_argument("--worst", action="store_true", help="minimise the largest weighted loss, not the sum")
     ask.add_argument("--params", type=float, help="non-embedding parameters, for laws that read them")
     ask.add_argument("--tokens", type=float, help="CPT tokens, for laws that read them and for --corpus-tokens")
-    for limit in ("floors", "caps"):
-        ask.add_argument(f"--{limit}", type=_named, default={}, metavar="CORPUS=SHARE,...")
-    ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="CORPUS=N,...", help="unique tokens there are")
-    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over them (default 1)")
-    ask.add_argument("--ceilings", type=_named, default={}, metavar="TARGET=LOSS,...", help="nats per token")
+    for name, what in (("floors", "smallest"), ("caps", "largest")):
+        ask.add_argument(
+            f"--{name}", type=_named, default={}, metavar="CORPUS=SHARE,...", help=f"{what} shares allowed"
+        )
+    ask.add_argument(
+        "--corpus-tokens", type=_named, default={}, metavar="CORPUS=N,...", help="unique tokens there are of a corpus"
+    )
+    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over those tokens (default 1)")
+    ask.add_argument(
+        "--ceilings", type=_named, default={}, metavar="TARGET=LOSS,...", help="most loss allowed, nats per token"
+    )
 
+
+def _add_subset(questions: Any) -> None:
     ask = _question(questions, "subset", "the mean and spread of perplexity of the best domain text", _subset)
     _fits(ask, "fit")
-    ask.add_argument("--tokens", type=float, required=True, help="of the planned run, a count")
-    ask.add_argument("--reachable", type=Path, metavar="TABLE", help="CSV of the mean, spread that can be chosen")
+    ask.add_argument("--tokens", type=float, required=True, help="tokens of the planned run, a count")
+    ask.add_argument(
+        "--reachable", type=Path, metavar="TABLE",
+        help="CSV with columns mean and spread: what can be chosen (default: between those of the fitted runs)",
+    )  # fmt: skip
 
+
+def _add_next(questions: Any) -> None:
     ask = _question(questions, "next", "the runs that would make a saved decision surer, for their cost", _next)
     target = ask.add_mutually_exclusive_group(required=True)
-    target.add_argument("--decision", type=Path, metavar="DECISION.json", help="what plan --out saved")
+    target.add_argument("--decision", type=Path, metavar="DECISION.json", help="a decision saved by cptlaw plan --out")
     target.add_argument(
         "--predict",
         type=_named,
         metavar="params=N,tokens=D,w_CORPUS=SHARE,...",
-        help="a run, whose losses to make surer",
+        help="a run, to make the prediction of its losses surer",
     )
-    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"those it was made from: {FIT}")
-    ask.add_argument("--candidates", type=Path, metavar="TABLE", help="params, tokens, w_<corpus>, cost (else a grid)")
-    ask.add_argument("-k", type=int, default=1, help="how many runs (default 1)")
+    ask.add_argument(
+        "--fits", nargs="+", required=True, metavar="FIT", help=f"the fits that the decision was made from: {FIT}"
+    )
+    ask.add_argument(
+        "--candidates", type=Path, metavar="TABLE",
+        help="CSV with columns params, tokens, w_CORPUS, cost (default: the fitted sizes over the fitted mixes)",
+    )  # fmt: skip
+    ask.add_argument("-k", type=int, default=1, help="how many runs to choose (default 1)")
 
+
+def _add_design(questions: Any) -> None:
     ask = _question(questions, "design", "before any run: the cheapest grid for a wanted precision", _design)
     ask.add_argument("--assume", metavar="FIT|P=X,...", required=True, help="a saved fit, or --law's parameters")
     _run(ask)
-    ask.add_argument("--ratio", type=float, required=True, help="share of the corpus in the prediction wanted")
-    ask.add_argument("--precision", type=float, required=True, help="half the interval's width, nats")
+    ask.add_argument("--ratio", type=float, required=True, help="share of the corpus in the run to be predicted")
+    ask.add_argument(
+        "--precision", type=float, required=True, help="wanted: half the width of the interval, nats per token"
+    )
     ask.add_argument("--sizes", type=_numbers, required=True, metavar="N,...", help="sizes that could be trained")
-    ask.add_argument("--lengths", type=_numbers, required=True, metavar="D,...", help="run lengths, tokens")
-    ask.add_argument("--run-noise", type=float, default=0.003, help="between seeds, nats (default 0.003)")
-    ask.add_argument("--checkpoint-noise", type=float, default=0.001, help="within a run, nats (default 0.001)")
+    ask.add_argument(
+        "--lengths", type=_numbers, required=True, metavar="D,...", help="run lengths that could be trained, tokens"
+    )
+    ask.add_argument(
+        "--run-noise", type=float, default=0.003, help="standard deviation between seeds, nats (default 0.003)"
+    )
+    ask.add_argument(
+        "--checkpoint-noise", type=float, default=0.001, help="standard deviation within a run, nats (default 0.001)"
+    )
     ask.add_argument("--seeds", type=int, default=3, help="most repeats of a run (default 3)")
 
 
 def _question(questions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
     ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
-    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt)")
+    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt); of saved fits, FILE.py:NAME")
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
-    ask.add_argument("--seed", type=int, default=0, help="of the resamples of --table")
+    ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
-    ask.add_argument("--out", type=Path, metavar="DECISION.json", help="save the decision, e.g. for cptlaw report")
+    ask.add_argument(
+        "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
+    )
     ask.add_argument("--json", action="store_true", help="print JSON")
     tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: _show(run(args), args))
@@ -125,13 +179,13 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
 def _wider(ask: argparse.ArgumentParser) -> None:
     ask.add_argument(
         "--lack-of-fit", action="store_true",
-        help="widen intervals by how the laws missed on rows held out, the more the farther outside the fitted rows",
+        help="widen the intervals by how far the laws missed on held-out rows, more the farther they extrapolate",
     )  # fmt: skip
 
 
 def _exact(ask: argparse.ArgumentParser) -> None:
     _wider(ask)
-    ask.add_argument("--exact", action="store_true", help="find the influential runs by refitting without each")
+    ask.add_argument("--exact", action="store_true", help="find the influential runs by fitting again without each")
 
 
 def _fits(ask: argparse.ArgumentParser, *names: str) -> None:
@@ -167,7 +221,7 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return fitting.Fit.load(text)
+        return fitting.Fit.load(text, own_law(args))
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
     return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
@@ -181,11 +235,12 @@ def _table(args: argparse.Namespace) -> Any:
 
 
 def _csv(flag: str, path: Path) -> Any:
-    import pandas as pd
+    from cptlaw import runs
 
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    return pd.read_csv(path)
+    try:
+        return runs.read_columns(path)
+    except runs.TableError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _show(decision: Any, args: argparse.Namespace) -> None:
@@ -258,7 +313,7 @@ def _limited(args: argparse.Namespace) -> Any:
         domain_tokens=args.domain_tokens,
         tokens=args.tokens,
         max_epochs=args.max_epochs,
-        repetition=args.repetition,
+        **({} if args.repetition is None else {"repetition": args.repetition}),
         level=args.level,
     )
 
@@ -292,7 +347,7 @@ def _mixture(args: argparse.Namespace) -> Any:
     from cptlaw.planning.mixture import mixture
 
     cache.keep_compiled()
-    names = (
+    asked = (
         "weights",
         "worst",
         "params",
@@ -304,12 +359,8 @@ def _mixture(args: argparse.Namespace) -> Any:
         "ceilings",
         "level",
     )
-    return _ask(
-        args,
-        mixture,
-        *(_fit(args, "fits", text) for text in args.fits),
-        **{name: getattr(args, name) for name in names},
-    )
+    fits = [_fit(args, "fits", text) for text in args.fits]
+    return _ask(args, mixture, *fits, **{name: getattr(args, name) for name in asked})
 
 
 def _subset(args: argparse.Namespace) -> Any:
@@ -346,7 +397,7 @@ def _design(args: argparse.Namespace) -> Any:
     from cptlaw.planning.first_grid import first_grid
 
     if args.assume.endswith(".json"):
-        fit = fitting.Fit.load(args.assume)
+        fit = fitting.Fit.load(args.assume, own_law(args))
         law, theta = fit.law, fit.params
     else:
         law = laws.parse(args.law)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cptlaw.cli import tables
+from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
 
@@ -26,7 +27,11 @@ def add_parsers(subparsers: Any) -> None:
         "--decisions", type=Path, nargs="+", default=[], metavar="DECISION.json", help="what `cptlaw plan --out` saved"
     )
     parser.add_argument("--confirm", type=Path, metavar="TABLE", help="the run trained at the recommendation")
-    parser.add_argument("--law", default="dcpt", help="law to fit where no --fits are given (default dcpt)")
+    parser.add_argument(
+        "--law",
+        default="dcpt",
+        help="law to fit where there are no saved fits (default dcpt); of saved fits, FILE.py:NAME",
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of those fits")
     parser.add_argument("--hold-out", metavar="QUERY", help="rows those fits are scored on: 'params > 1e9'")
     tables.add_arguments(parser)
@@ -43,7 +48,7 @@ def _report(args: argparse.Namespace) -> None:
     if study:
         _study(args)
     table = tables.read(args, args.source)
-    fits = {corpus(fit): fit for fit in map(fitting.Fit.load, args.fits)}
+    fits = {corpus(fit): fit for fit in (fitting.Fit.load(path, own_law(args)) for path in args.fits)}
     if study and fits:
         table = _of(table, list(fits))
     if not fits:
@@ -81,7 +86,10 @@ def _study(args: argparse.Namespace) -> None:
         if pages := sorted(workdir.root.glob("landscape-*.html")):
             raise UserError(f"{workdir}: a perplexity study, whose report it has: {', '.join(map(str, pages))}")
         raise UserError(f"{workdir}: no runs.csv in it; give a runs table, or the workdir of a finished study")
-    saved = {path: path.stem.removesuffix(f"-{Fit.load(path).eval}") for path in sorted(workdir.fits.glob("*.json"))}
+    saved = {
+        path: path.stem.removesuffix(f"-{Fit.load(path, own_law(args)).eval}")
+        for path in sorted(workdir.fits.glob("*.json"))
+    }
     domains = sorted(set(saved.values()))
     if args.domain is None and len(domains) == 1:
         args.domain = domains[0]

@@ -21,52 +21,88 @@ RANGES = {
 
 def add_parsers(subparsers: Any) -> None:
     """Registers the three commands."""
+    _add_landscape(subparsers)
+    _add_select(subparsers)
+    _add_study(subparsers)
+
+
+def _add_landscape(subparsers: Any) -> None:
     landscape = subparsers.add_parser(
         "landscape",
-        help="a scored corpus: mean, spread and quantiles of its perplexity, and what subsets can reach",
-        description="Prints the perplexity landscape of a corpus that launch/score.py has scored.",
+        help="show mean, spread and quantiles of a scored corpus, and which of them a subset can have",
+        description="Prints the perplexity landscape of a corpus that launch.score has scored.",
     )
     _pool_arguments(landscape)
-    landscape.add_argument("--reachable", type=Path, metavar="CSV", help="write reachable (mean, spread) pairs")
+    landscape.add_argument(
+        "--reachable", type=Path, metavar="CSV", help="write the (mean, spread) pairs that a subset can have"
+    )
     landscape.set_defaults(run=_landscape)
 
+
+def _add_select(subparsers: Any) -> None:
     select = subparsers.add_parser(
         "select",
         help="choose documents or chunks by the mean and spread of their perplexity",
-        description="Writes the list of a subset (Parquet: document, begin, end), and on request its token store.",
+        description="Writes a subset as a list (Parquet: document, begin, end), and on request its tokens or text. "
+        "tilt, swaps and dos_greedy aim at a mean and a spread; the other methods are controls.",
     )
     _pool_arguments(select)
-    select.add_argument("--method", default="tilt", help="tilt, swaps, dos_greedy, band, low, mid, high or random")
-    select.add_argument("--mean", type=float, help="wanted mean, in the unit")
-    select.add_argument("--std", type=float, help="wanted standard deviation")
-    select.add_argument("--decision", type=Path, metavar="DECISION.json", help="take both from `cptlaw plan subset`")
-    select.add_argument("--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="quantiles, for --method band")
-    select.add_argument("--by-length", action="store_true", help="keep the pool's shares of document lengths")
+    select.add_argument(
+        "--method", default="tilt", help="tilt (default), swaps, dos_greedy, band, low, mid, high or random"
+    )
+    select.add_argument("--mean", type=float, help="the subset's mean, in the unit")
+    select.add_argument("--std", type=float, help="the subset's standard deviation, in the unit")
+    select.add_argument(
+        "--decision",
+        type=Path,
+        metavar="DECISION.json",
+        help="take mean and spread from what `cptlaw plan subset` saved",
+    )
+    select.add_argument(
+        "--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles of --method band"
+    )
+    select.add_argument(
+        "--by-length", action="store_true", help="give every class of document lengths its share of the pool"
+    )
     select.add_argument(
         "--sources",
         type=Path,
         metavar="TABLE",
-        help="columns document, source: keep sources' shares; with --models, sources are what is correlated",
+        help="a table of document and source: give every source its share; with --models, correlate the sources",
     )
     other = select.add_mutually_exclusive_group()
-    other.add_argument("--reference", type=Path, metavar="SCORES", help="choose by excess loss over these scores")
+    other.add_argument(
+        "--reference",
+        type=Path,
+        metavar="SCORES",
+        help="choose by the loss in excess of these scores, of a reference model",
+    )
     other.add_argument(
         "--models",
         type=Path,
         metavar="TABLE",
-        help="choose by how well a document's (or source's) loss tells good models from bad: columns scores (their "
-        "folders for this corpus, relative to the table) and quality",
+        help="choose by how well a document's (or source's) loss tells good models from bad; a table of scores "
+        "(each model's folder for this corpus, relative to the table) and quality",
     )
-    select.add_argument("--seed", type=int, default=0)
-    select.add_argument("--out", type=Path, required=True, metavar="LIST.parquet", help="where the list goes")
-    select.add_argument("--store", type=Path, help="the token store that was scored; for the next two")
-    select.add_argument("--store-out", type=Path, metavar="DIR", help="write the subset as a token store of its own")
-    select.add_argument("--text-out", type=Path, metavar="FILE.jsonl", help="write its text, a corpus for any study")
+    select.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    select.add_argument("--out", type=Path, required=True, metavar="LIST.parquet", help="write the list here")
+    select.add_argument("--store", type=Path, metavar="DIR", help="the token store that was scored")
+    select.add_argument(
+        "--store-out", type=Path, metavar="DIR", help="write the subset of --store as a token store of its own"
+    )
+    select.add_argument(
+        "--text-out",
+        type=Path,
+        metavar="FILE.jsonl",
+        help="write the text of the subset of --store, a corpus for any study",
+    )
     select.set_defaults(run=_select)
 
+
+def _add_study(subparsers: Any) -> None:
     study = subparsers.add_parser(
         "perplexity-study",
-        help="runs on subsets of different perplexity, the law of them, and whether its choice is better",
+        help="train on subsets of different perplexity, fit the law, and train what it chooses",
         description="Runs a perplexity study (see configs/perplexity_small.py) to its reports. Stop it with Ctrl-C; "
         "the same command continues.",
     )
@@ -77,11 +113,22 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _pool_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that launch/score.py wrote")
-    parser.add_argument("--unit", choices=units.PERPLEXITY, default="log-perplexity", help="default log-perplexity")
-    parser.add_argument("--by", choices=("document", "chunk"), default="document", help="what is taken or left whole")
-    parser.add_argument("--winsor", type=float, default=0.995, help="quantile to clip at (default 0.995; 1 for none)")
-    parser.add_argument("--fraction", type=float, default=0.2, help="share of the pool in a subset (default 0.2)")
+    parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that launch.score wrote")
+    parser.add_argument(
+        "--unit", choices=units.PERPLEXITY, default="log-perplexity", help="of a chunk's value (default log-perplexity)"
+    )
+    parser.add_argument(
+        "--by", choices=("document", "chunk"), default="document", help="choose whole documents (default), or chunks"
+    )
+    parser.add_argument(
+        "--winsor",
+        type=float,
+        default=0.995,
+        help="quantile at which a chunk's value is clipped (default 0.995; 1 clips none)",
+    )
+    parser.add_argument(
+        "--fraction", type=float, default=0.2, help="share of the pool's chunks in a subset (default 0.2)"
+    )
 
 
 def _landscape(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 from cptlaw import atomic, records
 from cptlaw.data import vocabularies
 from cptlaw.data.corpora import SPLITS, Corpus, CorpusError, Spec, open_corpus
+from cptlaw.data.findings import Findings
 from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger, verify
 from cptlaw.data.tokenise import tokenise
 from cptlaw.data.vocabularies import Vocabulary, VocabularyError
@@ -94,7 +95,9 @@ def load_vocabulary(directory: str | Path) -> Vocabulary:
         raise VocabularyError(f"{path}: no vocabulary here; prepare the directory first")
     if made["kind"] == "bytes":
         return vocabularies.BYTES
-    return Vocabulary(made["kind"], made["size"], path / _FILES[made["kind"]], made.get("eos_id", vocabularies.EOS_ID))
+    begin = tuple(made["begin"]) if "begin" in made else None
+    eos_id = made.get("eos_id", vocabularies.EOS_ID)
+    return Vocabulary(made["kind"], made["size"], path / _FILES[made["kind"]], eos_id, begin)
 
 
 def _read_record(path: Path) -> dict[str, Any] | None:
@@ -136,6 +139,8 @@ def _vocabulary(
             raise VocabularyError("vocabulary: kind 'file' needs a path: of a tokenizer.json, or a model's folder")
         given = vocabularies.open_vocabulary(Path(asked["path"]), asked.get("eos", ""))
         wanted = {"kind": given.kind, "size": given.size, "eos_id": given.eos_id, "sha256": given.hash}
+        if given.begin is not None:
+            wanted["begin"] = list(given.begin)
     size, name = asked.get("size", 0), asked.get("train_on", "")
     if kind == "sentencepiece":
         if not isinstance(size, int) or size < 1:
@@ -190,17 +195,32 @@ def _store(
     }
     texts = (document.text for document in corpus.split(split, validation_share))
     bar = progress_bar(progress=progress, desc=f"Tokenising {name}/{split}", unit=" documents", leave=False)
+    found = Findings()
     with Writer(directory, vocabulary.size) as writer, bar:
         for part in tokenise(texts, vocabulary, parts, processes, bar.update):
-            writer.extend(*part)
+            writer.extend(part.tokens, part.lengths, part.doc_bytes)
+            found.add(part, keep_tokens=split == "validation")
         if not writer.documents:
-            raise CorpusError(
-                f"corpus {name!r} ({corpus.spec.source}): no {split} documents; about one document in "
-                f"{1 / validation_share:.0f} is held out: split long files into more, or change validation_share"
-            )
-        store = writer.finish(name, split, facts)
+            raise CorpusError(_no_documents(name, split, corpus, validation_share))
+        if split == "validation":
+            found.compare(TokenStore.open(directory.with_name("train")), vocabulary)
+        store = writer.finish(name, split, facts | found.facts(corpus))
     shutil.rmtree(parts)
+    for line in found.in_words(name, split, corpus):
+        print(line, file=sys.stderr)
     return store
+
+
+def _no_documents(name: str, split: str, corpus: Corpus, validation_share: float) -> str:
+    what = f"corpus {name!r} ({corpus.spec.source})"
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in corpus.dropped.most_common())
+    if split == "train" and next(corpus.split("validation", validation_share), None) is None:
+        left_out = f" (left out: {dropped})" if dropped else ""
+        return f"{what}: it holds no text{left_out}; check source and text_field"
+    return (
+        f"{what}: no {split} documents; about one document in {1 / validation_share:.0f} is held out: split long files "
+        "into more, or change validation_share"
+    )
 
 
 def _made_from(corpus: Corpus, validation_share: float) -> dict[str, Any]:

@@ -4,6 +4,12 @@ import hashlib
 import struct
 from typing import NamedTuple
 
+from cptlaw.errors import UserError
+
+
+class CorpusError(UserError):
+    """A source that cannot be read, or that holds no usable text."""
+
 
 class Document(NamedTuple):
     """A text and where it came from (file, article or table row, for people to read)."""

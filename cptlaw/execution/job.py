@@ -94,6 +94,12 @@ class Job:
         run, cfg, optimizer, placed = self.run, self.run.config, self.optimizer, self.layout
         if run.trunk is not None:
             folder, step = rundir.checkpoints_of(self.workdir, run.trunk), run.steps(run.first_token)
+            if not folder.exists():
+                raise UserError(
+                    f"its trunk {run.trunk} has no checkpoints any more: they were removed when all its branches had "
+                    f"finished. Delete {folder.parent / 'result.json'}, so that the trunk is trained again, and retry "
+                    "this run (--retry-failed)"
+                )
             return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
         if run.init is None:
             return first_state(cfg, optimizer, placed, seed=run.seed)

@@ -55,6 +55,8 @@ def compare(
     Raises:
       UserError: bad table or folds, or no law that can be fitted.
     """
+    if seed < 0:
+        raise FitError("--seed must be 0 or more")
     runs.check(table)
     corpora = evaluated(table, eval)
     predicted: dict[str, np.ndarray] = {}
@@ -100,7 +102,8 @@ def _left_out(law: Law, rows: Rows, held: list[folds.Fold], objective: Objective
     for _, mask in held:
         left = replace(rows, held_out=mask)
         problem = estimate.pose(left, law, objective, {})
-        theta = estimate.optimise(problem, left.fitted, starts, seed).theta
+        left, _ = estimate.weighted(problem, left, seed)
+        theta = estimate.optimise(problem, left.weights, starts, seed).theta
         values[mask] = np.asarray(law.predict(problem.reported(theta), rows.x), float)[mask]
     return values
 

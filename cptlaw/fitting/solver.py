@@ -17,11 +17,10 @@ import numpy as np
 
 from cptlaw import cores
 from cptlaw.fitting import newton
-from cptlaw.fitting.newton import CODES, RUNNING
+from cptlaw.fitting.newton import CODES as CODES
+from cptlaw.fitting.newton import RUNNING
 from cptlaw.fitting.objective import Objective
 from cptlaw.laws.base import Law
-
-__all__ = ["CODES", "Problem", "Solution", "solve"]
 
 TOLERANCE, ROUGH = 1e-12, 1e-6  # relative decrease of the objective at which a lane has converged; in early stages
 LANES = 16
@@ -65,6 +64,27 @@ class Solution(NamedTuple):
     value: np.ndarray
     code: np.ndarray
     steps: np.ndarray
+
+
+def draw_starts(problem: Problem, count: int, seed: int) -> np.ndarray:
+    """A Latin hypercube over the start ranges, (count, P); linear parameters are to be solved for."""
+    rng = np.random.default_rng(seed)
+    chosen = [p for p in problem.law.params if p.name in problem.free]
+    ranks = np.stack([rng.permutation(count) for _ in chosen], axis=1)
+    unit = (ranks + rng.random((count, len(chosen)))) / count
+    low, high = np.array([p.start for p in chosen]).T
+    return low + unit * (high - low)
+
+
+def objective_at(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> float:
+    """The objective at one point (P,), rows weighted by `weights` (R,)."""
+    with jax.enable_x64():
+        predicted_R = problem.law.predict(problem.reported(theta), problem.x)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            off_R = np.log(predicted_R) - np.log(problem.y) if problem.objective.in_log else predicted_R - problem.y
+        delta = jnp.asarray(problem.objective.stages()[-1])
+        terms = problem.objective.terms(jnp.asarray(np.where(weights > 0, off_R, 0.0)), jnp.asarray(weights), delta)
+        return float(terms.value.sum())
 
 
 def solve(

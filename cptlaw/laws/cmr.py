@@ -43,6 +43,7 @@ def cmr_tokens() -> Law:
         source=SOURCE,
         params=(Param("a1", linear=True), Param("s1", -5, 5, (-1.0, 0.5)), Param("b1", linear=True)),
         columns=("tokens",),
+        billions=("tokens",),
         function=function,
     )
 
@@ -67,5 +68,6 @@ def cmr_general() -> Law:
             Param("b2", linear=True),
         ),
         columns=("tokens",),
+        billions=("tokens",),
         function=function,
     )

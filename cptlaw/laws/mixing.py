@@ -48,6 +48,7 @@ def additive(corpora: Sequence[str] = ()) -> Law:
         source=OPTIMAL,
         params=(*TERMS, *_mix_params(names)),
         columns=("params", "tokens", *(f"w_{name}" for name in names)),
+        billions=("params", "tokens"),
         function=function,
     )
 
@@ -81,6 +82,7 @@ def joint_mixture(corpora: Sequence[str] = ()) -> Law:
             Param("gB", -10, 10, (0.2, 2.0)),
         ),
         columns=("params", "tokens", *(f"w_{name}" for name in names)),
+        billions=("params", "tokens"),
         function=function,
     )
 

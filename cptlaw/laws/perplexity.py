@@ -63,5 +63,6 @@ def perplexity(form: str = "full", spread: str = "std", unit: str = "perplexity"
         source=SOURCE,
         params=params,
         columns=("tokens",) if form == "tokens_only" else ("tokens", "ppl_mean", "ppl_std"),
+        billions=("tokens",),
         function=function,
     )

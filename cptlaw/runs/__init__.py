@@ -28,7 +28,7 @@ from cptlaw.runs.contract import (
 from cptlaw.runs.derived import learnability, thin
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
-from cptlaw.runs.reading import read
+from cptlaw.runs.reading import read, read_columns
 from cptlaw.runs.writing import FORMATS, append, digest, write
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "plain",
     "ratio",
     "read",
+    "read_columns",
     "select",
     "thin",
     "write",

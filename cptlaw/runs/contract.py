@@ -169,12 +169,22 @@ def typed(df: pd.DataFrame, at: Locator, strict: bool = True) -> pd.DataFrame:
             if df[name].dtype.kind in "mMb":  # pandas would count a date's nanoseconds
                 numbers = pd.Series(np.nan, df.index)
             else:
-                numbers = pd.to_numeric(df[name], errors="coerce").astype(float)
+                numbers = _numbers(df[name])
             bad = numbers.isna() & df[name].notna()
             if strict:
                 at.refuse(bad, str(name), "is not a number" + _hint(df[name][bad]))
             df[name] = df[name] if bad.any() else numbers
     return df
+
+
+def _numbers(column: pd.Series) -> pd.Series:
+    """A column as floats, what is no number as NaN."""
+    try:
+        return pd.to_numeric(column, errors="coerce").astype(float)
+    except (OverflowError, TypeError, ValueError):  # an integer beyond floats
+        return pd.Series(
+            [float(v) if isinstance(v, (int, float)) and abs(v) < 1e300 else np.nan for v in column], column.index
+        )
 
 
 def listed(df: pd.DataFrame, most: int = 40) -> str:
@@ -199,6 +209,8 @@ def _hint(values: pd.Series) -> str:
     text = str(values.iloc[0]).strip()
     if text[:-1].replace(".", "", 1).isdigit() and (size := {"k": 3, "m": 6, "b": 9, "t": 12}.get(text[-1].lower())):
         return f"; write the count: {text[:-1]}e{size}"
+    if text.endswith("%"):
+        return "; write shares of 1: 0.05 for 5%"
     if text.replace(",", "", 1).isdigit():
         return "; the decimal sign of this table is the point"
     return ""
@@ -275,6 +287,11 @@ def _unit(df: pd.DataFrame, name: str, small: pd.Series) -> tuple[str, str]:
     return " or ".join(f"in {word}" for word in units), " or ".join(f"{first:g}e{power}" for power in units.values())
 
 
+def share_tolerance(count: int) -> float:
+    """How far from 1 the sum of so many shares may be: each may be rounded to three decimals."""
+    return max(SHARE_TOLERANCE, 5e-4 * count)
+
+
 def _check_shares(df: pd.DataFrame, at: Locator) -> None:
     names = [f"w_{name}" for name in corpora(df)]
     if not names:
@@ -286,7 +303,7 @@ def _check_shares(df: pd.DataFrame, at: Locator) -> None:
     at.refuse(percent, names[0], "belongs to shares that sum to 100; write shares of 1, not percentages")
     for name in names:
         at.refuse(~df[name].between(0, 1) & ~unmixed, name, "is not a share in [0, 1]")
-    bad = ((total - 1).abs() > SHARE_TOLERANCE) & ~unmixed
+    bad = ((total - 1).abs() > share_tolerance(len(names))) & ~unmixed
     if bad.any():
         first = float(total[bad].iloc[0])
         at.refuse(bad, names[0], f"belongs to shares ({', '.join(names[:12])}) that sum to {first:.6g}, not 1")

@@ -74,7 +74,8 @@ def units(df: pd.DataFrame) -> list[str]:
 
 def _fitted(df: pd.DataFrame) -> pd.DataFrame:
     usable = finished(df)
-    return df[usable & (df["tokens"] > 0)] if "tokens" in df else df[usable]
+    read = df[[name for name in ("run", "eval", "params", "tokens", "loss") if name in df]]
+    return read[usable & (df["tokens"] > 0)] if "tokens" in df else read[usable]
 
 
 def _losses(rows: pd.DataFrame) -> list[str]:
@@ -84,8 +85,8 @@ def _losses(rows: pd.DataFrame) -> list[str]:
     cure = "write loss = ln(perplexity), in nats per token"
     if (loss > GUESSING).mean() > 0.5:
         return [
-            f"most losses are above {GUESSING:.1f} nats per token (median {loss.median():.4g}), worse than guessing among "
-            f"a million tokens: is the column loss a perplexity, or a sum over tokens? Then {cure}"
+            f"most losses are above {GUESSING:.1f} nats per token (median {loss.median():.4g}), worse than guessing "
+            f"among a million tokens: is the column loss a perplexity, or a sum over tokens? Then {cure}"
         ]
     if {"params", "tokens"} <= set(rows):
         trained = loss[(rows["params"] >= 1e7) & (rows["tokens"] >= 1e8)]
@@ -126,8 +127,8 @@ def _jumps(rows: pd.DataFrame) -> list[str]:
         here, there = tokens[i], tokens[i + 1]
         low, high = min(here, there), max(here, there)
         found.append(
-            f"run {run[i]!r} goes from {here:g} to {there:g} tokens between two checkpoints: are its tokens in two units? "
-            f"Write all as counts ({low:g} may be {_factor(high / low * 2, low)})"
+            f"run {str(run[i])!r} goes from {here:g} to {there:g} tokens between two checkpoints: are its tokens in "
+            f"two units? Write all as counts ({low:g} may be {_factor(high / low * 2, low)})"
         )
     if found:
         return found
@@ -164,20 +165,22 @@ def _within(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Either neighbours in size lie more than `JUMP` apart, or a run that is else written from first to last falls back
     once, and would go on rising if what follows were a thousand, a million or a billion times as much.
     """
-    points = rows[["run", "eval", "tokens"]].astype({"run": str})
-    ordered = points.drop_duplicates(["run", "tokens"]).sort_values(["run", "tokens"], kind="stable")
-    run, tokens = ordered["run"].to_numpy(), ordered["tokens"].to_numpy()
-    wide = np.flatnonzero((run[1:] == run[:-1]) & (tokens[1:] > JUMP * tokens[:-1]))
+    run, names = pd.factorize(rows["run"])
+    corpus, labels = pd.factorize(rows["eval"])
+    all_tokens = rows["tokens"].to_numpy()
+    order = np.lexsort((all_tokens, run))
+    code, tokens = run[order], all_tokens[order]
+    wide = np.flatnonzero((code[1:] == code[:-1]) & (tokens[1:] > JUMP * tokens[:-1]))
     if len(wide):
-        return run, tokens, wide
-    series = points.groupby(["run", "eval"], sort=False).ngroup().to_numpy()
+        return np.asarray(names, str)[code], tokens, wide
+    series = run * len(labels) + corpus
     order = np.argsort(series, kind="stable")
-    run, tokens, series = points["run"].to_numpy()[order], points["tokens"].to_numpy()[order], series[order]
+    code, tokens, series = run[order], all_tokens[order], series[order]
     falls = np.flatnonzero((series[1:] == series[:-1]) & (tokens[1:] < tokens[:-1]))
     once = falls[np.bincount(series[falls], minlength=1)[series[falls]] == 1] if len(falls) else falls
     drop = tokens[once] / tokens[once + 1]
     back = np.min([np.where(10.0**p > drop, 10.0**p / drop, np.inf) for p in (3, 6, 9)], axis=0)
-    return run, tokens, once[(drop > FALL) & (back < JUMP / FALL)]
+    return np.asarray(names, str)[code], tokens, once[(drop > FALL) & (back < JUMP / FALL)]
 
 
 def _factor(ratio: float, value: float) -> str:

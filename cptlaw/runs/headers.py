@@ -21,6 +21,7 @@ from cptlaw.runs.contract import (
     missing,
     near,
     quoted,
+    share_tolerance,
 )
 
 _INVISIBLE = "\ufeff\u200b\u200e\u200f"
@@ -184,7 +185,7 @@ def panel(df: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None
     return out, np.concatenate(origins), notes
 
 
-def no_loss(df: pd.DataFrame, source: Any, needed: str = "loss") -> TableError:
+def no_loss(df: pd.DataFrame, source: Any) -> TableError:
     """What to say of a table without `loss`: the command that would read it, if its headers tell."""
     found = [
         n for n in map(str, df.columns) if _LOSS.search(n) and not _EXTREME.fullmatch(n) and not _NOT_LOSS.search(n)
@@ -194,7 +195,9 @@ def no_loss(df: pd.DataFrame, source: Any, needed: str = "loss") -> TableError:
     start = f"{source}: no column 'loss' among {listed(df)}; "
     if len(found) > 1 and "eval" not in df:
         pairs = ",".join(f"{quoted(corpus)}={quoted(n)}" for corpus, n in zip(_corpora_of(found, corpora(df)), found))
-        return TableError(f"{start}it has one loss column a corpus: name them with --loss {shlex.quote(pairs)}")
+        return TableError(
+            f"{start}it has one loss column a corpus: name them with --loss {shlex.quote(pairs)}" + _proposed_shares(df)
+        )
     if len(found) == 1:
         return TableError(
             f"{start}name yours with --columns loss=HEADER; {found[0]!r} may be it: "
@@ -202,7 +205,9 @@ def no_loss(df: pd.DataFrame, source: Any, needed: str = "loss") -> TableError:
         )
     if found:
         return TableError(f"{start}one of {', '.join(found)} may be it: --columns loss=HEADER")
-    return TableError(f"{start}" + missing(df, needed).removeprefix("; "))
+    if sum(bool(re.fullmatch(r"[-+\d.eE]+", str(name))) for name in df.columns) * 2 > df.shape[1]:
+        return TableError(f"{start}its first line holds numbers: write a header line above it")
+    return TableError(f"{start}" + missing(df, "loss").removeprefix("; "))
 
 
 def _corpora_of(headers: list[str], trained: list[str]) -> list[str]:
@@ -216,6 +221,21 @@ def _corpora_of(headers: list[str], trained: list[str]) -> list[str]:
     back = len(list(takewhile(same, zip(*(p[front:][::-1] for p in parts)))))
     names = ["_".join(p[front : len(p) - back]) for p in parts]
     return names if all(names) and len(set(names)) == len(names) else headers
+
+
+def _proposed_shares(df: pd.DataFrame) -> str:
+    """The `--columns` that would name the shares of a table without `w_` columns, if some columns sum to 1."""
+    if corpora(df):
+        return ""
+    numbers = [n for n in map(str, df.columns) if df[n].dtype.kind in "iuf" and n not in (*REQUIRED, *OPTIONAL)]
+    numbers = [n for n in numbers if df[n].between(0, 1).all()]
+    firsts = dict.fromkeys(n.split("_")[0] for n in numbers)
+    groups = [numbers, *([n for n in numbers if n.split("_")[0] == first] for first in firsts)]
+    for group in groups:
+        if len(group) > 1 and ((df[group].sum(axis=1) - 1).abs() <= share_tolerance(len(group))).all():
+            pairs = ",".join(f"{quoted(f'w_{c}')}={quoted(n)}" for c, n in zip(_corpora_of(group, []), group))
+            return f"; its shares with --columns {shlex.quote(pairs)}"
+    return ""
 
 
 def _near(df: pd.DataFrame, header: str) -> str:

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cptlaw.runs import doubts, formats, headers
+from cptlaw.runs import doubts, formats, headers, text
 from cptlaw.runs.conditions import select
-from cptlaw.runs.contract import TEXT, Locator, TableError, checked, typed
+from cptlaw.runs.contract import SHARE_TOLERANCE, TEXT, Locator, TableError, checked, corpora, typed
 
 
 def read(
@@ -21,7 +21,7 @@ def read(
     eval: str | None = None,
     losses: Mapping[str, str] | None = None,
     encoding: str | None = None,
-    max_line: int = formats.LINE_BYTES,
+    max_line: int = text.LINE_BYTES,
     trust_units: bool = False,
 ) -> pd.DataFrame:
     """Reads and checks a runs table.
@@ -88,11 +88,36 @@ def read(
         df = df.loc[select(before, where, f"{path}: --where", Locator(before, path, line)).index]
         if len(df) == 0:
             raise TableError(f"{path}: no row satisfies {where!r}")
-    df = checked(df, Locator(df, path, line))
+    df = _summing_to_one(checked(df, Locator(df, path, line)), notes)
     if not trust_units and (asked := doubts.units(df)):
         raise TableError(f"{path}: {asked[0]}. If it is right as it is, say so with --trust-units")
     df.attrs["notes"] = notes
     return df
+
+
+def _summing_to_one(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Rounded shares of many corpora, which sum to nearly 1, divided by their sum."""
+    names = [f"w_{name}" for name in corpora(df)]
+    total = df[names].sum(axis=1)
+    rounded = ((total - 1).abs() > SHARE_TOLERANCE) & (total > 0)
+    if names and rounded.any():
+        df.loc[rounded, names] = df.loc[rounded, names].div(total[rounded], axis=0)
+        notes.append(f"the shares of {int(rounded.sum())} rows are rounded and are divided by their sum")
+    return df
+
+
+def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table that is no runs table (candidates, reachable spreads): any of the formats, under our names.
+
+    Raises:
+      TableError: unreadable file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file")
+    loaded = formats.load(path, rename=headers.canonical)
+    df, _ = headers.rename(_filled(headers.plain(loaded.frame)[0], []), {}, path)
+    return typed(df, Locator(df, path, lambda label: loaded.line(int(label))))
 
 
 def _filled(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
@@ -114,10 +139,10 @@ def _filled(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
 def _labels(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
     """The table with labels freed of the blanks around them."""
     for name in (name for name in TEXT if name in df):
-        codes, values = pd.factorize(df[name].to_numpy(object))
+        codes, values = pd.factorize(df[name])
         better = np.array([*(headers.clean(v) or None if isinstance(v, str) else v for v in values), None], object)
         changed = np.array([*(a is not b and a != b for a, b in zip(better, values)), False])
         if changed.any():
             notes.append(f"{name}: {int(changed[codes].sum())} labels had blanks around them, which are left out")
-            df[name] = better[codes]
+        df[name] = pd.Series(better[codes], df.index, object)
     return df

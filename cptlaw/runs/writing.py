@@ -135,7 +135,7 @@ def _digested(value: Any) -> str:
     """A cell's text in the digest; nothing for an empty one. Numbers count as floats, other kinds as their words."""
     if value is None or value is pd.NaT or (isinstance(value, float) and value != value):
         return ""
-    if isinstance(value, (bool, int, float, np.generic)):
+    if isinstance(value, (bool, int, float, np.generic)) and not (isinstance(value, int) and value.bit_length() > 1000):
         return json.dumps(float(value))
     return json.dumps(str(value))
 

@@ -1,6 +1,6 @@
 """The perplexity landscape of a corpus: how its chunks are spread, and which means and spreads a part of it can have.
 
-Only whole chunks count (see `score`): perplexities of different lengths do not compare. Units of a chunk's value x:
+Only whole chunks count, because perplexities of texts of different lengths do not compare. Units of a chunk's value x:
 perplexity exp(nats / tokens), log-perplexity nats / tokens, bits-per-byte nats / ln 2 / bytes.
 """
 
@@ -52,7 +52,7 @@ def whole(rows: pd.DataFrame, chunk: int) -> pd.DataFrame:
 def winsorise(x: np.ndarray, quantile: float = WINSOR) -> tuple[np.ndarray, float, float]:
     """x with its upper tail set to its `quantile`: (values, that cap, share of x clipped).
 
-    A few chunks of noise would otherwise own the variance.
+    Without it a few chunks of noise would make most of the variance.
     """
     if not 0 < quantile <= 1:
         raise LandscapeError(f"winsorising quantile {quantile}: above 0 and at most 1 (1 clips nothing)")

@@ -60,7 +60,7 @@ def meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
     path = Path(directory) / "scores.json"
     about = records.read(path, {"shards": int, "chunk": int}, "delete the directory and score again", ScoreError)
     if about is None:
-        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch/score.py")
+        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch.score")
     return about
 
 

@@ -6,6 +6,7 @@ checked first, then how the fields fit together. No corpus is read: `inputs` loo
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -39,8 +40,11 @@ def parse(config: Mapping[str, Any]) -> Study:
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A config as a dictionary of plain values."""
-    return config.to_dict() if hasattr(config, "to_dict") else dict(config)
+    """A config as a dictionary of plain values. Raises ConfigError for anything else."""
+    values = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(values, Mapping):
+        raise ConfigError("config", f"expected a ConfigDict or a dictionary, got {values!r}")
+    return dict(values)
 
 
 def check_model(study: Study, size: str) -> None:
@@ -179,6 +183,14 @@ def _check_devices(study: Study) -> None:
             raise ConfigError(f"config.mesh.{axis}", f"a number of devices, or -1 for the rest, not {size}")
     if list(study.mesh.values()).count(-1) > 1:
         raise ConfigError("config.mesh", "only one axis may be -1, the rest of the devices")
+    split = math.prod(size for axis, size in study.mesh.items() if axis in ("data", "fsdp") and size > 0)
+    for field in ("batch_size", "eval_batch_size"):
+        if getattr(study, field) % split:
+            raise ConfigError(
+                f"config.{field}",
+                f"{getattr(study, field)} sequences cannot be divided over the {split} devices that config.mesh splits "
+                "a batch over (data x fsdp)",
+            )
     if study.together > 1 and "wandb" in study.monitor.writers:
         raise ConfigError(
             "config.together", "wandb follows one run of a process at a time; leave it at 1, or leave wandb out"

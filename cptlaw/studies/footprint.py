@@ -1,4 +1,4 @@
-"""What a size of a study asks of one device, evaluated abstractly: nothing is allocated."""
+"""The memory that a size of a study needs on one device, found without allocating any."""
 
 import dataclasses
 import math
@@ -17,7 +17,15 @@ from cptlaw.training.step import loss_sums, make_start
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """One size of a study on its mesh; memory in bytes a device."""
+    """One size of a study on its mesh.
+
+    Attributes:
+      cfg, layout: the model, and its mesh.
+      state: parameters and moments, bytes a device.
+      gradients: bytes a device.
+      activations: what the backward pass keeps of the forward pass, bytes a device.
+      work: what the largest piece of a step needs meanwhile, bytes a device.
+    """
 
     cfg: transformer.Config
     layout: Layout
@@ -43,7 +51,7 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
     cfg = run.config
     sizes = mesh_sizes(devices, **study.mesh)
     mesh = jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
-    layout = Layout(cast(jax.sharding.Mesh, mesh))  # its shape and axes are all that is asked of it here
+    layout = Layout(cast(jax.sharding.Mesh, mesh))  # only its shape and axes are read here
     _, state = make_start(cfg, run.make_optimizer(), layout)
     split = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"]
     if study.batch_size % split or study.eval_batch_size % split:

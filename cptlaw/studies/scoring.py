@@ -1,4 +1,4 @@
-"""Scoring a study's corpora under its runs: what `cptlaw.scoring`, which sees arrays only, is given.
+"""Scores a study's corpora under its runs. `cptlaw.scoring` sees arrays only; this module finds them in a workdir.
 
 `python -m cptlaw.studies.scoring WORKDIR RUN CORPUS SPLIT CHUNK PROGRESS` does one in a process of its own, which
 gives the accelerator back when it ends.
@@ -15,7 +15,7 @@ import numpy as np
 from cptlaw import cache
 from cptlaw.data import build
 from cptlaw.data.store import TokenStore
-from cptlaw.errors import UserError
+from cptlaw.errors import UserError, exit_code
 from cptlaw.execution import rundir
 from cptlaw.execution.run import Run
 from cptlaw.execution.rundir import RunDir
@@ -61,7 +61,7 @@ def score_run(
     progress: bool = False,
     **options: Any,
 ) -> Path:
-    """Scores one of the study's token stores under a run's last parameters, or what is left of it; returns where.
+    """Scores what is left of one of the study's token stores under a run's last parameters; returns the folder.
 
     `options` are those of `scoring.chunks.score`; without `out` the scores lie at `workdir.scores`.
     """
@@ -97,15 +97,14 @@ def find_run(workdir: Workdir, run_id: str) -> Run:
 
 
 def main(workdir: str, run_id: str, corpus: str, split: str, chunk: str, progress: str) -> int:
-    """Scores, says what the user can mend, and returns the exit code."""
+    """Scores in a process of its own; returns the exit code."""
     cache.keep_compiled()
-    try:
+
+    def score() -> None:
         run = find_run(Workdir(workdir), run_id)
         score_run(Workdir(workdir), run, corpus, split, chunk=int(chunk), progress=progress == "1")
-    except UserError as error:
-        print(f"scoring: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    return exit_code("scoring", score)
 
 
 if __name__ == "__main__":

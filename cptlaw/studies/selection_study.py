@@ -86,7 +86,9 @@ class Plan:
 
 
 def parse(config: Mapping[str, Any]) -> tuple[Study, Plan]:
-    """A study's fields, but for sizes, grid, held_out, question and fit, and the fields of `Plan` under `subsets`.
+    """Reads a selection study's config: the fields of `Plan` under `subsets`, and those of a `Study`.
+
+    The study itself sets sizes, grid and held_out, and asks no question.
 
     Raises:
       ConfigError: naming the field.

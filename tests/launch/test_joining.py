@@ -79,7 +79,7 @@ def test_others_at_the_port_are_not_counted(address):
 
 @pytest.mark.parametrize("wrong", [("nowhere", 2, 0), ("localhost:x", 2, 0), ("localhost:1", 2, 2)])
 def test_what_cannot_be_is_refused(wrong):
-    with pytest.raises(UserError, match="--coordinator=.*write HOST:PORT|--process=2"):
+    with pytest.raises(UserError, match=r"--coordinator=.*write HOST:PORT|--process=2"):
         roll_call(*wrong, 1.0)
 
 

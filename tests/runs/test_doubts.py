@@ -18,7 +18,8 @@ def refused(path, **kwargs):
 
 @pytest.mark.parametrize(
     "word",
-    ["ok", "OK", "finished", "FINISHED", "Finished ", "completed", "COMPLETED", "complete", "success", "Succeeded", "done", ""],
+    ["ok", "OK", "finished", "FINISHED", "Finished ", "completed", "COMPLETED", "complete", "success", "Succeeded",
+     "done", ""],
 )  # fmt: skip
 def test_every_word_for_a_finished_run_is_one(table, saved, word):
     found = runs.read(saved(table.assign(status=["ok" if i % 3 else word for i in range(len(table))])))
@@ -27,8 +28,8 @@ def test_every_word_for_a_finished_run_is_one(table, saved, word):
 
 @pytest.mark.parametrize(
     "word",
-    ["failed", "FAILED", "crashed", "killed", "running", "TIMEOUT", "OUT_OF_MEMORY", "out of memory", "NODE_FAIL", "Preempted",
-     "CANCELLED", "diverged"],
+    ["failed", "FAILED", "crashed", "killed", "running", "TIMEOUT", "OUT_OF_MEMORY", "out of memory", "NODE_FAIL",
+     "Preempted", "CANCELLED", "diverged"],
 )  # fmt: skip
 def test_every_word_for_an_unfinished_run_is_left_out_with_a_count(table, saved, word):
     status = [word if i < 4 else "ok" for i in range(len(table))]
@@ -81,7 +82,9 @@ def test_a_run_of_two_sizes_is_refused(table, saved):
 def test_a_run_of_two_mixes_is_refused(table, saved):
     table.loc[[6, 7], ["w_code", "w_web"]] = [0.4, 0.6]
     said = refused(saved(table))
-    assert "line 8: w_code 0.4 differs from 0.3 in line 6" in said and "one run has one mix" in said and "1 more" in said
+    assert (
+        "line 8: w_code 0.4 differs from 0.3 in line 6" in said and "one run has one mix" in said and "1 more" in said
+    )
 
 
 def test_the_base_rows_and_failed_rows_of_a_run_may_differ(table, saved):

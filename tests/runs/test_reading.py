@@ -56,7 +56,9 @@ def test_decimal_commas_in_quotes_and_thousands(table, saved):
     quoted["w_code"] = [str(v).replace(".", ",") for v in table["w_code"]]
     quoted["w_web"] = [str(v).replace(".", ",") for v in table["w_web"]]
     same(runs.read(saved(quoted.assign(params=table["params"].astype(int), tokens=table["tokens"].astype(int)))), table)
-    american = table.assign(params=[f"{v:,.0f}" for v in table["params"]], tokens=[f"{v:,.0f}" for v in table["tokens"]])
+    american = table.assign(
+        params=[f"{v:,.0f}" for v in table["params"]], tokens=[f"{v:,.0f}" for v in table["tokens"]]
+    )
     found = runs.read(saved(american))
     same(found, table)
     assert "between thousands" in notes(found)
@@ -112,15 +114,15 @@ def test_rows_with_more_fields_than_headers_are_refused(table, saved):
     one = text.splitlines()
     one[5] += ",9,9"
     assert "line 6" in refused(saved("\n".join(one)))
-    for junk in ("just words\n", "#comment\n", "42\n"):
-        assert "no column 'loss'" in refused(saved(junk + "1\n")) or "t.csv" in refused(saved(junk + "1\n"))
+    assert "no column 'loss' among just words" in refused(saved("just words\n1\n"))
 
 
 # Headers.
 
 
 @pytest.mark.parametrize(
-    "spell", [str.upper, str.title, lambda n: f" {n}", lambda n: f"{n}  ", lambda n: f"\u200b{n}", lambda n: f" {n.upper()} "]
+    "spell",
+    [str.upper, str.title, lambda n: f" {n}", lambda n: f"{n}  ", lambda n: f"\u200b{n}", lambda n: f" {n.upper()} "],
 )
 def test_headers_in_another_case_or_with_blanks_are_read_with_a_word(table, saved, spell):
     table["loss_se"] = 0.01
@@ -128,11 +130,20 @@ def test_headers_in_another_case_or_with_blanks_are_read_with_a_word(table, save
     found = runs.read(saved(table.rename(columns=names)))
     same(found, table)
     assert not notes(found) or "headers read as" in notes(found)
-    same(runs.read(saved("\n".join(json.dumps(r) for r in table.rename(columns=names).to_dict("records")), "t.jsonl")), table)
+    same(
+        runs.read(saved("\n".join(json.dumps(r) for r in table.rename(columns=names).to_dict("records")), "t.jsonl")),
+        table,
+    )
 
 
 def test_spaces_and_dashes_stand_for_underscores(table, saved):
-    found = runs.read(saved(table.assign(lr_sum=1.0, unique_tokens=5e9).rename(columns={"lr_sum": "LR Sum", "unique_tokens": "Unique-Tokens"})))
+    found = runs.read(
+        saved(
+            table.assign(lr_sum=1.0, unique_tokens=5e9).rename(
+                columns={"lr_sum": "LR Sum", "unique_tokens": "Unique-Tokens"}
+            )
+        )
+    )
     assert {"lr_sum", "unique_tokens"} <= set(found) and "'LR Sum'" in notes(found)
 
 
@@ -249,7 +260,9 @@ def test_byte_order_marks_tell_the_encoding(table, saved, encoding, name):
     same(runs.read(saved(text, name, encoding)), table)
 
 
-@pytest.mark.parametrize(("encoding", "word"), [("gbk", "gb18030"), ("shift_jis", "--encoding"), ("cp1252", "--encoding")])
+@pytest.mark.parametrize(
+    ("encoding", "word"), [("gbk", "gb18030"), ("shift_jis", "--encoding"), ("cp1252", "--encoding")]
+)
 def test_another_encoding_is_named_and_can_be_given(table, saved, encoding, word):
     corpus = "café" if encoding == "cp1252" else "日本"
     table = table.assign(eval=corpus).rename(columns={"w_code": f"w_{corpus}"})
@@ -273,7 +286,9 @@ def test_encodings_that_cannot_be(table, saved):
 # Other formats.
 
 
-@pytest.mark.parametrize(("name", "pack"), [("t.csv.gz", gzip), ("t.csv.bz2", bz2), ("t.csv.xz", lzma), ("t.CSV.GZ", gzip)])
+@pytest.mark.parametrize(
+    ("name", "pack"), [("t.csv.gz", gzip), ("t.csv.bz2", bz2), ("t.csv.xz", lzma), ("t.CSV.GZ", gzip)]
+)
 def test_compressed_text(table, saved, name, pack):
     same(runs.read(saved(pack.compress(table.to_csv(index=False).encode()), name)), table)
     jsonl = "".join(json.dumps(r) + "\n" for r in table.to_dict("records")).encode()
@@ -311,6 +326,8 @@ def test_binary_formats(table, saved, tmp_path):
             writer.write_table(arrow)
     for name in ("t.feather", "t.pq", "t.arrow", "s.arrow"):
         same(runs.read(tmp_path / name), table)
+    table.set_index(["run", "tokens"]).to_parquet(tmp_path / "indexed.parquet")
+    same(runs.read(tmp_path / "indexed.parquet"), table)
     (tmp_path / "cut.parquet").write_bytes((tmp_path / "t.pq").read_bytes()[:900])
     (tmp_path / "cut.feather").write_bytes((tmp_path / "t.feather").read_bytes()[:900])
     assert "cannot be read as parquet" in refused(tmp_path / "cut.parquet")
@@ -322,7 +339,7 @@ def test_binary_formats(table, saved, tmp_path):
     [
         (b"PAR1xxxx", "t.csv", "a Parquet file: name it .parquet"),
         (b"ARROW1xx", "t.jsonl", "an Arrow file: name it .arrow"),
-        (gzip.compress(b"run,loss\n"), "t.csv", "name it .csv.gz"),
+        (gzip.compress(b"run,loss\n", mtime=0), "t.csv", "name it .csv.gz"),
         (b"PK\x03\x04xxx", "t.csv", "save the table as CSV"),
         (b"version https://git-lfs.github.com/spec/v1\noid x\n", "t.parquet", "git lfs pull"),
         (b"<!DOCTYPE html><html>", "t.csv", "download the raw file"),
@@ -338,6 +355,14 @@ def test_binary_formats(table, saved, tmp_path):
         (b'{"a": 1}\nnull\n', "t.jsonl", "line 2: not a JSON object"),
         (b'{"a": 1}\n{"a": 1} {"a": 2}\n{}\n', "t.jsonl", "line 2: not JSON"),
         (b'{"a": 1}\n\n{"a": \n{"a": 2}\n', "t.jsonl", "line 3: not JSON"),
+        (b'{"a": 1, "loss": 2, "loss": 3}\n', "t.jsonl", "line 1: not JSON ('loss' stands twice in it)"),
+        (b'[{"a": 1, "loss": 2, "loss": 3}]', "t.json", "'loss' stands twice"),
+        (b"sep=;\nrun;loss\na;1\n", "t.csv", "the first line is 'sep=;'"),
+        (b"# from a tracker\nrun,loss\na,1\n", "t.csv", "the first line is '# from a tracker'"),
+        (b"1e9,2e9,2.5\n1e9,3e9,2.4\n", "t.csv", "its first line holds numbers"),
+        (b"run,eval,loss,tokens\na,e,2.5,1e9\na,e,2,5%\n", "t.csv", "tokens 5% is not a number; write shares"),
+        (b'{"run": "a", "eval": "e", "loss": 2, "tokens": 1%s}\n' % (b"0" * 400), "t.jsonl", "tokens inf is not fin"),
+        (b'{"run": "\xff", "eval": "e", "loss": 2}\n', "t.jsonl", "line 1 is not UTF-8"),
         (b"[" * 100_000 + b"\n{}\n", "t.jsonl", "line 1: not JSON"),
         (b"[" * 100_000, "t.json", "cannot be read as json"),
         (b"\x00" * 200, "t.csv", "NUL bytes"),
@@ -374,7 +399,8 @@ def test_json_rows_of_many_shapes_are_read_alike_by_both_readers(table, saved):
     assert found["note"].iloc[1] == "2026-01-01T00:00:00" and "tags, extra hold lists" in notes(found)
     plain = [{k: v for k, v in row.items() if k not in ("tags", "extra", "note", "big")} for row in rows]
     one, two = (
-        runs.read(saved("\n".join(map(json.dumps, plain + extra)) + "\n", "t.jsonl")) for extra in ([], [{"z": [1]} | plain[0] | {"run": "q"}])
+        runs.read(saved("\n".join(map(json.dumps, plain + extra)) + "\n", "t.jsonl"))
+        for extra in ([], [{"z": [1]} | plain[0] | {"run": "q"}])
     )
     same(two.iloc[:-1].drop(columns="z", errors="ignore"), one)
     assert list(one)[:7] == list(table)
@@ -480,6 +506,23 @@ def test_proposals_of_wide_tables_can_be_typed(table, saved, headers, proposal):
     assert proposal in said and "train/loss=" not in said
 
 
+def test_a_joined_table_of_many_corpora_says_all_that_reads_it(saved):
+    rng = np.random.default_rng(0)
+    corpora = [f"c{i}" for i in range(12)]
+    shares = rng.dirichlet(np.ones(12), 40).round(3)
+    joined = pd.DataFrame(shares, columns=[f"train_pile_{c}" for c in corpora])
+    for c in corpora[:3]:
+        joined[f"metric/pile_{c}_val_loss"] = rng.uniform(2, 4, 40)
+    path = saved(joined.reset_index())
+    said = refused(path)
+    losses, columns = re.search(r"--loss (\S+); its shares with --columns (\S+)$", said).groups()
+    pairs = [dict(pair.split("=") for pair in text.split(",")) for text in (columns, losses)]
+    found = runs.read(path, pairs[0], losses=pairs[1])
+    assert runs.corpora(found) == corpora and set(found["eval"]) == set(corpora[:3]) and len(found) == 120
+    np.testing.assert_allclose(found.filter(like="w_").sum(axis=1), 1, atol=1e-3 + 1e-9)
+    assert "are rounded and are divided by their sum" in notes(found)
+
+
 def panel(table, metrics=("eval/loss",)):
     out = {"Step": sorted(table["tokens"].unique())}
     for run, rows in table.groupby("run", sort=False):
@@ -501,3 +544,47 @@ def test_a_chart_of_weights_and_biases_is_read(table, saved):
     holes.iloc[0, 1:4] = np.nan
     holes.iloc[2, 4] = -1.0
     assert "line 4: loss -1.0" in refused(saved(holes), {"tokens": "Step"})
+
+
+# Damage.
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl", "t.json", "t.parquet", "t.feather"])
+def test_damaged_files_are_read_or_refused_and_never_a_traceback(table, tmp_path, name):
+    path = tmp_path / name
+    if name == "t.tsv":
+        table.to_csv(path, index=False, sep=";", decimal=",")
+    elif name == "t.json":
+        path.write_text(json.dumps(table.to_dict("records")))
+    elif name == "t.feather":
+        table.to_feather(path)
+    else:
+        runs.write(table, path)
+    whole, rng = path.read_bytes(), np.random.default_rng(len(name))
+    junk = [
+        b"\n",
+        b",",
+        b'"',
+        b"{",
+        b"]",
+        b"\x00",
+        b"\xff",
+        b"1e999",
+        b"null",
+        b"\\ud800",
+        b"NaN",
+        b"\r",
+        b"9" * 400,
+        b"",
+    ]
+    refusals = 0
+    for _ in range(60):
+        begin = int(rng.integers(len(whole)))
+        damaged = whole[:begin] + junk[rng.integers(len(junk))] + whole[begin + int(rng.integers(30)) :]
+        path.write_bytes(damaged[: int(rng.integers(len(damaged)))] if rng.random() < 0.2 else damaged)
+        try:
+            runs.digest(runs.read(path))
+        except runs.TableError as error:
+            assert name in str(error)
+            refusals += 1
+    assert refusals > 20

@@ -60,7 +60,9 @@ def test_a_whole_row_without_its_line_feed_is_kept(tmp_path, before, last):
     assert [json.loads(line) for line in path.read_text().splitlines()][-2:] == [json.loads(last), {"run": "b"}]
 
 
-@pytest.mark.parametrize("torn", ["{", '{"a": 1', '{"a": 1}, ', "12", '"a"', "[1]", "nul", "\x00\x00", "{'a': 1}", "{}x"])
+@pytest.mark.parametrize(
+    "torn", ["{", '{"a": 1', '{"a": 1}, ', "12", '"a"', "[1]", "nul", "\x00\x00", "{'a': 1}", "{}x"]
+)
 def test_what_is_no_whole_row_is_taken_back(tmp_path, torn):
     path = tmp_path / "t.jsonl"
     path.write_text('{"run": "a"}\n' + torn)
@@ -81,7 +83,9 @@ def test_every_cut_of_a_table_keeps_the_rows_before_it(tmp_path):
 def old_text(row):
     """How rows were written before they were written by column."""
     plain = {k: v.item() if hasattr(v, "item") else v for k, v in row.items()}
-    return json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}) + "\n"
+    return (
+        json.dumps({k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in plain.items()}) + "\n"
+    )
 
 
 def old_digest(df):
@@ -95,8 +99,8 @@ def old_digest(df):
 ODD = pd.DataFrame(
     {
         "run": ["a", "b\"\\\n", "é代", None], "loss": [0.1 + 0.2, 1e-300, 1e22, np.nan], "seed": [1, 2, 3, 4],
-        "ok": [True, False, True, True], "zero": [0.0, -0.0, 0.0, 1.0], "mixed": [1, True, "1", 1.0], "none": [None] * 4,
-        "inf": [np.inf, -np.inf, 1.0, 2.0], "100% x": [1.5] * 4,
+        "ok": [True, False, True, True], "zero": [0.0, -0.0, 0.0, 1.0], "mixed": [1, True, "1", 1.0],
+        "none": [None] * 4,        "inf": [np.inf, -np.inf, 1.0, 2.0], "100% x": [1.5] * 4,
     }
 )  # fmt: skip
 
@@ -110,7 +114,9 @@ def test_text_and_digest_are_what_they_were(tmp_path, df, monkeypatch):
 
 
 def test_the_digest_takes_any_cell():
-    odd = pd.DataFrame({"run": ["a", "b"], "tags": [["x"], None], "day": [pd.Timestamp("2026-01-01"), pd.NaT], "at": [{"a": 1}, {}]})
+    odd = pd.DataFrame(
+        {"run": ["a", "b"], "tags": [["x"], None], "day": [pd.Timestamp("2026-01-01"), pd.NaT], "at": [{"a": 1}, {}]}
+    )
     assert len({runs.digest(odd), runs.digest(odd.assign(tags=[["y"], None]))}) == 2
     assert runs.digest(odd) == runs.digest(odd.iloc[::-1])
 

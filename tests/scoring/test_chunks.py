@@ -190,6 +190,26 @@ def test_bytes_of_chunks_are_those_of_their_tokens(params, tmp_path):
         assert row.bytes == sizes[window[row.chunk > 0 :]].sum()
 
 
+@pytest.mark.parametrize("added", ["nothing", "a space", "more"])
+def test_chunks_have_the_true_bytes_of_their_documents(params, tmp_path, added):
+    """A ledger with `bytes_by_token` says that the documents' bytes are true."""
+    sizes = np.arange(64) % 5 + 1
+    corpus = store()
+    counted = np.add.reduceat(sizes[corpus.tokens], corpus.offsets[:-1])
+    corpus.doc_bytes = counted - {"nothing": 0, "a space": 1, "more": 7}[added]
+    corpus.ledger["bytes_by_token"] = 0
+    rows = scored(params, tmp_path, corpus, token_bytes=sizes, shard_tokens=70)
+    documents = scores.by_document(rows)
+    np.testing.assert_array_equal(documents["bytes"], corpus.doc_bytes[documents["document"]])
+    for row in rows.itertuples():
+        begin = corpus.offsets[row.document] + row.chunk * CHUNK
+        own = sizes[corpus.tokens[begin : begin + row.tokens + 1][row.chunk > 0 :]].sum()
+        if added == "more":
+            assert abs(row.bytes - own * corpus.doc_bytes[row.document] / counted[row.document]) <= 1
+        else:
+            assert row.bytes == own - (added == "a space" and row.chunk == 0)
+
+
 def test_other_scores_are_refused(params, tmp_path):
     scored(params, tmp_path)
     for change in ({"chunk": 8}, {"model": {"run": "other"}}):

@@ -3,7 +3,9 @@
 import dataclasses
 import json
 import math
+import re
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -73,6 +75,9 @@ BAD = [
     ({"mesh": {"fsdp": -2}}, "mesh.fsdp", "or -1 for the rest"),
     ({"mesh": {"data": -1, "fsdp": -1}}, "mesh", "only one axis may be -1"),
     ({"mesh": {"data": "all"}}, "mesh.data", "expected int"),
+    ({"mesh": {"data": 2, "fsdp": 8}}, "batch_size", "over the 16 devices"),
+    ({"mesh": {"data": -1, "fsdp": 3}}, "batch_size", "over the 3 devices"),
+    ({"mesh": {"fsdp": 8}, "eval_batch_size": 12}, "eval_batch_size", "over the 8 devices"),
     ({"init_from": {"small": ""}}, "init_from.small", "must not be empty"),
     ({"init_from": {"smal": "x"}}, "init_from.smal", "did you mean 'small'"),
     ({"init_from": {"small": "no/such/folder"}}, "init_from.small", "name a folder as downloaded"),
@@ -302,3 +307,28 @@ def test_a_damaged_config_of_a_workdir_is_named(study, tmp_path, text):
         prepared.claim_workdir(study, Workdir(tmp_path), False)
     prepared.claim_workdir(study, Workdir(tmp_path), True)
     prepared.claim_workdir(study, Workdir(tmp_path), False)
+
+
+def test_no_damage_of_a_workdirs_config_is_a_traceback_or_passes_unseen(study, tmp_path):
+    workdir = Workdir(tmp_path)
+    whole = study.to_json().encode()
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        text, at = bytearray(whole), int(rng.integers(len(whole)))
+        how = rng.integers(4)
+        if how == 0:
+            text[at] ^= 1 << int(rng.integers(8))
+        elif how == 1:
+            del text[at : at + int(rng.integers(1, 40))]
+        elif how == 2:
+            text[at:at] = text[at : at + int(rng.integers(1, 40))]
+        else:
+            del text[at:]
+        workdir.config.write_bytes(text)
+        try:
+            prepared.claim_workdir(study, workdir, False)
+        except UserError as error:
+            assert re.search(r"config\.json: damaged|these fields differ: config\b", str(error))
+        else:
+            changed = prepared._differences(json.loads(text), json.loads(whole))
+            assert all(field.startswith(prepared._ABOUT_NO_RUN) for field in changed)

@@ -86,3 +86,20 @@ def test_an_infinite_schedule_branches_from_its_level(make_config):
 def test_branches_that_cannot_be_say_why(make_config, changes, says):
     with pytest.raises(UserError, match=says):
         planned(make_config, **changes)
+
+
+def test_a_branch_retried_after_its_trunks_checkpoints_went_says_which_trunk_to_train_again(make_config, workdir):
+    base, trunk, branch, _ = planned(make_config)
+    for run in (base, trunk, branch):
+        assert worker.train_run(run, workdir)
+    RunDir(workdir, trunk).drop_checkpoints()
+    for name in ("result.json", "rows.jsonl"):
+        (RunDir(workdir, branch).path / name).unlink()
+    RunDir(workdir, branch).drop_checkpoints()
+    assert worker.train_run(branch, workdir)
+    reason = RunDir(workdir, branch).result()["reason"]
+    assert f"its trunk {trunk.id} has no checkpoints any more" in reason and f"{trunk.id}/result.json" in reason
+    (RunDir(workdir, trunk).path / "result.json").unlink()
+    RunDir(workdir, branch).retry()
+    summary = sweep.sweep([base, trunk, branch], workdir, workers=1, progress=False)
+    assert branch.id in summary.finished and not summary.failed, "doing what it says is enough"

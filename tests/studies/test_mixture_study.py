@@ -93,6 +93,20 @@ def test_a_mistake_in_the_config_is_a_message_and_exit_code_2(tmp_path, capsys, 
     assert message in error and "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("config.sizes.small.d_model = width", "config.py, line 5: NameError: name 'width' is not defined"),
+        ("config = None", "config: expected a ConfigDict or a dictionary, got None"),
+        ("config.cpt.peak_lr = 'fast'", "config.py, line 5: TypeError"),
+        ("config[", "config.py, line 5: SyntaxError"),
+    ],
+)
+def test_a_config_file_that_fails_names_its_line(tmp_path, capsys, change, message):
+    code, error = command(tmp_path, capsys, change)
+    assert code == 2 and message in error and "Traceback" not in error
+
+
 def test_a_missing_config_file_is_named(tmp_path, capsys):
     assert cli.main(["study", str(tmp_path / "no.py"), "--workdir", str(tmp_path)]) == 2
     assert "no.py: no such Python file; start from a copy" in capsys.readouterr().err

@@ -43,3 +43,12 @@ def test_runs_that_cannot_score_are_named(workdir, runs):
         scoring.find_run(Workdir(workdir), "nothing")
     with pytest.raises(UserError, match="the run is pending; finish it first"):
         scoring.load_run(scoring.RunDir(workdir, runs[0]))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", '{"id": "x"}', '{"nonsense": 1}', "\x00"])
+def test_a_damaged_run_is_named(workdir, text):
+    path = Workdir(workdir).run("x") / "run.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match=r"x/run\.json: damaged"):
+        scoring.find_run(Workdir(workdir), "x")
