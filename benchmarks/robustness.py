@@ -7,8 +7,8 @@ Kills: the launchers of a tiny study (tokens, base models, mixes, scores) are st
 launcher, a worker, or all of it, until they have been killed that often; then they are let finish. Token stores, runs
 table and scores must be those of a study that nobody killed, to the byte (scores: the same rows).
 
-Mutations: bits, bytes, lengths, lines, JSON's values and keys are changed at random, and the file is read as the product
-reads it. Each mutation is
+Mutations: bits, bytes, lengths, lines, values and keys of JSON are changed at random, and the file is read as the
+product reads it. Each mutation is
   refused    by an error for the user that names the file
   harmless   read, with the same content (white space, a checkpoint whose damage another one makes good, with a warning)
   unnamed    refused without the file's name
