@@ -229,7 +229,7 @@ def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
                 for name, tree in wanted.items()
             }
         except (jax.errors.JaxRuntimeError, MemoryError):
-            raise  # of this machine, and no fault of the checkpoint
+            raise  # this machine failed, which says nothing about the checkpoint
         except Exception as error:
             raise _why_unread(checkpoint, error) from error
     for name in abstract:
