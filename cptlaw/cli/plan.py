@@ -399,6 +399,12 @@ def _design(args: argparse.Namespace) -> Any:
     if args.assume.endswith(".json"):
         fit = fitting.Fit.load(args.assume, own_law(args))
         law, theta = fit.law, fit.params
+        for column, loose in fit.rests.items():
+            if loose:
+                raise UserError(
+                    f"--assume {args.assume}: {column} never varied in its runs, so it does not determine "
+                    f"{', '.join(loose)}: give values for all parameters, --assume NAME=X,... with --law {law.name}"
+                )
     else:
         law = laws.parse(args.law)
         try:

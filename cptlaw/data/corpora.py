@@ -25,7 +25,7 @@ from typing import Annotated, Any
 
 from cptlaw import atomic
 from cptlaw.data import folders, readers, recipes
-from cptlaw.data.documents import CorpusError, Document, Key, content_key
+from cptlaw.data.documents import CorpusError, Document, Key, content_key, too_long
 from cptlaw.data.readers import Bad, Rules
 from cptlaw.errors import did_you_mean
 from cptlaw.fields import ConfigError, NotEmpty, OneOf, at_least, check
@@ -248,7 +248,7 @@ def _tfds(name: str, spec: Spec) -> Iterator[Document | Bad]:
             raise CorpusError(f"tfds:{name}: feature {spec.text_field!r} is {type(value).__name__}, not text")
         where = f"tfds:{name}:{number}"
         if len(value) > spec.max_document_bytes:
-            yield Bad(where, readers.too_long(spec.max_document_bytes))
+            yield Bad(where, too_long(spec.max_document_bytes))
         else:
             try:
                 yield Document(value.decode(), where)

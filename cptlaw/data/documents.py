@@ -37,3 +37,8 @@ def content_key(text: str) -> Key:
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     side, rank = struct.unpack("<QQ", digest)
     return Key(digest, side / 2**64, rank)
+
+
+def too_long(limit: int) -> str:
+    """Why a row is bad that is longer than the limit."""
+    return f"longer than max_document_bytes, {limit:,}; divide it, or raise that limit if there is memory for it"

@@ -1,5 +1,6 @@
 """Files of tokenizers: SentencePiece models and tokenizer.json, and what stands beside them in a model's folder."""
 
+import hashlib
 import json
 import os
 import re
@@ -32,7 +33,7 @@ class VocabularyError(UserError):
 
 @lru_cache(maxsize=2)
 def sentencepiece(path: Path, content: str) -> Any:
-    """The SentencePiece model of a file; `content` is its hash, so that another file is read anew."""
+    """The SentencePiece model of a file; `content` is its `digest`, so that another file is read anew."""
     import sentencepiece as library
 
     refuse_pointer(path, VocabularyError)
@@ -45,6 +46,8 @@ def sentencepiece(path: Path, content: str) -> Any:
 @lru_cache(maxsize=2)
 def tokenizer(path: Path, content: str) -> Any:
     """The tokenizer of a tokenizer.json, which takes documents whole and takes no text for a special token.
+
+    `content` is the file's `digest`.
 
     Truncation, padding and dropout that the file stores are those of somebody's training or inference: they would cut
     documents, fill them up, or give other tokens every time.
@@ -59,7 +62,7 @@ def tokenizer(path: Path, content: str) -> Any:
     try:
         made = tokenizers.Tokenizer.from_file(str(path))
         if stored := stored_settings(path):
-            given = json.loads(path.read_text())
+            given = json.loads(path.read_bytes())
             for name in stored:
                 (given["model"] if name == "dropout" else given)[name] = None
             made = tokenizers.Tokenizer.from_str(json.dumps(given))
@@ -70,10 +73,19 @@ def tokenizer(path: Path, content: str) -> Any:
 
 
 def stored_settings(path: Path) -> list[str]:
-    """Which of truncation, padding and dropout a tokenizer.json stores."""
-    given = json.loads(path.read_text())
-    model = given.get("model") or {}
-    return [name for name in ("truncation", "padding") if given.get(name)] + ["dropout"] * bool(model.get("dropout"))
+    """Which of truncation, padding and dropout a tokenizer.json stores. Raises VocabularyError for another file."""
+    try:
+        given = json.loads(path.read_bytes())
+        model = given.get("model") or {}
+        dropout = ["dropout"] if model.get("dropout") else []
+        return [name for name in ("truncation", "padding") if given.get(name)] + dropout
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise VocabularyError(f"vocabulary: {path} is not a tokenizer.json ({error})") from None
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, by which tokenizers are remembered."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def affixes(made: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -70,13 +70,17 @@ class Vocabulary:
             before, after = tokenizer_files.affixes(self._tokenizer)
         return before if self.begin is None else self.begin, after[:-1] if after[-1:] == (self.eos_id,) else after
 
+    @cached_property
+    def _digest(self) -> str:
+        return tokenizer_files.digest(self.path) if self.path else ""
+
     @property
     def _sentencepiece(self) -> Any:
-        return tokenizer_files.sentencepiece(self.path, self.hash)
+        return tokenizer_files.sentencepiece(self.path, self._digest)
 
     @property
     def _tokenizer(self) -> Any:
-        return tokenizer_files.tokenizer(self.path, self.hash)
+        return tokenizer_files.tokenizer(self.path, self._digest)
 
     def encode(self, texts: list[str]) -> list[np.ndarray]:
         """The ids of each text (int32, without the end of document): those that `seqio()` gives, without TensorFlow.
@@ -199,13 +203,13 @@ def open_vocabulary(path: Path, eos: str = "") -> Vocabulary:
         raise VocabularyError(f"vocabulary: {path} is no tokenizer.json or SentencePiece model, nor a folder with one")
     beside = tokenizer_files.Beside(path)
     if path.suffix == ".json":
-        tokenizer = tokenizer_files.tokenizer(path, "")
+        tokenizer = tokenizer_files.tokenizer(path, tokenizer_files.digest(path))
         eos = eos or beside.token("eos_token")
         size = max(tokenizer.get_vocab().values(), default=-1) + 1
         kind, find = "tokenizer", tokenizer.token_to_id
         eos_id, begins = find(eos), tokenizer_files.affixes(tokenizer)[0]
     else:
-        model = tokenizer_files.sentencepiece(path, "")
+        model = tokenizer_files.sentencepiece(path, tokenizer_files.digest(path))
 
         def find(token: str) -> int | None:
             found = model.piece_to_id(token)

@@ -84,7 +84,7 @@ def lack_of_fit(
     range in the column the fold extrapolated, in units of the distance the fold itself had to go; within the range it
     is the rms residual of the fit.
     """
-    held = scores["held_out"]
+    held = scores.get("held_out", {"what": "made by hand", "n": 0})
     if not held["n"]:
         raise UserError(f"no lack-of-fit term: the fit has no held-out score ({held['what']}); fit with rows held out")
     inside = scores["fit"]["rms_log"]

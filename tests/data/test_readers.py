@@ -144,6 +144,7 @@ def test_a_bad_line_is_refused_by_number_or_skipped_and_counted(tmp_path, line, 
     [
         ("a.csv", b"body,id\nx,1\n", r"a.csv: no column 'text' \(there are: body, id\); set text_field"),
         ("a.csv", b"text,text\nx,1\n", r"a.csv: two columns 'text'"),
+        ("a.csv", b"text,id\rx,1\ry,2\r", r"a.csv, line 1: not CSV \(new-line character seen in unquoted field"),
         ("a.csv", b"", r"a.csv: no column 'text' \(there are: \)"),
         ("a.csv", b"text,id\nx,1\ny,2,3\n", r"a.csv, line 3: 3 fields where the header has 2"),
         ("a.csv", b"text,id\nx,1\ny\n", r"a.csv, line 3: 1 fields where the header has 2"),

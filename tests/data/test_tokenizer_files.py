@@ -200,6 +200,15 @@ def test_bad_files_are_named_with_the_field(plain, tmp_path, name, content, says
         open_vocabulary(tmp_path)
 
 
+def test_a_file_that_was_changed_is_read_anew(plain, tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes(plain.path.read_bytes())
+    first = open_vocabulary(tmp_path / "tokenizer.json", eos=STOP)
+    described = json.loads(plain.path.read_text())
+    described["added_tokens"].append(described["added_tokens"][0] | {"id": first.size, "content": "<new>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described))
+    assert open_vocabulary(tmp_path / "tokenizer.json", eos="<new>").eos_id == first.size
+
+
 def test_the_end_is_found_in_special_tokens_map_too(plain, tmp_path):
     (tmp_path / "tokenizer.json").write_bytes(plain.path.read_bytes())
     (tmp_path / "special_tokens_map.json").write_text(json.dumps({"eos_token": STOP}))

@@ -14,13 +14,14 @@ from cptlaw.planning.mixture import mixture
 from cptlaw.planning.numbers import losses
 from cptlaw.planning.tradeoff import trade_off
 
-HELD = {"what": "the largest size", "n": 10, "law": {"rms_log": 0.02}, "beaten_by": [], "steps": {"params": np.log(4)}}
+LAW = {"mean_log": 0.01, "rms_log": 0.02}
+HELD = {"what": "the largest size", "n": 10, "law": LAW, "beaten_by": [], "steps": {"params": np.log(4)}}
 FAR, NEAR = {"params": 3.2e6, "tokens": 1e6}, {"params": 8e5, "tokens": 1e6}
 
 
 @pytest.fixture
 def scored(general, code):
-    scores = {"fit": {"rms_log": 1e-3}, "held_out": HELD}
+    scores = {"fit": {"rms_log": 1e-3, "mean_log": 1e-3}, "held_out": HELD}
     return [dataclasses.replace(fit, scores=scores) for fit in (general, code)]
 
 
