@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 import cptlaw
 from cptlaw import laws, runs
-from cptlaw.fitting import baselines, diagnose, folds, sensitivity
+from cptlaw.fitting import diagnose, folds, rivals, sensitivity
 from cptlaw.fitting import bootstrap as resampling
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import Fit, FitError
@@ -212,7 +212,7 @@ def _resample(
 def _held_out(
     problem: Problem, rows: Rows, predicted: np.ndarray, best: Optimum, hold_out: Any, seed: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """Scores of law and baselines on held-out rows; without a hold-out, on the forward fold, by a second fit."""
+    """Scores of law and rivals on held-out rows; without a hold-out, on the forward fold, by a second fit."""
     if hold_out is None:
         try:
             what, held = folds.make("forward", rows)[0]
@@ -233,12 +233,12 @@ def _held_out(
 
 
 def judge(rows: Rows, predicted: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:
-    """Law and baselines on the held-out rows, and a warning when the law does not win."""
+    """Law and rivals on the held-out rows, and a warning when the law does not win."""
     held = rows.held_out
     if not held.any():
         return {"what": what, "n": 0}, [f"no held-out score: no usable row is held out by {what!r}"]
     observed = rows.y[held]
-    others = baselines.predict(rows.frame[rows.fitted], rows.frame[held])
+    others = rivals.distinct(rivals.predict(rows.frame[rows.fitted], rows.frame[held]))
     scored = {name: score(observed, value) for name, value in others.items()}
     own = score(observed, predicted[held])
     beaten = [name for name, s in scored.items() if not own["mean_log"] < s["mean_log"]]

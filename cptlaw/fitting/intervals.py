@@ -23,15 +23,21 @@ def expanded(level: float, units: int, parameters: int) -> float:
 
     A bootstrap over few runs is narrow by sqrt(n / (n - 1)), and its quantiles are normal where Student's t is due: the
     expanded percentile interval (Hesterberg 2015, arXiv 1411.5279), with the degrees of freedom that the law's
-    parameters leave, and at least `LEAST_DF`, since the rows within a run say something too. The quantile of t is
-    Wallace's (1959), within 1% up to a level of 90%: a saved fit predicts without SciPy.
+    parameters leave, and at least `LEAST_DF`, since the rows within a run say something too.
+    """
+    t = student(level, max(units - parameters, LEAST_DF))
+    return min(2 * NormalDist().cdf(t * math.sqrt(units / max(units - 1, 1))) - 1, 1 - 1e-9)
+
+
+def student(level: float, df: float) -> float:
+    """Half the central interval of `level` of Student's t, in units of its scale.
+
+    Wallace's approximation (1959), within 1% up to a level of 90%: a saved fit predicts without SciPy.
     """
     if not 0 < level < 1:
         raise UserError(f"level {level} is not in (0, 1)")
-    df = max(units - parameters, LEAST_DF)
     z = NormalDist().inv_cdf((1 + level) / 2) * (8 * df + 3) / (8 * df + 1)
-    t = math.sqrt(df * math.expm1(z * z / df))
-    return min(2 * NormalDist().cdf(t * math.sqrt(units / max(units - 1, 1))) - 1, 1 - 1e-9)
+    return math.sqrt(df * math.expm1(z * z / df))
 
 
 def bounds(
