@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cptlaw.models import attention, transformer
-from cptlaw.perplexity import evaluate
+from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.scoring import evaluate
 from cptlaw.training import step, together
-from cptlaw.training.sharding import Layout, make_mesh
 
 VOCAB, SEQ, ROWS, RUNS = 1024, 128, 16, 4
 SIZES = {

@@ -22,9 +22,9 @@ import numpy as np
 
 from benchmarks.train_step import OPTIMIZER, batch
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.training import step
 from cptlaw.training.metrics import peak_flops
-from cptlaw.training.sharding import Layout, make_mesh
 
 # name -> (model, rows a device, sequence). Vocabularies, widths and heads are SmolLM2's, Llama 3.2 1B's and Llama 3.1
 # 8B's; of the last a quarter of the layers, which with Adam's moments fit one device of 80 GB (34 GB of state).

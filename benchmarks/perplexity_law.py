@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import fitting, laws
-from cptlaw.perplexity import subset
+from cptlaw.selection import choose
 
 MEANS, SPREADS, TOKENS = (10.0, 20.0, 40.0), (4.0, 8.0, 16.0), (0.5e9, 1e9, 2e9)
 # The gradient of g vanishes at mean 20, spread 8, where its Hessian is negative definite.
@@ -47,14 +47,14 @@ def select(chunks: int) -> None:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"document": np.arange(chunks), "chunk": np.int32(0), "tokens": np.int32(64)})
     rows["nats"] = 64 * rng.lognormal(1.2, 0.25, chunks)
-    pool = subset.pool(rows, 64, by="chunk")
+    pool = choose.pool(rows, 64, by="chunk")
     del rows
     mean, std = pool.moments()
     target = mean + 0.15 * std, 0.9 * std
     for method in ("tilt", "swaps", "dos_greedy", "low", "random"):
         cpu, wall = time.process_time(), time.perf_counter()
-        aim = target if method in subset.AIMED else None
-        chosen = subset.select(pool, method, fraction=0.2, target=aim)
+        aim = target if method in choose.AIMED else None
+        chosen = choose.select(pool, method, fraction=0.2, target=aim)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
         found = pool.moments(chosen)
         miss = f"{max(abs(found[0] - target[0]), abs(found[1] - target[1])) / std:.1e}" if aim else "-"

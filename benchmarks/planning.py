@@ -19,14 +19,14 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from cptlaw import cache, fitting, laws
+from cptlaw.planning.best_subset import subset
 from cptlaw.planning.budget import budget
-from cptlaw.planning.design import design
-from cptlaw.planning.experiments import check_candidates, choose, next_runs
-from cptlaw.planning.knowledge import knowledge
-from cptlaw.planning.limited import limited_data
+from cptlaw.planning.first_grid import design
+from cptlaw.planning.information import knowledge
+from cptlaw.planning.limited_data import limited_data
 from cptlaw.planning.mixture import mixture
+from cptlaw.planning.next_runs import check_candidates, choose, next_runs
 from cptlaw.planning.pareto import pareto, share_for_loss
-from cptlaw.planning.subset import subset
 from cptlaw.planning.tradeoff import trade_off
 
 NAMES = ("E", "A", "alpha", "B", "beta", "eta", "C", "gamma", "eps")

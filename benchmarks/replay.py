@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import cache, fitting
-from cptlaw.planning.experiments import choose
-from cptlaw.planning.knowledge import knowledge
+from cptlaw.planning.information import knowledge
+from cptlaw.planning.next_runs import choose
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 STRATEGIES = ("next", "random", "d_optimal", "grid")

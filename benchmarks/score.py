@@ -52,8 +52,9 @@ def ours(folder: Path, chunk: int, batch_tokens: int, rounds: int) -> tuple[floa
     import types
 
     from cptlaw.models import hf
-    from cptlaw.perplexity import score
-    from cptlaw.training.sharding import Layout, make_mesh
+    from cptlaw.models.sharding import Layout, make_mesh
+    from cptlaw.scoring import chunks
+    from cptlaw.selection import scores
 
     texts = np.load(folder / "documents.npz")
     made = [texts[name] for name in texts.files]
@@ -69,8 +70,8 @@ def ours(folder: Path, chunk: int, batch_tokens: int, rounds: int) -> tuple[floa
     def work() -> np.ndarray:
         with tempfile.TemporaryDirectory() as out:
             options = {"chunk": chunk, "model": {}, "layout": layout, "batch_tokens": batch_tokens}
-            score.score(params, cfg, store, out, **options)
-            return score.by_document(score.read(out))["nats"].to_numpy()
+            chunks.score(params, cfg, store, out, **options)
+            return scores.by_document(scores.read(out))["nats"].to_numpy()
 
     work()  # compiles
     return measured(work, rounds)

@@ -23,8 +23,8 @@ import jax
 import numpy as np
 
 from cptlaw.models import hf, transformer
+from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.training import step
-from cptlaw.training.sharding import Layout, make_mesh
 
 # Llama's shape: name -> (model, rows, sequence). 135M is SmolLM2-135M.
 SIZES = {

@@ -12,12 +12,12 @@ from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
 from cptlaw.errors import UserError
-from cptlaw.experiments import config as config_lib
-from cptlaw.experiments import rundir, worker
-from cptlaw.experiments import study as study_lib
-from cptlaw.experiments.grid import Run
-from cptlaw.experiments.rundir import RunDir
+from cptlaw.execution import rundir, worker
+from cptlaw.execution.run import Run
+from cptlaw.execution.rundir import RunDir
 from cptlaw.progress import bar as progress_bar
+from cptlaw.studies import config as config_lib
+from cptlaw.studies import mixture_study as study_lib
 
 # What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
 EXIT_RELAUNCH = 75

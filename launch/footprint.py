@@ -10,9 +10,9 @@ work needs meanwhile. Hours are FLOPs over devices x tflops x mfu.
 from absl import flags
 
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid
-from cptlaw.experiments.footprint import footprint, vocabulary_ids
 from cptlaw.models import transformer
+from cptlaw.studies import grid
+from cptlaw.studies.footprint import footprint, vocabulary_ids
 from launch import common
 
 _DEVICES = flags.DEFINE_integer("devices", 1, "How many devices a run has.")

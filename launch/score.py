@@ -14,8 +14,8 @@ from absl import flags
 
 from cptlaw import cache
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid, scoring
-from cptlaw.perplexity import score as score_lib
+from cptlaw.selection import scores
+from cptlaw.studies import grid, scoring
 from cptlaw.training.guard import on_sigterm
 from launch import common
 
@@ -58,7 +58,7 @@ def main() -> None:
     )
     if jax.process_index() > 0:
         return
-    rows = score_lib.read(out)
+    rows = scores.read(out)
     nats, tokens = rows["nats"].sum(), rows["tokens"].sum()
     print(f"{out}: {len(rows):,} chunks, {tokens:,} tokens, {nats / tokens:.4f} nats per token")
 

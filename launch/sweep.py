@@ -13,7 +13,7 @@ from types import FrameType
 from absl import flags
 
 from cptlaw import runs as runs_table
-from cptlaw.experiments import study
+from cptlaw.studies import mixture_study
 from launch import common
 
 _RETRY = flags.DEFINE_bool("retry-failed", False, "Train failed runs again.")
@@ -22,7 +22,7 @@ _RETRY = flags.DEFINE_bool("retry-failed", False, "Train failed runs again.")
 def main() -> None:
     signal.signal(signal.SIGTERM, _relaunch)
     prepared = common.prepare()
-    table = study.train_grid(prepared, retry_failed=_RETRY.value)
+    table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value)
     path = prepared.workdir / "runs.csv"
     runs_table.write(table, path)
     print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: cptlaw fit {path} --law dcpt --eval CORPUS")

@@ -14,9 +14,10 @@ from absl import flags
 
 from cptlaw import cache
 from cptlaw.errors import UserError
-from cptlaw.experiments import grid, job
-from cptlaw.experiments.grid import Run
+from cptlaw.execution import job
+from cptlaw.execution.run import Run
 from cptlaw.models import transformer
+from cptlaw.studies import grid
 from cptlaw.training.guard import on_sigterm
 from launch import common
 

@@ -88,16 +88,16 @@ def read_config(path: Path) -> Any:
 def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
     import jax
 
-    from cptlaw.experiments import config as config_lib
-    from cptlaw.experiments import study
+    from cptlaw.studies import config as config_lib
+    from cptlaw.studies import mixture_study
 
     # This process only fits and draws; the workers, which inherit none of this, have the accelerator.
     jax.config.update("jax_platforms", "cpu")
-    prepared = study.prepare(
+    prepared = mixture_study.prepare(
         config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet
     )
     command = " ".join(["cptlaw", *sys.argv[1:]])
-    for answer in study.run(prepared, retry_failed=args.retry_failed, command=command):
+    for answer in mixture_study.run(prepared, retry_failed=args.retry_failed, command=command):
         print(answer.text(), flush=True)
 
 

@@ -80,12 +80,13 @@ def _landscape(args: argparse.Namespace) -> None:
     import pandas as pd
 
     from cptlaw import atomic
-    from cptlaw.perplexity import landscape, score, subset
+    from cptlaw.selection import choose, landscape
+    from cptlaw.selection import scores as scores_lib
 
-    rows, chunk = score.read(args.scores), score.meta(args.scores)["chunk"]
-    pool = subset.pool(rows, chunk, by=args.by, unit=args.unit, winsor=args.winsor)
+    rows, chunk = scores_lib.read(args.scores), scores_lib.meta(args.scores)["chunk"]
+    pool = choose.pool(rows, chunk, by=args.by, unit=args.unit, winsor=args.winsor)
     whole = landscape.whole(rows, chunk)
-    length = score.document_tokens(rows, whole["document"])
+    length = scores_lib.document_tokens(rows, whole["document"])
     x, _, _ = landscape.winsorise(landscape.values(whole, args.unit), args.winsor)
     print(f"{args.unit} of chunks of {chunk} tokens; documents by length (tokens, at least)\n")
     print(landscape.summary(x, landscape.length_classes(length)).to_string(index=False, float_format="{:.4g}".format))
@@ -106,13 +107,14 @@ def _landscape(args: argparse.Namespace) -> None:
 def _select(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from cptlaw.perplexity import score, subset
+    from cptlaw.selection import choose
+    from cptlaw.selection import scores as scores_lib
 
     if (args.store is None) != (args.store_out is None and args.text_out is None):
         raise UserError(
             "--store, --store-out, --text-out: the second and third need the first, and it needs one of them"
         )
-    about = score.meta(args.scores)
+    about = scores_lib.meta(args.scores)
     store = None
     if args.store is not None:
         from cptlaw.data.store import TokenStore
@@ -120,11 +122,11 @@ def _select(args: argparse.Namespace) -> None:
         store = TokenStore.open(args.store)
         if store.ledger["tokens_sha256"] != about["tokens_sha256"]:
             raise UserError(f"--store {args.store}: not the tokens that {args.scores} holds the scores of; name those")
-    rows = score.read(args.scores)
+    rows = scores_lib.read(args.scores)
     x, unit = _other_score(args, rows)
-    pool = subset.pool(rows, about["chunk"], by=args.by, unit=unit, winsor=args.winsor, x=x)
+    pool = choose.pool(rows, about["chunk"], by=args.by, unit=unit, winsor=args.winsor, x=x)
     target = _target(args)
-    chosen = subset.select(
+    chosen = choose.select(
         pool,
         args.method,
         fraction=args.fraction,
@@ -135,7 +137,7 @@ def _select(args: argparse.Namespace) -> None:
     )
     chose = ("method", "band", "fraction", "seed", "by", "winsor", "by_length", "sources", "reference", "models")
     asked = {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in chose}
-    subset.write_list(args.out, pool, chosen, {**asked, "target": target, "unit": unit, "scores": about})
+    choose.write_list(args.out, pool, chosen, {**asked, "target": target, "unit": unit, "scores": about})
     spans = pool.spans.iloc[chosen]
     for name, (mean, std) in {"pool": pool.moments(), "subset": pool.moments(chosen)}.items():
         print(f"{name:<8} mean {mean:.4g}   std {std:.4g}")
@@ -161,10 +163,11 @@ def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
     """What the chunks are chosen by instead of their perplexity, None for that; and its unit."""
     import pandas as pd
 
-    from cptlaw.perplexity import alternatives, score
+    from cptlaw.selection import alternatives
+    from cptlaw.selection import scores as scores_lib
 
     if args.reference is not None:
-        return alternatives.excess(rows, score.read(args.reference)), "excess nats per token"
+        return alternatives.excess(rows, scores_lib.read(args.reference)), "excess nats per token"
     if args.models is None:
         return None, args.unit
     if not args.models.is_file():
@@ -176,7 +179,7 @@ def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
     if quality.isna().any():
         row = int(quality.isna().to_numpy().argmax())
         raise UserError(f"--models {args.models}, row {row + 1}: quality is no number ({table['quality'][row]!r})")
-    scores = [score.read(args.models.parent / folder) for folder in table["scores"]]
+    scores = [scores_lib.read(args.models.parent / folder) for folder in table["scores"]]
     groups = rows["document"] if args.sources is None else _sources(args.sources, rows["document"])
     return alternatives.correlation(scores, quality, groups), "perplexity correlation"
 
@@ -213,11 +216,12 @@ def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
     """A label for each unit: its document's length class, its source, or both."""
     import pandas as pd
 
-    from cptlaw.perplexity import landscape, score
+    from cptlaw.selection import landscape
+    from cptlaw.selection import scores as scores_lib
 
     labels = []
     if args.by_length:
-        length = score.document_tokens(rows, pool.spans["document"])
+        length = scores_lib.document_tokens(rows, pool.spans["document"])
         labels.append(pd.Series(landscape.length_classes(length)).astype(str))
     if args.sources is not None and args.models is None:  # with it they are what is correlated
         labels.append(_sources(args.sources, pool.spans["document"]))
@@ -233,13 +237,13 @@ def _study(args: argparse.Namespace) -> None:
     import jax
 
     from cptlaw import cache
-    from cptlaw.experiments import study, subsets
+    from cptlaw.studies import mixture_study, selection_study
 
     # This process draws and fits; the ones that score and train, which inherit none of this, have the accelerator.
     jax.config.update("jax_platforms", "cpu")
     cache.keep_compiled()
-    settings, plan = subsets.parse(read_config(args.config))
-    prepared = study.prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
-    for found in subsets.run(prepared, plan, command=" ".join(["cptlaw", *sys.argv[1:]])):
+    settings, plan = selection_study.parse(read_config(args.config))
+    prepared = mixture_study.prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
+    for found in selection_study.run(prepared, plan, command=" ".join(["cptlaw", *sys.argv[1:]])):
         print(found.text(), flush=True)
         print(f"\n  {args.workdir / f'landscape-{found.domain}.html'}\n", flush=True)

@@ -208,7 +208,7 @@ def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) 
 def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
     if not args.lack_of_fit:
         return decide(*fits, **question)
-    from cptlaw.planning.misfit import with_lack_of_fit
+    from cptlaw.planning.lack_of_fit import with_lack_of_fit
 
     decision = decide(*map(with_lack_of_fit, fits), **question)
     return dataclasses.replace(decision, inputs={**decision.inputs, "lack_of_fit": True})
@@ -246,7 +246,7 @@ def _share(args: argparse.Namespace) -> Any:
 
 
 def _limited(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.limited import limited_data
+    from cptlaw.planning.limited_data import limited_data
 
     return _decide(
         args,
@@ -311,7 +311,7 @@ def _mixture(args: argparse.Namespace) -> Any:
 
 
 def _subset(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.subset import subset
+    from cptlaw.planning.best_subset import subset
 
     reachable = None
     if args.reachable is not None:
@@ -325,7 +325,7 @@ def _subset(args: argparse.Namespace) -> Any:
 def _next(args: argparse.Namespace) -> Any:
     from cptlaw import cache
     from cptlaw.planning.decision import Decision
-    from cptlaw.planning.experiments import next_runs
+    from cptlaw.planning.next_runs import next_runs
 
     target = args.predict or Decision.load(args.decision)
     if isinstance(target, Decision) and target.kind == "mixture":
@@ -341,7 +341,7 @@ def _next(args: argparse.Namespace) -> Any:
 
 def _design(args: argparse.Namespace) -> Any:
     from cptlaw import fitting, laws
-    from cptlaw.planning.design import design
+    from cptlaw.planning.first_grid import design
 
     if args.assume.endswith(".json"):
         fit = fitting.Fit.load(args.assume)

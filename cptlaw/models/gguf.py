@@ -13,7 +13,7 @@ from cptlaw.models.config import Config
 from cptlaw.models.transformer import Params
 
 if TYPE_CHECKING:
-    from cptlaw.training.sharding import Layout
+    from cptlaw.models.sharding import Layout
 
 _NAMES = {
     "token_embd": "model.embed_tokens",

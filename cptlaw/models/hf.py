@@ -25,7 +25,7 @@ from cptlaw.models.tree import differences, path_name
 from cptlaw.progress import bar as progress_bar
 
 if TYPE_CHECKING:
-    from cptlaw.training.sharding import Layout
+    from cptlaw.models.sharding import Layout
 
 Index = tuple[slice, ...]
 

@@ -8,11 +8,11 @@ import jax
 import numpy as np
 
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.schedules import Schedule, dynamics
 from cptlaw.training.checkpoints import Checkpoints
 from cptlaw.training.guard import Diverged, Guard, OnStep, Spike, agree
 from cptlaw.training.metrics import Clock, Metrics, Point
-from cptlaw.training.schedules import Schedule, dynamics
-from cptlaw.training.sharding import Layout, make_mesh
 from cptlaw.training.step import Optimizer, State, Sums, default_microbatches, make_start, make_step
 
 _ADAMW = Optimizer()

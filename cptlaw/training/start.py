@@ -7,9 +7,9 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout
 from cptlaw.models.transformer import Params
 from cptlaw.training.checkpoints import check_same, load_state
-from cptlaw.training.sharding import Layout
 from cptlaw.training.step import Optimizer, State, make_init, make_start
 
 

@@ -11,8 +11,8 @@ import optax
 
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout
 from cptlaw.training import mup
-from cptlaw.training.sharding import Layout
 
 Batch = dict[str, jax.Array]
 

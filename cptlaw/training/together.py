@@ -16,13 +16,13 @@ import numpy as np
 
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout
+from cptlaw.models.sharding import make_mesh as make_data_mesh
+from cptlaw.schedules import Schedule
 from cptlaw.training.checkpoints import Checkpoints
 from cptlaw.training.guard import Diverged, Guard, OnStep, Spike
 from cptlaw.training.loop import FAILED, FINISHED, STOPPED, Batches, Result, points
 from cptlaw.training.metrics import Clock, Metrics, Point
-from cptlaw.training.schedules import Schedule
-from cptlaw.training.sharding import Layout
-from cptlaw.training.sharding import make_mesh as make_data_mesh
 from cptlaw.training.step import Optimizer, State, Sums, default_microbatches, make_start, plain_step
 
 _ADAMW = Optimizer()

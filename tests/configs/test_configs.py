@@ -11,12 +11,12 @@ from pathlib import Path
 import jax
 import pytest
 
-from cptlaw.experiments import config as config_lib
-from cptlaw.experiments import grid
-from cptlaw.experiments.config import ConfigError
-from cptlaw.experiments.footprint import footprint
+from cptlaw.fields import ConfigError
 from cptlaw.models import transformer
-from cptlaw.training.sharding import ShardingError
+from cptlaw.models.sharding import ShardingError
+from cptlaw.studies import config as config_lib
+from cptlaw.studies import grid
+from cptlaw.studies.footprint import footprint
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = str(Path(__file__).parent / "weights")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cptlaw.perplexity import score
+from cptlaw.selection import scores
 
 ROOT = Path(__file__).parents[2]
 
@@ -111,7 +111,7 @@ def test_two_processes_train_one_run_as_one_process_does(config, tmp_path):
 @pytest.mark.slow
 def test_two_processes_train_a_base_and_score_under_it_as_one_process_does(config, tmp_path):
     as_one_and_as_two(config, tmp_path, "score", "--size=small", "--corpus=code", "--chunk=16")
-    one, two = (score.read(next(tmp_path.glob(f"{name}/scores/*"))) for name in ("one", "two"))
+    one, two = (scores.read(next(tmp_path.glob(f"{name}/scores/*"))) for name in ("one", "two"))
     np.testing.assert_allclose(one.pop("nats"), two.pop("nats"), rtol=1e-5)
     assert one.equals(two)
 

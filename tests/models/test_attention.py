@@ -8,7 +8,7 @@ import pytest
 from cptlaw.errors import UserError
 from cptlaw.models import attention
 from cptlaw.models.config import Config
-from cptlaw.training.sharding import Layout, make_mesh
+from cptlaw.models.sharding import Layout, make_mesh
 
 CFG = Config(vocab_size=50, d_model=256, layers=2, heads=4, kv_heads=2, d_ff=48, dtype="bfloat16")
 rng = np.random.default_rng(0)

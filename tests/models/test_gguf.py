@@ -11,7 +11,7 @@ from tiny_models import FAMILIES, weight
 from cptlaw.errors import UserError
 from cptlaw.models import families, hf, transformer
 from cptlaw.models.gguf import load
-from cptlaw.training.sharding import Layout, make_mesh
+from cptlaw.models.sharding import Layout, make_mesh
 
 ONE = Layout(make_mesh(data=1, devices=jax.devices()[:1]))
 NAMES = {

@@ -10,7 +10,7 @@ from tiny_models import FAMILIES, GOLDEN, LENGTHS, TOKENS, weight
 
 from cptlaw.errors import UserError
 from cptlaw.models import families, hf, transformer
-from cptlaw.training.sharding import Layout, make_mesh
+from cptlaw.models.sharding import Layout, make_mesh
 
 ONE = Layout(make_mesh(data=1, devices=jax.devices()[:1]))
 GOLDEN_LOGITS = {name: np.array(x) for name, x in json.loads(GOLDEN.read_text()).items()}

@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from cptlaw.models import hf, transformer
-from cptlaw.training.sharding import Layout, make_mesh
+from cptlaw.models.sharding import Layout, make_mesh
 
 ONE = Layout(make_mesh(data=1, devices=jax.devices()[:1]))
 

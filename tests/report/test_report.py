@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from cptlaw import report
-from cptlaw.planning.limited import limited_data
+from cptlaw.planning.limited_data import limited_data
 from cptlaw.report import answer, style
 from cptlaw.report.html import Markup, table, tag
 

@@ -4,10 +4,10 @@ import pytest
 from tiny_run import CFG
 
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.training import checkpoints as checkpoints_module
 from cptlaw.training import step
 from cptlaw.training.checkpoints import CheckpointError, Checkpoints, CheckpointWarning, UnreadableError, load_params
-from cptlaw.training.sharding import Layout, make_mesh
 
 ADAMW = step.Optimizer()
 

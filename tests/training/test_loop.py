@@ -8,11 +8,11 @@ import pytest
 from tiny_run import CFG, Batches
 
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.schedules import Schedule, dynamics
 from cptlaw.training import loop, metrics
 from cptlaw.training.checkpoints import Checkpoints
 from cptlaw.training.guard import Spike, on_sigterm
-from cptlaw.training.schedules import Schedule, dynamics
-from cptlaw.training.sharding import Layout, make_mesh
 from cptlaw.training.start import first_state
 from cptlaw.training.step import Optimizer, make_start
 

@@ -9,8 +9,8 @@ import pytest
 from tiny_run import CFG, Batches
 
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.training import mup, step
-from cptlaw.training.sharding import Layout, make_mesh
 from cptlaw.training.start import first_state
 
 BASE = dataclasses.replace(CFG, layers=1, tie_embeddings=False)

@@ -10,8 +10,8 @@ from tiny_run import CFG, Batches
 
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.training import step
-from cptlaw.training.sharding import Layout, make_mesh
 
 # A large eps, because Adam's step for a gradient near zero is as large as for any other, whatever its sign.
 ADAMW = step.Optimizer(weight_decay=0.3, clip=0.5, eps=1e-3)

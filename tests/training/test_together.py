@@ -9,11 +9,11 @@ import pytest
 from tiny_run import CFG, Batches
 
 from cptlaw.errors import UserError
+from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.schedules import Schedule
 from cptlaw.training import loop, together
 from cptlaw.training.checkpoints import Checkpoints, saved_steps
 from cptlaw.training.guard import Spike
-from cptlaw.training.schedules import Schedule
-from cptlaw.training.sharding import Layout, make_mesh
 from cptlaw.training.start import first_state
 from cptlaw.training.step import Optimizer
 from cptlaw.training.together import Member

@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from cptlaw.models import transformer
-from cptlaw.perplexity.evaluate import Evaluator
+from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.schedules import Schedule
+from cptlaw.scoring.evaluate import Evaluator
 from cptlaw.training import loop, metrics
 from cptlaw.training.checkpoints import Checkpoints
 from cptlaw.training.guard import on_sigterm
-from cptlaw.training.schedules import Schedule
-from cptlaw.training.sharding import Layout, make_mesh
 from cptlaw.training.start import first_state
 from cptlaw.training.step import Optimizer, make_start
 

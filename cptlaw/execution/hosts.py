@@ -1,0 +1,51 @@
+"""A run that several processes train together (jax.distributed): one of them speaks to the disk."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cptlaw.execution.run import Run
+from cptlaw.execution.rundir import RunDir
+
+
+def run_dir(workdir: Path, run: Run) -> RunDir:
+    """The run's directory, as this process may use it."""
+    return RunDir(workdir, run) if jax.process_count() == 1 else _Together(workdir, run)
+
+
+class _Together(RunDir):
+    """The first process claims the run and writes, for all; the others see the same answers."""
+
+    alone = False
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[bool]:
+        with super().claim() if _first() else contextlib.nullcontext(False) as mine:
+            yield bool(multihost_utils.broadcast_one_to_all(np.array(mine)))
+
+    def finish(self, **facts: Any) -> None:
+        if _first():
+            super().finish(**facts)
+        multihost_utils.sync_global_devices("finished")
+
+    def fail(self, reason: str, details: str = "") -> None:
+        # No barrier: it may be that this process alone has failed.
+        if _first():
+            super().fail(reason, details)
+
+    def add(self, rows: list[Mapping[str, Any]]) -> None:
+        if _first():
+            super().add(rows)
+
+    def drop_checkpoints(self) -> None:
+        if _first():
+            super().drop_checkpoints()
+
+
+def _first() -> bool:
+    return jax.process_index() == 0

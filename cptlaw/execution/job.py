@@ -1,0 +1,267 @@
+"""One run on its way: what its training is given, what it measures, and what it leaves behind."""
+
+import contextlib
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cptlaw.errors import UserError
+from cptlaw.execution import rundir
+from cptlaw.execution.run import Monitor, Run
+from cptlaw.execution.rundir import RunDir
+
+Progress = Callable[[int], Any]
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and saved where it is."""
+
+
+class Job:
+    """A run that this process owns, ready to be trained; its rows before the first step are written.
+
+    Attributes:
+      cfg, schedule, batches, optimizer, layout, eval_steps: as `training.loop.train` takes them.
+    """
+
+    def __init__(self, directory: RunDir, workdir: Path):
+        from cptlaw.data.batches import TrainBatches
+        from cptlaw.models import transformer
+
+        run = directory.run
+        self.directory, self.run, self.workdir = directory, run, workdir
+        self.cfg = transformer.Config(**run.model)
+        self.layout = layout(run)
+        self.optimizer = run.make_optimizer()
+        self.schedule = run.schedule()
+        self.eval_steps = [run.steps(tokens) for tokens in run.eval_tokens]
+        base = None if run.init is None else _base(workdir, run.init)
+        self.batches = TrainBatches(
+            {name: _store(workdir, name, "train") for name in run.shares},
+            run.shares,
+            run.seq_len,
+            run.batch_size,
+            # A base model's order of documents is its own: replay must not repeat the ones that it saw first.
+            seed=~run.seed if run.init is None else run.seed,
+        )
+        self._facts = _facts(run, self.cfg, workdir, base)
+        self._losses: list[dict[str, Any]] = []
+        if base is not None and not run.trunk:
+            # Before the first step every run of a size is the base model: measured once, at the end of the base run.
+            known = {row["eval"] for row in directory.rows()}
+            if not known.issuperset(row["eval"] for row in base["losses"]):
+                directory.add([{**self._facts, **_BEFORE, **row} for row in base["losses"]])
+
+    def first_state(self) -> Any:
+        """Where the run starts when it has no checkpoint: in its trunk, at its base, or from scratch."""
+        from cptlaw.training.checkpoints import load_state
+        from cptlaw.training.start import first_state, next_phase
+
+        run, cfg, optimizer, placed = self.run, self.cfg, self.optimizer, self.layout
+
+        def checkpoints_of(name: str) -> Path:
+            return rundir.path_of(self.workdir, name) / "checkpoints"
+
+        if run.trunk is not None:
+            folder, step = checkpoints_of(run.trunk), run.steps(run.first_token)
+            return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
+        if run.init is None:
+            return first_state(cfg, optimizer, placed, seed=run.seed)
+        folder = checkpoints_of(run.init)
+        if run.phase.keep_optimizer:
+            return first_state(cfg, optimizer, placed, resume=lambda abstract: next_phase(folder, abstract))
+        return first_state(cfg, optimizer, placed, weights=lambda _: _base_params(folder, cfg, placed))
+
+    def evaluate(self, point: Any, params: Any) -> None:
+        """Measures the losses after a step: rows of the runs table."""
+        self._losses = _losses(params, self.run, self.workdir, self.cfg, self.layout, point.step)
+        at = {"tokens": point.tokens, "step": point.step, "lr": point.lr, "flops": point.flops}
+        at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal}
+        self.directory.add([{**self._facts, **at, **row} for row in self._losses])
+
+    @contextlib.contextmanager
+    def records(self, checkpoint_seconds: float, monitor: Monitor, progress: Progress) -> Iterator[tuple[Any, Any]]:
+        """Yields the run's `Checkpoints`, and the function that is to be given its metrics."""
+        import jax
+
+        from cptlaw.training import writers
+        from cptlaw.training.checkpoints import Checkpoints
+
+        run = self.run
+        keep = [run.steps(tokens) for tokens in run.keep_tokens]
+        with contextlib.ExitStack() as stack:
+            checkpoints = stack.enter_context(
+                Checkpoints(self.directory.checkpoints, recent=2, keep=keep, seconds=checkpoint_seconds)
+            )
+            write = None
+            if jax.process_index() == 0:  # it speaks for all
+                kinds, config = monitor.writers, dataclasses.asdict(run)
+                write = stack.enter_context(writers.writers(kinds, self.directory.path, run.id, config))
+
+            def log(metrics: Any) -> None:
+                if write is not None:
+                    write(metrics.record())
+                progress(metrics.point.tokens - run.first_token)
+
+            yield checkpoints, log
+
+    def end(self, result: Any) -> None:
+        """Writes how training ended, unless it was stopped."""
+        from cptlaw.training import loop
+
+        if result.status == loop.STOPPED:
+            return
+        if result.status == loop.FAILED:
+            self.directory.fail(result.reason)
+            return
+        point = result.point
+        # None were measured when it resumed from the checkpoint of the last step, or is a trunk.
+        last = self._losses or [
+            {name: row[name] for name in ("eval", "loss", "loss_se")}
+            for row in self.directory.rows()
+            if row["step"] == point.step
+        ]
+        spent = {"pretrain_tokens": point.tokens, "lr_sum_pretrain": point.lr_sum}
+        self.directory.finish(spent={**spent, "lr_anneal_pretrain": point.lr_anneal}, losses=last)
+
+
+@contextlib.contextmanager
+def watched(directory: RunDir, monitor: Monitor) -> Iterator[Callable[[int, Any], None]]:
+    """Yields the function to call before every step: the stall watch and the profiler, which write to `directory`."""
+    import jax
+
+    from cptlaw.training import guard
+
+    with contextlib.ExitStack() as stack:
+        stalls = f"stalls-{jax.process_index()}.txt" if jax.process_count() > 1 else "stalls.txt"
+        beat = stack.enter_context(guard.stall_watch(directory.path / stalls, monitor.stall_seconds))
+        profile = stack.enter_context(guard.profiler(directory.path / "profile", *monitor.profile_steps))
+
+        def on_step(step: int, state: Any) -> None:
+            beat(step, state)
+            profile(step, state)
+
+        yield on_step
+
+
+def tidy(directory: RunDir, keep_checkpoint: bool = False) -> None:
+    """Drops the checkpoints of a finished run that no other starts from, unless they are to be kept."""
+    run = directory.run
+    others_need_it = run.init is None or run.keep_tokens
+    if directory.state() == rundir.FINISHED and not (others_need_it or keep_checkpoint):
+        directory.drop_checkpoints()
+
+
+def import_weights(directory: RunDir, workdir: Path) -> None:
+    """A base model that comes from a Hugging Face folder: a checkpoint and its losses, and no training."""
+    from cptlaw.models import hf, transformer
+    from cptlaw.training.checkpoints import Checkpoints
+    from cptlaw.training.start import first_state
+
+    run = directory.run
+    folder, cfg, placed = run.weights, transformer.Config(**run.model), layout(run)
+    assert folder is not None
+    state = first_state(
+        cfg, run.make_optimizer(), placed, weights=lambda abstract: hf.load_params(folder, cfg, abstract)
+    )
+    with Checkpoints(directory.checkpoints) as checkpoints:
+        checkpoints.save(0, state)
+    # What its pre-training spent is not known.
+    directory.finish(spent={}, losses=_losses(state.params, run, workdir, cfg, placed, 0))
+
+
+# The columns of a row before the first step.
+_BEFORE = {"tokens": 0, "step": 0, "lr": 0.0, "flops": 0.0, "lr_sum": 0.0, "lr_anneal": 0.0}
+
+
+def _losses(params: Any, run: Run, workdir: Path, cfg: Any, placed: Any, step: int) -> list[dict[str, Any]]:
+    """The loss on every corpus that is evaluated, with its standard error."""
+    losses = []
+    for corpus in run.evals:
+        scores = _score(params, workdir, corpus, run, cfg, placed)
+        if not math.isfinite(scores.loss):
+            raise FloatingPointError(f"the {corpus} loss is {scores.loss} after step {step}")
+        losses.append({"eval": corpus, "loss": scores.loss, "loss_se": scores.loss_se})
+    return losses
+
+
+def _facts(run: Run, cfg: Any, workdir: Path, base: dict[str, Any] | None) -> dict[str, Any]:
+    """The columns of the runs table that are the same in all of a run's rows."""
+    from cptlaw.models import transformer
+
+    facts: dict[str, Any] = {
+        "run": run.trunk or run.id,  # a trunk and its branches are one run, measured at several lengths
+        "params": transformer.count_params(cfg)["non_embedding"],
+        "model": run.size,
+        "seed": run.seed,
+        "status": "ok",
+    }
+    for corpus in run.evals:
+        facts[f"w_{corpus}"] = run.shares.get(corpus, 0.0)
+        facts[f"unique_tokens_{corpus}"] = len(_store(workdir, corpus, "train").tokens)
+    return facts if base is None else facts | base["spent"]
+
+
+# One process trains many runs of few sizes: what they share is read, placed and compiled once.
+
+
+@functools.cache
+def _store(workdir: Path, corpus: str, split: str) -> Any:
+    from cptlaw.data.store import TokenStore
+
+    return TokenStore.open(workdir / "data" / corpus / split)
+
+
+@functools.cache
+def _eval_batches(workdir: Path, corpus: str, seq_len: int, batch_size: int, max_tokens: int | None) -> list:
+    from cptlaw.data.batches import eval_batches
+
+    return list(eval_batches(_store(workdir, corpus, "validation"), seq_len, batch_size, max_tokens))
+
+
+def _score(params: Any, workdir: Path, corpus: str, run: Run, cfg: Any, layout: Any) -> Any:
+    batches = _eval_batches(workdir, corpus, run.seq_len, run.eval_batch_size, run.eval_max_tokens)
+    return _evaluator(cfg, layout).score(params, batches, _store(workdir, corpus, "validation").doc_bytes)
+
+
+@functools.cache
+def _evaluator(cfg: Any, layout: Any) -> Any:
+    from cptlaw.scoring.evaluate import Evaluator
+
+    return Evaluator(cfg, layout)
+
+
+def layout(run: Run) -> Any:
+    """The run's mesh and rules: as its config says, or data-parallel over as many devices as divide its batches."""
+    return _layout(tuple(sorted(run.mesh.items())), math.gcd(run.batch_size, run.eval_batch_size))
+
+
+@functools.cache
+def _layout(mesh: tuple[tuple[str, int], ...], rows: int) -> Any:
+    import jax
+
+    from cptlaw.models.sharding import Layout, make_mesh
+
+    if mesh:
+        sizes: dict[str, Any] = dict(mesh)
+        return Layout(make_mesh(**sizes))
+    return Layout(make_mesh(devices=jax.devices()[: math.gcd(rows, jax.device_count())]))
+
+
+@functools.cache
+def _base(workdir: Path, run_id: str) -> dict[str, Any]:
+    result = rundir.read_result(rundir.path_of(workdir, run_id))
+    if result is None or result["state"] != rundir.FINISHED:
+        raise UserError(f"{workdir}/runs/{run_id}: the base run is not finished; train it first")
+    return result
+
+
+@functools.lru_cache(maxsize=1)  # the size that is being trained: on accelerators its memory counts
+def _base_params(folder: Path, cfg: Any, layout: Any) -> Any:
+    from cptlaw.training.checkpoints import load_params
+    from cptlaw.training.step import Optimizer, make_start
+
+    return load_params(folder, make_start(cfg, Optimizer(), layout)[1].params)

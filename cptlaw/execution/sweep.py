@@ -1,0 +1,284 @@
+"""Runs a grid: local worker processes, one progress bar, nothing lost when any of them dies.
+
+Workers share the work through the run directories alone, so several sweeps (on several machines with a shared
+file system that honours flock) may work on one grid.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from cptlaw import atomic, cores
+from cptlaw.errors import UserError
+from cptlaw.execution import rundir
+from cptlaw.execution.run import Monitor, Run
+from cptlaw.execution.rundir import RunDir
+from cptlaw.progress import bar as progress_bar
+
+_MONITOR = Monitor()
+
+# What a worker has to save in; clusters give a job five minutes.
+SAVE_SECONDS = 280
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """How a sweep ended: run ids by state, and the reason of each failure."""
+
+    finished: tuple[str, ...]
+    failed: dict[str, str]
+
+
+def sweep(
+    runs: list[Run],
+    workdir: str | os.PathLike[str],
+    *,
+    workers: int = 0,
+    together: int = 1,
+    checkpoint_seconds: float = 60.0,
+    monitor: Monitor = _MONITOR,
+    progress: bool = True,
+    title: str = "grid",
+) -> Summary:
+    """Trains every run that is not finished or failed, and returns when all are.
+
+    Args:
+      runs: the grid; a run's `init`, if not among them, must be finished already.
+      workdir: where the token stores and the run directories are.
+      workers: processes; 0 chooses (see `default_workers`).
+      together: how many runs of one size a worker trains in one program.
+      checkpoint_seconds: how much work a crash may cost.
+      monitor: what is watched while a run trains.
+      progress: show a bar, on stderr.
+      title: the bar's name.
+    """
+    workdir = Path(workdir)
+    directories = {run.id: RunDir(workdir, run) for run in runs}
+    left = _left(directories)
+    if not left:
+        _drop_trunks(directories)
+        return _summary(directories)
+    plan = {
+        "workdir": str(workdir),
+        "together": together,
+        "checkpoint_seconds": checkpoint_seconds,
+        "monitor": dataclasses.asdict(monitor),
+        "runs": [dataclasses.asdict(run) for run in runs],
+    }
+    plan_path = workdir / "plans" / f"{uuid.uuid4().hex}.json"
+    atomic.write_text(plan_path, json.dumps(plan))
+    events: queue.Queue[dict] = queue.Queue()
+    count = min(workers or default_workers(), len(left))
+    crew = [_Worker(index, count, plan_path, events) for index in range(count)]
+    try:
+        with _bar(runs, title, progress) as update:
+            while left := _left(directories):
+                update(left, _drain(events))
+                if all(worker.idle for worker in crew):
+                    break
+                time.sleep(0.5)
+                for worker in crew:
+                    worker.check(directories)
+            update(_left(directories), [])
+    finally:
+        for worker in crew:
+            worker.ask_to_stop()
+        for worker in crew:
+            worker.wait()
+        plan_path.unlink(missing_ok=True)
+    _drop_trunks(directories)
+    return _summary(directories)
+
+
+def collect(runs: list[Run], workdir: str | os.PathLike[str]) -> pd.DataFrame:
+    """The runs table of all finished runs, in the grid's order, whatever order they were trained in."""
+    rows = []
+    for run in runs:
+        directory = RunDir(workdir, run)
+        if run.init is not None and directory.state() == rundir.FINISHED:
+            rows += directory.rows()
+    if not rows:
+        raise UserError(f"{workdir}: no finished run to collect; run the sweep first")
+    return pd.DataFrame(rows)
+
+
+def default_workers() -> int:
+    """One process an accelerator host; on a CPU one a core, at most four.
+
+    A model of a few hundred thousand parameters cannot use a second core, so two runs side by side finish sooner
+    than two in turn (benchmarks/cpu_step.py).
+    """
+    probe = subprocess.run(
+        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True
+    )
+    if probe.returncode:
+        raise UserError(
+            f"JAX does not start here:\n{probe.stderr.strip()}\nMend the installation, or set JAX_PLATFORMS=cpu"
+        )
+    return min(4, cores.usable()) if probe.stdout.strip() == "cpu" else 1
+
+
+class _Worker:
+    """A worker process, restarted when it dies; its events arrive on a queue.
+
+    Attributes:
+      runs: what it was training when it spoke last; none until it has taken one.
+      idle: it has found nothing left to do.
+    """
+
+    def __init__(self, index: int, count: int, plan: Path, events: queue.Queue):
+        self.index, self.count, self.plan, self.events = index, count, plan, events
+        self.idle = False
+        self.start()
+
+    def start(self) -> None:
+        self.runs: list[str] = []  # what a process before it spoke of is none of its own
+        command = [
+            sys.executable,
+            "-m",
+            "cptlaw.execution.worker",
+            str(self.plan),
+            f"{self.index}/{self.count}",
+        ]
+        # A session of its own: Ctrl-C reaches the sweep alone. A worker saves and leaves when its stdin closes, which
+        # also happens when the sweep is killed.
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self.errors: list[str] = []
+        self.readers = [
+            threading.Thread(target=lambda s=stream, t=take: [t(line) for line in s], daemon=True)
+            for stream, take in [(self.process.stdout, self._event), (self.process.stderr, self.errors.append)]
+        ]
+        for reader in self.readers:
+            reader.start()
+
+    def _event(self, line: str) -> None:
+        with contextlib.suppress(ValueError):  # a line torn by the worker's death
+            event = json.loads(line)
+            if "note" in event:
+                tqdm.write(event["note"], file=sys.stderr)
+                return
+            self.runs = event["together"]
+            self.events.put(event)
+
+    def check(self, directories: dict[str, RunDir]) -> None:
+        """Notices a dead process: records the death at the runs it was working on, and starts another."""
+        code = self.process.poll()
+        if code is None or self.idle:
+            return
+        if code == 0:
+            self.idle = True
+            return
+        for reader in self.readers:  # what it said last
+            reader.join(timeout=10)
+        reason = _how_it_died(code, self.errors)
+        if not self.runs:
+            raise UserError(f"a worker died before it took a run: {reason}")
+        if len(self.runs) > 1:
+            # Whose fault it was is not known; from here on each is trained alone (`together`), and answers for itself.
+            reason += f", in which it was trained together with {len(self.runs) - 1} other runs"
+        for name in self.runs:
+            if directories[name].result() is None:  # else the worker died after it had ended the run
+                directories[name].died(reason)
+        self.start()
+
+    def ask_to_stop(self) -> None:
+        """Lets the process save and leave."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+
+    def wait(self) -> None:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(timeout=SAVE_SECONDS)
+            return
+        self.process.kill()
+        self.process.wait()
+
+
+def _how_it_died(code: int, errors: list[str]) -> str:
+    if code == -signal.SIGKILL:
+        return "its process was killed (signal 9), as the system does when memory runs out"
+    if code < 0:
+        return f"its process died of {signal.Signals(-code).name}"
+    last = next((line.strip() for line in reversed(errors) if line.strip()), "")
+    return f"its process exited with code {code}: {last}"
+
+
+def _left(directories: dict[str, RunDir]) -> set[str]:
+    return {name for name, directory in directories.items() if directory.result() is None}
+
+
+def _drain(events: queue.Queue[dict]) -> list[dict]:
+    drained = []
+    with contextlib.suppress(queue.Empty):
+        while True:
+            drained.append(events.get_nowait())
+    return drained
+
+
+def _drop_trunks(directories: dict[str, RunDir]) -> None:
+    """Drops the checkpoints of trunks whose branches are all finished: nobody starts from them any more."""
+    for trunk in (directory for directory in directories.values() if directory.run.keep_tokens):
+        branches = [directory for directory in directories.values() if directory.run.trunk == trunk.run.id]
+        if all(branch.state() == rundir.FINISHED for branch in branches):
+            trunk.drop_checkpoints()
+
+
+def _summary(directories: dict[str, RunDir]) -> Summary:
+    results = {name: directory.result() or {"state": None} for name, directory in directories.items()}
+    return Summary(
+        finished=tuple(name for name, result in results.items() if result["state"] == rundir.FINISHED),
+        failed={n: result["reason"] for n, result in results.items() if result["state"] == rundir.FAILED},
+    )
+
+
+@contextlib.contextmanager
+def _bar(runs: list[Run], title: str, progress: bool) -> Iterator[Callable[[set[str], list[dict]], None]]:
+    """A bar over FLOPs, since a token of a large model takes longer than one of a small model."""
+    flops = {run.id: run.flops() for run in runs}
+    tokens = {run.id: run.tokens - run.first_token for run in runs}
+    part: dict[str, float] = {}
+    working_on: dict[int, str] = {}
+    total, start = sum(flops.values()), time.monotonic()
+    credit: float | None = None  # FLOPs that this sweep did not do itself, and that say nothing about its speed
+    with progress_bar(
+        progress=progress, total=total, desc=title, bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}"
+    ) as bar:
+
+        def update(left: set[str], events: list[dict]) -> None:
+            nonlocal credit
+            for event in events:
+                name, reached = event["run"], event["tokens"] / max(1, tokens[event["run"]])
+                if reached and not part.get(name) and credit is not None:
+                    credit += flops[name] * reached  # what it resumed from; the few steps since hardly count
+                part[name] = max(reached, part.get(name, 0.0))
+                more = len(event["together"]) - 1
+                working_on[event["worker"]] = name.rsplit("-", 1)[0] + (f" and {more} more" if more else "")
+            done = sum(flops[name] * (part.get(name, 0.0) if name in left else 1.0) for name in flops)
+            credit = done if credit is None else credit
+            speed = (done - credit) / (time.monotonic() - start)
+            remaining = tqdm.format_interval((total - done) / speed) if speed > 0 else "?"
+            ended = f"{len(flops) - len(left)}/{len(flops)} runs"
+            bar.set_postfix_str(" · ".join([f"{remaining} left", ended, *working_on.values()]), refresh=False)
+            bar.update(done - bar.n)
+
+        yield update

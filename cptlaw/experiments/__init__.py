@@ -1,1 +1,0 @@
-"""A grid of continual pre-training runs: plan it, run it, resume it, collect its runs table."""

@@ -1,1 +1,0 @@
-"""Scoring of text under a model: sums and counts by document. Token arrays only."""

@@ -1,0 +1,184 @@
+"""Which experiment to run next: the one expected to make a decision surer, for its cost.
+
+The candidate whose losses would explain most of the decision's variance per unit of cost, in the mean over the
+bootstrap's basins (`knowledge`), is taken; what is known is conditioned on it, and the next is chosen. This is the
+target-aware design of Li et al. 2026 (arXiv 2604.22753) with the bootstrap in the place of its basins.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import NormalDist
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from cptlaw import runs
+from cptlaw.planning import decision as d
+from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.information import Knowledge, knowledge
+from cptlaw.planning.linear import columns
+
+if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
+    from cptlaw.fitting import Fit
+
+RANDOM = 100  # random choices the chosen ones are compared with
+MIXES = 20  # most fitted mixes among the default candidates, which hold their pairs' middles too
+UNLIKE = 4.0  # how many times two estimates of one width may differ before neither is to be believed
+
+
+def next_runs(
+    target: Decision | Mapping[str, float],
+    *fits: "Fit",
+    candidates: pd.DataFrame | None = None,
+    k: int = 1,
+    level: float = 0.9,
+) -> Decision:
+    """The `k` runs expected to narrow the interval of a decision, or of a prediction, most per unit of cost.
+
+    Args:
+      target: a decision made from these fits, whose first coordinate (of a mixture, whose shares) is to be made surer;
+        or params, tokens and w_<corpus> of a run, whose losses are.
+      fits: one for each corpus a run is evaluated on.
+      candidates: rows of params, tokens, w_<corpus> and, unless cost is 6 N D FLOPs, `cost`; None: the fitted sizes at
+        their most tokens, over the fitted mixes and the middles between them. A candidate may be chosen again, with
+        another seed.
+      k: how many to choose.
+      level: of the interval.
+
+    Returns:
+      a Decision whose rows are the chosen runs in order, each with the interval expected after it.
+    """
+    wide = d.expanded(level, *fits)
+    if k < 1:
+        raise DecisionError(f"k {k}: choose at least one run")
+    if not isinstance(target, Decision):
+        check_candidates(pd.DataFrame([dict(target)]), "the run to predict")
+    elif target.inputs.get("lack_of_fit"):
+        raise DecisionError("no run makes the law right where it is wrong: ask for the decision without lack of fit")
+    paired, warnings = d.paired(*fits)
+    table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
+    known = knowledge(target, paired, table)
+    cost = table["cost"].to_numpy(dtype=float)
+    chosen, left = choose(known, cost, k)
+
+    name, half = _width(target, paired, wide)
+    linear = NormalDist().inv_cdf((1 + wide) / 2) * math.sqrt(float(np.median(_variance(known))))
+    if not 1 / UNLIKE < linear / max(half, 1e-300) < UNLIKE:
+        warnings += (
+            f"the runs hardly settle the {name} yet: its resamples reach {half:.2g} to either side, the laws' "
+            f"derivatives {linear:.2g}. Take the widths as a guide, and ask again after these runs",
+        )
+    rows: list[dict[str, Any]] = []
+    for index, shrink in zip(chosen, np.sqrt(left)):
+        shown = {
+            str(c): float(table[c][index]) for c in table if c in ("params", "tokens", "cost") or c.startswith("w_")
+        }
+        rows.append({**shown, "interval shrinks to": float(shrink), f"{name} +/-": float(shrink * half)})
+    total = float(cost[chosen].sum())
+    by_chance = _at_random(known, cost, total)
+    what = ", ".join(f"{d.count(rows[0][c])} {word}" for c, word in (("params", "parameters"), ("tokens", "tokens"))
+                     if c in rows[0])  # fmt: skip
+    shares = " ".join(f"{c[2:]} {d.percent(rows[0][c])}" for c in rows[0] if c.startswith("w_"))
+    kind = target.kind if isinstance(target, Decision) else "prediction"
+    return Decision(
+        kind="next",
+        question=f"Which {'run' if k == 1 else f'{k} runs'} next would make the {name} of this {kind} surer?",
+        answer=f"{what}{', ' * bool(what)}{shares}{f', then {k - 1} more' if k > 1 else ''}: the {level:.0%} "
+        f"interval of the {name} is expected to shrink to {rows[-1]['interval shrinks to']:.0%} of its width (random "
+        f"runs of this cost: {by_chance:.0%}).",
+        inputs={"about": kind, "k": k, "cost": total, "candidates": len(table), "random": by_chance},
+        point={},
+        level=level,
+        rows=tuple(rows),
+        warnings=warnings,
+    )
+
+
+def default_candidates(fits: Sequence["Fit"]) -> pd.DataFrame:
+    """The fitted sizes at their most tokens, over the fitted mixes and the middles of their pairs."""
+    rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
+    names = [f"w_{name}" for name in runs.corpora(rows)]
+    if not names or not np.allclose(rows[names].sum(axis=1, skipna=False), 1, atol=runs.SHARE_TOLERANCE):
+        raise DecisionError("the fitted rows lack shares; give candidates: params, tokens, w_<corpus>")
+    fitted = np.unique(rows[names].to_numpy().round(6), axis=0)
+    fitted = np.random.default_rng(0).permutation(fitted)[:MIXES]
+    first, second = np.triu_indices(len(fitted))  # a mix with itself is that mix
+    mixes = np.unique(((fitted[first] + fitted[second]) / 2).round(6), axis=0)
+    table = pd.DataFrame(mixes / mixes.sum(axis=1, keepdims=True), columns=names)
+    if {"params", "tokens"} <= set(rows):
+        sizes = pd.DataFrame({"params": np.unique(rows["params"]), "tokens": rows["tokens"].max()})
+        table = sizes.merge(table, how="cross")
+    return check_candidates(table)
+
+
+def check_candidates(table: pd.DataFrame, what: str = "candidates") -> pd.DataFrame:
+    """The candidates with their cost; refuses bad ones."""
+    names = [f"w_{name}" for name in runs.corpora(table)]
+    if len(table) == 0:
+        raise DecisionError(f"{what}: there are none; give rows of params, tokens and w_<corpus>")
+    if "cost" not in table:
+        sized = {"params", "tokens"} <= set(table)
+        table = table.assign(cost=6 * table["params"] * table["tokens"] if sized else 1.0)
+    if not (np.isfinite(table["cost"]) & (table["cost"] > 0)).all():
+        raise DecisionError(f"{what}: every cost must be positive")
+    for name in names:
+        for share in table[name]:
+            d.check_share(f"{what}: {name}", share)
+    for name, unit in (("params", "parameters"), ("tokens", "tokens")):
+        for count in table.get(name, ()):
+            d.check_positive(f"{what}: {name}", count, unit)
+    total = table[names].sum(axis=1)
+    if len(bad := table.index[(total - 1).abs() > runs.SHARE_TOLERANCE]) and names:
+        raise DecisionError(f"{what}: row {bad[0]}: shares sum to {total[bad[0]]:g}, not 1")
+    return table
+
+
+def choose(known: Sequence[Knowledge], cost: np.ndarray, k: int) -> tuple[list[int], list[float]]:
+    """Greedy choice of `k` candidates by the part of the variance explained per cost, in the mean over basins.
+
+    Returns:
+      indices of the candidates, and the part of the variance left after each.
+    """
+    chosen, left = [], []
+    start = _variance(known)
+    for _ in range(k):
+        explained = np.sum([one.explained() for one in known], axis=0) / start[:, None]
+        chosen.append(int(np.argmax(explained.mean(axis=0) / cost)))
+        known = [one.after(chosen[-1]) for one in known]
+        left.append(float(np.mean(_variance(known) / start)))
+    return chosen, left
+
+
+def _variance(known: Sequence[Knowledge]) -> np.ndarray:
+    """(B,) of the target, over all fits."""
+    return np.sum([one.variance() for one in known], axis=0)
+
+
+def _at_random(known: Sequence[Knowledge], cost: np.ndarray, total: float) -> float:
+    """Mean shrinkage of the interval by random candidates of the same total cost, the last one counted by its part."""
+    rng = np.random.default_rng(0)
+    start, found = _variance(known), []
+    for _ in range(RANDOM):
+        left, now, share = total, known, 1.0
+        while left > 0:
+            index = int(rng.integers(len(cost)))
+            now = [one.after(index) for one in now]
+            after = float(np.mean(_variance(now) / start))
+            share += min(1.0, left / cost[index]) * (after - share)
+            left -= cost[index]
+        found.append(math.sqrt(max(share, 0.0)))
+    return float(np.mean(found))
+
+
+def _width(target: Decision | Mapping[str, float], fits: Sequence["Fit"], level: float) -> tuple[str, float]:
+    """What is to be made surer, and half its interval now (of several coordinates, the widest)."""
+    if not isinstance(target, Decision):
+        at = pd.DataFrame([dict(target)])
+        spans = [d.interval(d.losses(fit, columns(fit, at))[1:, 0], level) for fit in fits]
+        return "loss", max((high - low) / 2 for low, high in spans)
+    if not target.samples:
+        raise DecisionError(f"a {target.kind} has no coordinate to make surer")
+    names = list(target.samples) if target.kind == "mixture" else list(target.samples)[:1]
+    widths = [np.ptp(d.interval(target.samples[name], level)) / 2 for name in names]
+    return names[0] if len(names) == 1 else "shares", float(max(widths))

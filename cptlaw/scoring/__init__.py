@@ -1,0 +1,1 @@
+"""The jitted evaluation and scoring of text under a model. Token arrays only."""

@@ -1,0 +1,134 @@
+"""A study's config as a list of runs with stable ids."""
+
+import dataclasses
+import hashlib
+import json
+from typing import Any
+
+from cptlaw.execution.run import Phase, Run
+from cptlaw.fields import ConfigError
+from cptlaw.studies.config import Study
+
+
+def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
+    """All runs of the grid, bases first.
+
+    Args:
+      study: the checked config.
+      vocab_size: the vocabulary's size, known once it is built.
+      data: a digest of each corpus's token store; a run's id changes with what it reads.
+    """
+    bases = {size: base_run(study, size, vocab_size, data) for size in study.grid}
+    runs = list(bases.values())
+    for size, grid in study.grid.items():
+        for domain in study.domains:
+            cells = [(share, study.seed) for share in grid.domain_shares]
+            cells += [(share, seed) for share in grid.repeat_shares for seed in grid.repeat_seeds]
+            # A share of 0 is the same run whatever the domain.
+            for share, seed in cells:
+                runs += cpt_runs(study, bases[size], {domain: share}, seed, data)
+    return list({run.id: run for run in runs}.values())
+
+
+def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str]) -> Run:
+    """The run that pre-trains the base model of `size` on the general corpus, or imports it."""
+    weights = study.init_from.get(size)
+    phase = Phase(tokens=0, peak_lr=0.0, warmup_tokens=0) if weights else study.base
+    if phase is None:
+        raise ConfigError(f"config.base: missing; {size} needs it, being in no config.init_from")
+    return _with_id(
+        f"base-{size}",
+        size=size,
+        model={**study.model_fields(size), "vocab_size": study.vocab_size(size, vocab_size)},
+        init=None,
+        weights=weights,
+        shares={study.general: 1.0},
+        phase=phase,
+        eval_tokens=(phase.tokens,),
+        seed=study.seed,
+        **_common(study, data),
+    )
+
+
+def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int, data: dict[str, str]) -> list[Run]:
+    """Continual pre-training from `base`: the domains at their shares, the general corpus the rest.
+
+    One run; or, with `cpt.branch_cooldown`, the trunk and a branch for each of `eval_tokens`.
+    """
+    domains = {domain: share for domain, share in domain_shares.items() if share > 0}
+    general = 1.0 - sum(domains.values())
+    mix = "-".join(f"{domain}{share:.4g}" for domain, share in domains.items()) or study.general
+    name = f"{base.size}-{mix}-s{seed}"
+    common = {
+        "size": base.size,
+        "model": base.model,
+        "init": base.id,
+        "shares": {study.general: general, **domains} if general > 0 else domains,
+        "seed": seed,
+        **_common(study, data),
+    }
+    if not study.cpt.branch_cooldown:
+        return [_with_id(name, phase=study.cpt, eval_tokens=study.eval_tokens, **common)]
+    phases = {tokens: _branch(study, tokens) for tokens in study.eval_tokens}
+    keep = tuple(tokens - phase.cooldown_tokens for tokens, phase in phases.items())
+    stem = dataclasses.replace(study.cpt, tokens=max(keep), branch_cooldown=0.0)
+    trunk = _with_id(name, phase=stem, eval_tokens=(), keep_tokens=keep, **common)
+    return [trunk] + [
+        _with_id(f"{name}-{tokens}", phase=phase, eval_tokens=(tokens,), trunk=trunk.id, **common)
+        for tokens, phase in phases.items()
+    ]
+
+
+def _branch(study: Study, tokens: int) -> Phase:
+    """The phase of trunk and branch together: `tokens` long, the last share of them a cool-down."""
+    per_step = study.tokens_per_step()
+    cooldown = max(1, round(study.cpt.branch_cooldown * tokens / per_step)) * per_step
+    if cooldown == tokens:
+        raise ConfigError(f"config.eval_tokens: {tokens} tokens are one step, too few for a trunk and a cool-down")
+    schedule = "infinite" if study.cpt.schedule == "infinite" else "wsd"
+    return dataclasses.replace(
+        study.cpt, tokens=tokens, schedule=schedule, cooldown_tokens=cooldown, branch_cooldown=0.0
+    )
+
+
+def _common(study: Study, data: dict[str, str]) -> dict[str, Any]:
+    return {
+        "evals": (study.general, *study.domains),
+        "seq_len": study.seq_len,
+        "batch_size": study.batch_size,
+        "optimizer": _optimizer(study),
+        "mesh": study.mesh,
+        "microbatches": study.microbatches,
+        "eval_batch_size": study.eval_batch_size,
+        "eval_max_tokens": study.eval_max_tokens,
+        "data": data,
+    }
+
+
+def _optimizer(study: Study) -> dict[str, Any]:
+    """Fields of the `Optimizer`, the size that muP's learning rate belongs to replaced by its model."""
+    size = study.optimizer.get("mup_base")
+    # No multiplier depends on the vocabulary.
+    return (
+        study.optimizer
+        if size is None
+        else {**study.optimizer, "mup_base": {**study.model_fields(size), "vocab_size": 1}}
+    )
+
+
+def _with_id(name: str, **fields: Any) -> Run:
+    """A run named readably, with a digest of everything that decides its numbers: another config, another id."""
+    run = Run(id="", **fields)
+    if run.tokens:
+        run.schedule()  # one that cannot be is an error here, before anything is trained
+    text = json.dumps({"name": name, **_chosen(run)}, sort_keys=True, default=_chosen)
+    return dataclasses.replace(run, id=f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
+
+
+def _chosen(fields: Any) -> dict[str, Any]:
+    """The fields of a dataclass that are not at their default: so one that is new changes no id until it is used."""
+    return {
+        field.name: getattr(fields, field.name)
+        for field in dataclasses.fields(fields)
+        if getattr(fields, field.name) != field.default
+    }

@@ -1,0 +1,263 @@
+"""Runs that share a program leave behind what they would have left alone, however they are interrupted."""
+
+import dataclasses
+import json
+import os
+import signal
+import threading
+import time
+
+import pandas as pd
+import pytest
+
+from cptlaw.execution import group, job, rundir, sweep, worker
+from cptlaw.execution.run import Monitor
+from cptlaw.execution.rundir import RunDir
+from cptlaw.fields import ConfigError
+from cptlaw.studies import config as config_lib
+from cptlaw.studies import grid, mixture_study
+from cptlaw.training import checkpoints
+
+OPTIONS = {"checkpoint_seconds": 60.0, "monitor": Monitor(log_steps=1)}
+
+
+@pytest.fixture
+def one_device(monkeypatch):
+    """For workers, which are processes of their own: eight forced devices make a tiny step thirty times slower."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+@pytest.fixture
+def mixes(runs, make_runs):
+    """A base of 4 steps, and four mixes from it."""
+    return make_runs(4)
+
+
+@pytest.fixture
+def make_runs(make_config):
+    def make(steps, peak_lr=1e-2):
+        shares = {"domain_shares": (0.0, 0.25, 0.5, 1.0)}
+        tokens = 64 * steps
+        settings = config_lib.parse(
+            make_config(
+                grid={"small": shares},
+                held_out__size="small",
+                cpt__tokens=tokens,
+                cpt__peak_lr=peak_lr,
+                eval_tokens=(tokens // 2, tokens),
+                # A large eps, because Adam's step for a gradient near zero is as large as for any other.
+                optimizer={"eps": 1e-3},
+            )
+        )
+        base, *mixes = grid.plan(settings, 32, {"prose": "p", "code": "c"})
+        assert len(mixes) == 4
+        return base, mixes
+
+    return make
+
+
+def train_alone(runs, workdir):
+    for run in runs:
+        assert worker.train(run, workdir, **OPTIONS)
+
+
+def train_together(runs, workdir, most=8, progress=lambda *_: None, should_stop=lambda: False):
+    return group.train(runs, workdir, most, progress=progress, should_stop=should_stop, **OPTIONS)
+
+
+def metrics(run, workdir):
+    return pd.read_json(RunDir(workdir, run).path / "metrics.jsonl", lines=True)
+
+
+def states(runs, workdir):
+    return [RunDir(workdir, run).state() for run in runs]
+
+
+def assert_same(table, other):
+    # A standard error is a sum of differences, which cancel.
+    columns = {"loss_se": 1e-3, "grad_norm": 1e-4}
+    for column in table.columns.union(other.columns):
+        pd.testing.assert_series_equal(table[column], other[column], rtol=columns.get(column, 1e-5))
+
+
+def test_a_sweep_leaves_the_same_with_runs_together(mixes, workdir, one_device, forget):
+    base, others = mixes
+    sweep.sweep([base, *others], workdir, workers=1, monitor=OPTIONS["monitor"], progress=False)
+    alone = sweep.collect(others, workdir)
+    logged = [metrics(run, workdir) for run in others]
+    files = [sorted(path.name for path in RunDir(workdir, run).path.iterdir()) for run in others]
+    forget([base, *others])
+    for run in others:
+        (RunDir(workdir, run).path / "metrics.jsonl").unlink()
+
+    summary = sweep.sweep([base, *others], workdir, workers=1, together=3, monitor=OPTIONS["monitor"], progress=False)
+    assert summary.failed == {} and set(summary.finished) == {run.id for run in (base, *others)}
+    assert_same(sweep.collect(others, workdir), alone)
+    for run, before in zip(others, logged):
+        columns = ["step", "tokens", "lr", "loss", "grad_norm"]
+        assert_same(metrics(run, workdir)[columns], before[columns])
+    assert [sorted(path.name for path in RunDir(workdir, run).path.iterdir()) for run in others] == files
+
+
+def test_many_devices_train_whole_runs_and_say_how_far_each_is(mixes, workdir, forget):
+    base, others = mixes
+    train_alone([base, *others], workdir)
+    alone = sweep.collect(others, workdir)
+    forget(others)
+    seen = []
+    assert train_together(others, workdir, progress=lambda runs, run, tokens: seen.append((len(runs), run.id, tokens)))
+    assert_same(sweep.collect(others, workdir), alone)
+    assert seen == [(4, run.id, tokens) for tokens in range(0, 320, 64) for run in others]
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_stopped_together_they_go_on_together_or_alone(make_runs, workdir, most, forget):
+    base, others = make_runs(20)
+    train_alone([base, *others], workdir)
+    alone = sweep.collect(others, workdir)
+    logged = [metrics(run, workdir)["step"].tolist() for run in others]
+    forget(others)
+
+    seen = []
+    with pytest.raises(job.Stopped):
+        train_together(others, workdir, progress=lambda *told: seen.append(told), should_stop=lambda: len(seen) > 40)
+    assert states(others, workdir) == [rundir.RESUMABLE] * 4
+    resumed = []
+    if most > 1:
+        assert train_together(others, workdir, progress=lambda runs, run, tokens: resumed.append(tokens))
+    else:
+        for run in others:
+            assert not train_together([run], workdir)
+            assert worker.train(run, workdir, progress=resumed.append, **OPTIONS)
+    assert min(tokens for tokens in resumed if tokens) > 5 * 64, "they did not start over"
+    assert_same(sweep.collect(others, workdir), alone)
+    assert [metrics(run, workdir)["step"].tolist() for run in others] == logged
+    assert not any(RunDir(workdir, run).checkpoints.exists() for run in others)
+
+
+def test_only_what_goes_on_from_the_same_step_goes_on_together(make_runs, workdir):
+    base, others = make_runs(20)
+    train_alone([base], workdir)
+    seen = []
+    with pytest.raises(job.Stopped):
+        worker.train(others[1], workdir, progress=seen.append, should_stop=lambda: len(seen) > 5, **OPTIONS)
+    trained = []
+    assert train_together(others, workdir, progress=lambda runs, *_: trained.append([run.id for run in runs]))
+    assert trained[0] == [others[0].id, others[2].id, others[3].id]
+    assert states(others, workdir)[1] == rundir.RESUMABLE
+
+
+def test_one_that_diverges_fails_alone(mixes, workdir):
+    base, others = mixes
+    wild = dataclasses.replace(others[1], phase=dataclasses.replace(others[1].phase, peak_lr=1e30))
+    train_alone([base], workdir)
+    assert train_together([others[0], wild, *others[2:]], workdir)
+    assert states([others[0], wild, *others[2:]], workdir) == ["finished", "failed", "finished", "finished"]
+    assert "not finite" in RunDir(workdir, wild).result()["reason"]
+
+
+def test_what_fails_together_is_trained_one_at_a_time(mixes, workdir, one_device, capsys):
+    base, others = mixes
+    unreadable = dataclasses.replace(others[1], id="unreadable", shares={"prose": 0.5, "law": 0.5})
+    everything = [base, others[0], unreadable, *others[2:]]
+    summary = sweep.sweep(everything, workdir, workers=1, together=8, progress=False)
+    assert list(summary.failed) == ["unreadable"] and "data/law/train" in summary.failed["unreadable"]
+    assert set(summary.finished) == {run.id for run in everything if run is not unreadable}
+    assert "4 runs are trained one at a time, since together they failed: " in capsys.readouterr().err
+
+
+def test_runs_whose_process_was_killed_go_on_alone(make_runs, workdir, one_device, forget):
+    base, others = make_runs(1200, peak_lr=1e-4)  # so small that rounding stays so
+    options = {"workers": 1, "checkpoint_seconds": 0.2, "progress": False}
+    done = threading.Thread(target=lambda: sweep.sweep([base, *others], workdir, together=8, **options))
+    done.start()
+    directories = [RunDir(workdir, run) for run in others]
+    deadline = time.monotonic() + 120
+    while not all(any(p.name.isdigit() for p in d.checkpoints.glob("*")) for d in directories):
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+    (killed,) = {directory.holder() for directory in directories}
+    os.kill(int(killed.split()[1]), signal.SIGKILL)
+    done.join(timeout=240)
+    for directory in directories:
+        assert directory.state() == rundir.FINISHED
+        (attempt,) = (directory.path / "attempts.jsonl").read_text().splitlines()
+        assert "killed (signal 9), as" in json.loads(attempt)["reason"]
+        assert json.loads(attempt)["reason"].endswith("together with 3 other runs")
+        assert directory.holder() != killed
+    interrupted = sweep.collect(others, workdir)
+    forget(others)
+    sweep.sweep(others, workdir, together=1, **options)
+    assert_same(interrupted, sweep.collect(others, workdir))
+
+
+def test_a_run_that_has_died_or_is_another_process_s_joins_no_program(mixes, workdir):
+    base, others = mixes
+    train_alone([base], workdir)
+    RunDir(workdir, others[0]).died("killed")
+    assert not train_together(others, workdir), "the first is to be trained alone"
+    with RunDir(workdir, others[2]).claim():
+        trained = []
+        assert train_together(others[1:], workdir, progress=lambda runs, *_: trained.append([r.id for r in runs]))
+    assert trained[0] == [others[1].id, others[3].id]
+    assert states(others, workdir) == [rundir.PENDING, rundir.FINISHED, rundir.PENDING, rundir.FINISHED]
+    assert not train_together(others[2:3], workdir)
+
+
+def test_what_may_share_a_program(mixes):
+    _, (run, other, *_) = mixes
+    assert group.program(run) == group.program(other) is not None
+    later = dataclasses.replace(run, phase=dataclasses.replace(run.phase, peak_lr=1e-3), seed=7)
+    assert group.program(later) == group.program(run)
+    for change in (
+        {"phase": dataclasses.replace(run.phase, tokens=512)},
+        {"eval_tokens": (64, 256)},
+        {"batch_size": 4},
+        {"microbatches": 2},
+        {"optimizer": {}},
+        {"model": {**run.model, "layers": 2}},
+    ):
+        assert group.program(dataclasses.replace(run, **change)) not in (None, group.program(run))
+    for change in ({"mesh": {"data": -1}}, {"trunk": "trunk"}, {"keep_tokens": (64,)}, {"weights": "folder"}):
+        assert group.program(dataclasses.replace(run, **change)) is None
+
+
+def test_how_many_train_together_is_about_no_run(make_config, workdir):
+    one, many = (config_lib.parse(make_config(together=count)) for count in (1, 8))
+    data = {"prose": "p", "code": "c"}
+    assert grid.plan(one, 32, data) == grid.plan(many, 32, data)
+    mixture_study._claim_workdir(one, workdir, False)
+    mixture_study._claim_workdir(many, workdir, False)
+    # A workdir of before there was the field.
+    saved = json.loads((workdir / "config.json").read_text())
+    del saved["together"]
+    (workdir / "config.json").write_text(json.dumps(saved))
+    mixture_study._claim_workdir(many, workdir, False)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"together": 0}, r"config\.together: must be at least 1, not 0"),
+        ({"together": 2, "monitor": {"writers": ("wandb",)}}, r"config\.together: wandb follows one run"),
+    ],
+)
+def test_a_bad_number_is_named(make_config, change, message):
+    with pytest.raises(ConfigError, match=message):
+        config_lib.parse(make_config(**change))
+
+
+def test_a_run_whose_checkpoints_cannot_be_listed_is_left_to_fail_alone(mixes, workdir, monkeypatch):
+    base, others = mixes
+    train_alone([base], workdir)
+    bad, real = RunDir(workdir, others[1]).checkpoints, checkpoints.saved_steps
+
+    def saved_steps(directory):
+        if directory == bad:
+            raise OSError(5, "Input/output error")
+        return real(directory)
+
+    monkeypatch.setattr(checkpoints, "saved_steps", saved_steps)
+    assert not train_together(others[1:], workdir)
+    assert train_together(others, workdir)
+    assert states(others, workdir) == [rundir.FINISHED, rundir.PENDING, rundir.FINISHED, rundir.FINISHED]

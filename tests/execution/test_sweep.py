@@ -1,0 +1,256 @@
+"""A grid ends with the same table however often, and however rudely, it was interrupted."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pandas as pd
+import pytest
+
+from cptlaw.errors import UserError
+from cptlaw.execution import rundir, sweep, worker
+from cptlaw.execution.rundir import RunDir
+
+# What a sweep in a process of its own needs, to be killed or to compete.
+SWEEP = """
+import json, sys
+from cptlaw.execution import sweep
+from cptlaw.execution.run import Run
+runs = [Run.of(fields) for fields in json.load(open(sys.argv[2]))]
+sweep.sweep(runs, sys.argv[1], workers=1, checkpoint_seconds=0.5, progress=False)
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    """Workers are processes of their own, and eight forced devices make a tiny step thirty times slower."""
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
+
+
+def longer(runs, steps):
+    """The same runs with that many steps of 64 tokens, evaluated early and at the end."""
+    return [
+        dataclasses.replace(r, phase=dataclasses.replace(r.phase, tokens=64 * steps), eval_tokens=(640, 64 * steps))
+        for r in runs
+    ]
+
+
+@pytest.fixture
+def started():
+    processes = []
+    yield processes
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def start_sweep(runs, workdir, tmp_path, started):
+    plan = tmp_path / "runs.json"
+    plan.write_text(json.dumps([dataclasses.asdict(run) for run in runs]))
+    process = subprocess.Popen([sys.executable, "-c", SWEEP, str(workdir), str(plan)])
+    started.append(process)
+    return process
+
+
+def wait_for(condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "nothing happened"
+        time.sleep(0.02)
+
+
+def test_a_sweep_measures_every_run_and_the_base_model_before_it(runs, workdir):
+    summary = sweep.sweep(runs, workdir, workers=2, progress=False)
+    assert summary.failed == {} and set(summary.finished) == {run.id for run in runs}
+    table = sweep.collect(runs, workdir)
+    mixes = [run.id for run in runs if run.init]
+    assert list(table["run"].unique()) == mixes
+    assert table.groupby("run").size().tolist() == [6] * 3  # tokens 0, 128, 256 on two corpora
+    assert table["tokens"].drop_duplicates().tolist() == [0, 128, 256]
+    assert table[["w_prose", "w_code"]].sum(axis=1).eq(1).all()
+    before = table[table["tokens"] == 0].groupby(["model", "eval"])["loss"].nunique()
+    assert before.eq(1).all(), "all runs of a size start from one base model"
+    assert table["lr_sum"].gt(0).sum() == 12 and table["pretrain_tokens"].eq(256).all()
+    assert not any(RunDir(workdir, run).checkpoints.exists() for run in runs if run.init)
+    # Again is free, and changes nothing.
+    assert sweep.sweep(runs, workdir, workers=2, progress=False) == summary
+
+
+def test_a_run_continues_where_it_was_asked_to_stop(runs, workdir, forget):
+    _, mix = both = longer([runs[1], runs[3]], 60)
+    for run in both:
+        assert worker.train(run, workdir)
+    whole = sweep.collect(both, workdir)
+    forget([mix])
+
+    seen = []
+    with pytest.raises(worker.Stopped):
+        worker.train(mix, workdir, progress=seen.append, should_stop=lambda: len(seen) > 2)
+    assert RunDir(workdir, mix).state() == rundir.RESUMABLE
+    resumed = []
+    assert worker.train(mix, workdir, progress=resumed.append)
+    assert resumed[1] > seen[-2], "it did not start over"
+    pd.testing.assert_frame_equal(sweep.collect(both, workdir), whole)
+
+
+def test_killed_at_a_random_moment_it_ends_with_the_same_table(runs, workdir, tmp_path, started, forget):
+    mixed = longer([runs[1], runs[3]], 1200)
+    process = start_sweep(mixed, workdir, tmp_path, started)
+    wait_for(lambda: RunDir(workdir, mixed[1]).rows())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    # Its worker sees the pipe close, and lets go of what it holds.
+    wait_for(lambda: rundir.RUNNING not in [RunDir(workdir, run).state() for run in mixed])
+    assert any(RunDir(workdir, run).result() is None for run in mixed), "the kill came too late to test anything"
+    sweep.sweep(mixed, workdir, workers=1, progress=False)
+    table = sweep.collect(mixed, workdir)
+
+    forget(mixed)
+    sweep.sweep(mixed, workdir, workers=1, progress=False)
+    pd.testing.assert_frame_equal(table, sweep.collect(mixed, workdir))
+
+
+def test_a_killed_worker_is_replaced_and_its_run_goes_on(runs, workdir, forget):
+    base, mix = both = longer([runs[1], runs[3]], 1200)
+    options = {"workers": 2, "checkpoint_seconds": 0.2, "progress": False}
+    done = threading.Thread(target=lambda: sweep.sweep(both, workdir, **options))
+    done.start()
+    directory = RunDir(workdir, mix)
+    wait_for(lambda: any(p.name.isdigit() for p in directory.checkpoints.glob("*")))
+    os.kill(int(directory.holder().split()[1]), signal.SIGKILL)
+    done.join(timeout=120)
+    assert directory.state() == rundir.FINISHED
+    (attempt,) = (directory.path / "attempts.jsonl").read_text().splitlines()
+    assert "killed (signal 9)" in json.loads(attempt)["reason"]
+    interrupted = sweep.collect(both, workdir)
+    forget([mix])
+    (directory.path / "attempts.jsonl").unlink(missing_ok=True)
+    sweep.sweep(both, workdir, **options)
+    pd.testing.assert_frame_equal(interrupted, sweep.collect(both, workdir))
+    assert RunDir(workdir, base).state() == rundir.FINISHED
+
+
+def test_a_sweep_that_goes_away_at_a_log_step_fails_no_run(runs, workdir, monkeypatch):
+    """The worker's pipe breaks while it tells how far it is: it saves and leaves, and the run is resumable."""
+    (base,) = longer([runs[1]], 60)
+    plan = workdir / "plan.json"
+    plan.write_text(
+        json.dumps(
+            {
+                "workdir": str(workdir),
+                "together": 1,
+                "checkpoint_seconds": 60.0,
+                "monitor": {},
+                "runs": [dataclasses.asdict(base)],
+            }
+        )
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cptlaw.execution.worker", str(plan), "0/1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.wait(timeout=120) == 0
+    process.stdin.close()
+    assert RunDir(workdir, base).state() in (rundir.PENDING, rundir.RESUMABLE)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_starts_over(runs, workdir):
+    (base,) = longer([runs[1]], 60)
+    seen = []
+    with pytest.raises(worker.Stopped):
+        worker.train(base, workdir, progress=seen.append, should_stop=lambda: len(seen) > 2)
+    for file in RunDir(workdir, base).checkpoints.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"rubbish")
+    assert worker.train(base, workdir)
+    assert RunDir(workdir, base).state() == rundir.FINISHED
+
+
+def test_a_run_that_fails_keeps_its_checkpoints_and_goes_on_from_them(runs, workdir, monkeypatch):
+    (base,) = longer([runs[1]], 60)
+    directory, seen = RunDir(workdir, base), []
+    with pytest.raises(worker.Stopped):
+        worker.train(base, workdir, progress=seen.append, should_stop=lambda: len(seen) > 2)
+    with monkeypatch.context() as broken:
+        broken.setattr("cptlaw.data.batches.TrainBatches.__init__", lambda *_, **__: 1 / 0)
+        worker.train(base, workdir)
+    assert directory.result()["reason"] == "ZeroDivisionError: division by zero"
+    directory.retry()
+    resumed = []
+    assert worker.train(base, workdir, progress=resumed.append)
+    assert resumed[1] > seen[-2] and directory.state() == rundir.FINISHED
+
+
+def test_a_loss_that_is_no_number_fails_the_run(runs, workdir, monkeypatch):
+    monkeypatch.setattr("cptlaw.scoring.evaluate.Scores.loss", float("nan"))
+    worker.train(runs[1], workdir)
+    assert "loss is nan after step" in RunDir(workdir, runs[1]).result()["reason"]
+
+
+def test_a_run_that_always_kills_its_process_is_failed(runs, workdir):
+    directory = RunDir(workdir, runs[0])
+    assert [directory.died("killed") for _ in range(rundir.MAX_ATTEMPTS)] == [False, False, True]
+    assert directory.state() == rundir.FAILED
+    assert directory.result()["reason"] == "killed, 3 times"
+    directory.retry()
+    assert directory.state() == rundir.PENDING
+
+
+def test_a_run_that_another_process_has_taken_up_is_not_failed_under_its_hands(runs, workdir):
+    directory = RunDir(workdir, runs[0])
+    with directory.claim():
+        assert not any(directory.died("killed") for _ in range(rundir.MAX_ATTEMPTS))
+        assert directory.state() == rundir.RUNNING
+    assert directory.died("killed") and directory.state() == rundir.FAILED
+
+
+def test_two_sweeps_on_one_grid_share_it(runs, workdir, tmp_path, started):
+    long_runs = longer(runs, 300)
+    both = [start_sweep(long_runs, workdir, tmp_path, started) for _ in range(2)]
+    assert [process.wait(timeout=240) for process in both] == [0, 0]
+    for run in long_runs:
+        lines = RunDir(workdir, run).rows_path.read_text().splitlines()
+        assert len(lines) == (6 if run.init else 4), "every run was trained once"
+    sweep.collect(long_runs, workdir)
+
+
+def test_a_failed_run_says_why_and_stops_no_other(runs, workdir):
+    explosive = dataclasses.replace(runs[3], id="explosive", phase=dataclasses.replace(runs[3].phase, peak_lr=1e30))
+    unreadable = dataclasses.replace(runs[4], id="unreadable", shares={"prose": 0.5, "law": 0.5})
+    orphan = dataclasses.replace(runs[2], id="orphan", init="unreadable")
+    summary = sweep.sweep([runs[1], explosive, unreadable, orphan, runs[3]], workdir, workers=1, progress=False)
+    assert set(summary.finished) == {runs[1].id, runs[3].id}
+    assert "not finite" in summary.failed["explosive"] and "learning rate" in summary.failed["explosive"]
+    assert "data/law/train" in summary.failed["unreadable"]
+    assert summary.failed["orphan"].startswith("its base run unreadable failed: ")
+    assert "Traceback" in (RunDir(workdir, unreadable).path / "error.txt").read_text()
+
+
+def test_a_full_disk_fails_the_run_with_its_reason(runs, workdir, monkeypatch):
+    def full(self, rows):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(RunDir, "add", full)
+    worker.train(runs[1], workdir)
+    assert "No space left on device" in RunDir(workdir, runs[1]).result()["reason"]
+
+
+def test_nothing_to_collect_says_what_to_do(runs, workdir):
+    with pytest.raises(UserError, match="no finished run to collect; run the sweep first"):
+        sweep.collect(runs, workdir)
+
+
+def test_a_torn_or_repeated_row_counts_once(runs, workdir):
+    directory = RunDir(workdir, runs[0])
+    row = {"step": 1, "eval": "code", "loss": 2.0}
+    directory.add([row, row])
+    with directory.rows_path.open("a") as file:
+        file.write('{"step": 2, "eval"')
+    assert directory.rows() == [row]

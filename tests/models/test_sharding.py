@@ -1,0 +1,73 @@
+import jax
+import numpy as np
+import pytest
+from tiny_run import CFG, Batches
+
+from cptlaw.models import sharding
+from cptlaw.models.sharding import Layout, ShardingError, make_mesh
+from cptlaw.training import step
+
+BATCH = Batches().batch(0)
+
+
+def trained(mesh: tuple[int, int, int], microbatches: int = 1) -> list[float]:
+    """Losses and gradient norms of three steps."""
+    layout, optimizer = Layout(make_mesh(*mesh)), step.Optimizer()
+    state = step.make_start(CFG, optimizer, layout)[0](step.make_init(CFG, layout)(0))
+    update = step.make_step(CFG, optimizer, layout, microbatches)
+    seen = []
+    for _ in range(3):
+        state, sums = update(state, layout.put(BATCH, 8), 1e-2)
+        seen += [float(sums.nats / sums.tokens), float(sums.grad_norm)]
+    return seen
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (4, 1, 2), (2, 2, 2)], ids=["fsdp", "data+tensor", "mixed"])
+def test_every_mesh_gives_the_loss_of_pure_data_parallelism(mesh):
+    np.testing.assert_allclose(trained(mesh), trained((8, 1, 1)), rtol=1e-5)
+
+
+def test_activations_are_never_split_anew():
+    """Without the embedding's constraint the mixed mesh has 20 of these, and gathers whole batches."""
+    layout, optimizer = Layout(make_mesh(2, 2, 2)), step.Optimizer()
+    _, abstract = step.make_start(CFG, optimizer, layout)
+    compiled = step.make_step(CFG, optimizer, layout).lower(abstract, layout.put(BATCH, 8), 1e-2).compile()
+    assert "all-to-all(" not in compiled.as_text()
+
+
+def test_parameters_and_moments_are_split_as_the_table_says():
+    layout = Layout(make_mesh(2, 2, 2))
+    state = step.make_start(CFG, step.Optimizer(), layout)[0](step.make_init(CFG, layout)(0))
+    shards = {
+        sharding.path_name(path): leaf.addressable_shards[0].data.shape
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+    for prefix in ("params", "optimizer/1/mu"):
+        assert shards[f"{prefix}/embed"] == (32, 16)
+        assert shards[f"{prefix}/layers/attention/q"] == (2, 16, 1, 2, 8)
+        assert shards[f"{prefix}/layers/mlp/down"] == (2, 24, 16)
+        assert shards[f"{prefix}/final_norm"] == (32,)
+    table = layout.table(state).splitlines()
+    assert table[-1].split()[0] == "total" and len(table) == len(jax.tree.leaves(state)) + 2
+    (row,) = [line for line in table if line.startswith("optimizer/1/nu/embed ")]
+    assert "P('tensor', 'fsdp')" in row and float(row.split()[-1]) == pytest.approx(32 * 16 * 4 / 2**20, abs=1e-3)
+
+
+def test_what_cannot_be_placed_is_named():
+    tree = {"layers": {"odd": np.zeros((6, 5))}}
+    with pytest.raises(ShardingError, match=r"layers/odd .*no sharding rule"):
+        Layout(make_mesh()).shardings(tree)
+    with pytest.raises(
+        ShardingError, match=r"layers/odd .*dimension 1 is not divisible by mesh axis 'tensor' of size 8"
+    ):
+        Layout(make_mesh(1, 1, 8), (("odd", (None, "tensor")),)).shardings(tree)
+    with pytest.raises(ShardingError, match="names axis 'model'"):
+        Layout(make_mesh(), (("odd", ("model",)),)).shardings(tree)
+    with pytest.raises(ShardingError, match="more axes"):
+        Layout(make_mesh(), (("odd", (None, None, "data")),)).shardings(tree)
+    with pytest.raises(ShardingError, match="8 devices"):
+        make_mesh(3, 1, 1)
+    with pytest.raises(ShardingError, match="one may be -1"):
+        make_mesh(-1, -1, 1)
+    with pytest.raises(ShardingError, match="batch_size 6"):
+        Layout(make_mesh()).rows(6)

@@ -1,0 +1,48 @@
+"""A config says what it means, or an error names the field."""
+
+import pytest
+
+from cptlaw.fields import ConfigError
+from cptlaw.studies import config as config_lib
+
+
+def test_a_config_becomes_typed_and_round_trips(make_config):
+    study = config_lib.parse(make_config())
+    assert study.cpt.tokens == 256
+    assert study.grid["small"].domain_shares == (0.0, 0.5)
+    assert study.model_fields("large")["d_model"] == 16
+    assert config_lib.parse(make_config()).to_json() == study.to_json()
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"cpt__peek_lr": 1e-2}, r"config\.cpt\.peek_lr: no such field; did you mean 'peak_lr'"),
+        ({"grid__small__domain_shares": (0.0, 25)}, r"config\.grid\.small\.domain_shares: .* not 25"),
+        ({"domains": ("law",)}, r"config\.domains: no corpus 'law' in config\.corpora, which has code, prose"),
+        ({"domains": ("prose",)}, r"config\.domains: name at least one corpus that is not the general one"),
+        (
+            {"cpt__tokens": 270},
+            r"config\.cpt\.tokens: 270 is not a whole number of steps of 64 tokens .* nearest is 256",
+        ),
+        ({"eval_tokens": (256, 128)}, r"config\.eval_tokens: give increasing token counts"),
+        ({"eval_tokens": (64, 128)}, r"config\.eval_tokens: the last, 128, must be config\.cpt\.tokens, 256"),
+        ({"held_out__size": "huge"}, r"config\.held_out\.size: 'huge' is not in config\.grid"),
+        ({"eval_tokens": ("many",)}, r"config\.eval_tokens\[0\]: expected int, got 'many'"),
+        ({"question": {"tolerance": 3.0}}, r"config\.question\.tolerance: .* such as 0\.03 for 3%"),
+        ({"mesh": {"model": 2}}, r"config\.mesh\.model: no such axis; data, fsdp and tensor"),
+        ({"vocabulary": {"kind": "file"}}, r"config\.vocabulary\.path: give it with kind 'file'"),
+        ({"vocabulary": {"path": "model"}}, r"config\.vocabulary\.path: .* with no other"),
+        ({"grid__huge": {"domain_shares": ()}}, r"config\.grid\.huge: no such size"),
+    ],
+)
+def test_a_bad_field_is_named_with_its_remedy(make_config, change, message):
+    with pytest.raises(ConfigError, match=message):
+        config_lib.parse(make_config(**change))
+
+
+def test_a_missing_field_is_named(make_config):
+    config = make_config()
+    del config["cpt"]
+    with pytest.raises(ConfigError, match=r"config\.cpt: missing"):
+        config_lib.parse(config)

@@ -1,0 +1,71 @@
+"""Runs have ids that say what they are and change when what they compute does."""
+
+import dataclasses
+import json
+
+import pytest
+
+from cptlaw.execution.run import Run
+from cptlaw.studies import grid
+
+DATA = {"prose": "p", "code": "c", "law": "l"}
+
+
+def test_the_grid_is_bases_then_mixes_and_its_ids_are_stable(study, runs):
+    assert [run.id.rsplit("-", 1)[0] for run in runs] == [
+        "base-large",
+        "base-small",
+        "large-code0.5-s0",
+        "small-prose-s0",
+        "small-code0.5-s0",
+    ]
+    assert runs == grid.plan(study, 32, {"prose": "p", "code": "c"})
+    assert len({run.id for run in runs}) == len(runs)
+    mixed = runs[2]
+    assert mixed.init == runs[0].id
+    assert mixed.shares == {"prose": 0.5, "code": 0.5}
+    # Golden: if it moves, every existing workdir trains again. Move it only when a run's numbers have changed.
+    assert runs[0].id == "base-large-eab982a7"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 1},
+        {"batch_size": 16},
+        {"eval_tokens": (64, 256)},
+        {"model": {"layers": 2, "d_model": 8, "heads": 1, "kv_heads": 1, "d_ff": 16}},
+        {"optimizer": {"weight_decay": 0.0}},
+    ],
+)
+def test_what_changes_the_numbers_changes_the_id(study, runs, change):
+    other = grid.plan(dataclasses.replace(study, **change), 32, {"prose": "p", "code": "c"})
+    assert not {run.id for run in runs if run.init} & {run.id for run in other}
+
+
+def test_new_data_is_a_new_run_and_more_workers_are_not(study, runs):
+    assert not {r.id for r in runs} & {r.id for r in grid.plan(study, 32, {"prose": "p", "code": "x"})}
+    assert runs == grid.plan(dataclasses.replace(study, workers=7), 32, {"prose": "p", "code": "c"})
+
+
+def test_a_longer_grid_keeps_the_runs_it_had(study, runs):
+    longer = {**study.grid, "small": dataclasses.replace(study.grid["small"], domain_shares=(0.0, 0.25, 0.5))}
+    longer_runs = grid.plan(dataclasses.replace(study, grid=longer), 32, {"prose": "p", "code": "c"})
+    assert {run.id for run in runs} < {run.id for run in longer_runs}
+
+
+def test_a_share_of_zero_is_one_run_whatever_the_domain(study):
+    both = dataclasses.replace(study, corpora={**study.corpora, "law": "law.jsonl"}, domains=("code", "law"))
+    names = [run.id.rsplit("-", 1)[0] for run in grid.plan(both, 32, DATA)]
+    assert names.count("small-prose-s0") == 1
+    assert {"small-code0.5-s0", "small-law0.5-s0"} <= set(names)
+
+
+def test_a_run_survives_json(runs):
+    for run in runs:
+        assert Run.of(json.loads(json.dumps(dataclasses.asdict(run)))) == run
+
+
+def test_a_schedule_counts_steps(runs):
+    schedule = runs[0].schedule()
+    assert (schedule.steps, schedule.warmup) == (4, 1)
