@@ -3,7 +3,8 @@
     python -m benchmarks.forward.learn --runs runs/demo/runs.csv              # searches, prints, changes nothing
     python -m benchmarks.forward.learn --runs runs/demo/runs.csv --write      # and writes prior.json
 
-A coordinate search from the shipped prior, up and down in every scale, spread and length, for the largest mean log score of
+A coordinate search from the shipped prior, up and down in every scale, spread and length (but the base's, which no table
+here repeats: it is set by what `benchmarks/calibration.py --simulated` finds with and without base noise), for the largest mean log score of
 the rows asked; a table's own scales are found again inside every question, from its fitted rows alone. Means are over rows,
 questions, families, then kinds. For each family the best setting without it is kept too: what judges the family. Settings
 tried are kept in `.cache/forward`, so an interrupted search goes on.
@@ -47,7 +48,7 @@ def moves(setting: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             change(new, by)
             out.append((f"{name} {word}", new))
 
-    for term in setting["scales"]:
+    for term in sorted(set(setting["scales"]) - {"base"}, key=list(setting["scales"]).index):
         vary(term, 1.5, lambda s, by, t=term: s["scales"][t].__setitem__(0, round(s["scales"][t][0] * by, 6)))
     for group, terms in SPREADS.items():
         vary(f"spread {group}", 1.4, lambda s, by, ts=terms: [

@@ -31,8 +31,14 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument("--at", type=_pair, action="append", default=[], metavar="COLUMN=X", help="any other column")
     predict.add_argument("--eval", help="which corpus, for a joint fit")
     predict.add_argument("--level", type=float, default=0.9, help="confidence of the interval (default 0.9)")
-    predict.add_argument("--method", default="percentile", help="percentile or bca (default percentile)")
-    predict.add_argument("--lack-of-fit", action="store_true", help="widen by how far the law missed before")
+    predict.add_argument(
+        "--target",
+        choices=("run", "mean", "base", "law"),
+        help="what the interval is of: one new run (default), the mean of runs, a run from a new base model, or the law's "
+        "own mean with its bootstrap",
+    )
+    predict.add_argument("--of-run", metavar="RUN", help="a run of the table, taken further: its own effect is known")
+    predict.add_argument("--method", help="of the law's own interval: percentile or bca (asks for --target law)")
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
 
@@ -142,6 +148,7 @@ def _fit(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(fit.summary(), allow_nan=False))
         return
+    print(_headline(fit))
     print(f"{fit.law.title}   L = {fit.law.equation}")
     corpora = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
     print(f"eval {corpora}: {fit.n_rows} rows, {len(fit.residuals['run'].unique())} runs\n")
@@ -156,7 +163,9 @@ def _fit(args: argparse.Namespace) -> None:
         print(f"held out  {held['what']}, {held['n']} rows: mean error of")
         named = {k: v for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
         for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
-            print(f"  {fit.law.name if name == 'law' else name:18} {scored['mean_log']:8.3%}")
+            shown = {"law": fit.law.name, "process": f"{fit.law.name}, corrected"}.get(name, name)
+            same = "".join(f" = {twin}" for twin in held["alike"].get(name, ()))
+            print(f"  {scored['mean_log']:8.3%}  {shown}{same}")
     print("starts    " + ", ".join(f"{n} {code}" for code, n in fit.codes["starts"].items()))
     if "resamples" in fit.codes:
         print("resamples " + ", ".join(f"{n} {code}" for code, n in fit.codes["resamples"].items()))
@@ -170,8 +179,29 @@ def _fit(args: argparse.Namespace) -> None:
         print(f"\nsaved {args.out}; cptlaw predict {args.out} --help")
 
 
+def _headline(fit: Any) -> str:
+    """What the law is worth where it was not fitted, beside the best rule that knows no law."""
+    held = fit.scores["held_out"]
+    if not held["n"]:
+        return f"No row could be held out ({held['what']}): nothing says what this law is worth out of range.\n"
+    rows = f"{held['n']} rows of {held['runs']} run{'s' * (held['runs'] > 1)}"
+    rivals = {k: v["mean_log"] for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
+    own, corrected = rivals.pop("law"), rivals.pop("process", None)
+    best = min(rivals, key=lambda name: rivals[name])
+    ours = own if corrected is None else corrected
+    words = f"corrected by how it missed {corrected:.2%}, " if corrected is not None else ""
+    verdict = "beats" if ours < rivals[best] else "loses to"
+    return (
+        f"Held out ({held['what']}, {rows}): the law errs by {own:.2%}, {words}the best rule without a law, {best}, by "
+        f"{rivals[best]:.2%}: the prediction {verdict} it.\n"
+    )
+
+
 def _predict(args: argparse.Namespace) -> None:
+    import numpy as np
+
     from cptlaw.fitting import Fit
+    from cptlaw.fitting.result import LAW, TARGETS
 
     fit = Fit.load(args.fit)
     given = {name: getattr(args, name) for name in ("params", "tokens", "ratio") if getattr(args, name) is not None}
@@ -181,28 +211,29 @@ def _predict(args: argparse.Namespace) -> None:
         raise UserError("give one value or the same number of values for every column")
     given = {name: v if len(v) > 1 else v * max(lengths, default=1) for name, v in given.items()}
     found = fit.predict(
-        level=args.level,
-        method=args.method,
-        lack_of_fit=args.lack_of_fit,
-        eval=args.eval,
-        **given,
+        level=args.level, target=args.target, run=args.of_run, method=args.method, eval=args.eval, **given
     )
-    rows = [
-        {**{name: v[i] for name, v in given.items()}, "loss": p, "low": low, "high": high}
-        for i, (p, low, high) in enumerate(zip(found.point, found.low, found.high))
-    ]
-    sure = len(found.samples) > 0
+    rows: list[dict[str, Any]] = []
+    for i, point in enumerate(found.point):
+        row = {name: values[i] for name, values in given.items()}
+        sure = bool(np.isfinite(found.low[i]))
+        bounds = {"low": float(found.low[i]), "high": float(found.high[i])} if sure else {}
+        parts = {"parts": {name: round(float(v[i]), 4) for name, v in found.parts.items()}} if sure and found.parts else {}
+        rows.append({**row, "loss": float(point), **bounds, **parts})
     if args.json:
-        plain = [{k: float(v) for k, v in row.items() if sure or k not in ("low", "high")} for row in rows]
-        print(json.dumps({"level": args.level if sure else None, "predictions": plain}))
+        level = args.level if any("low" in row for row in rows) else None
+        print(json.dumps({"level": level, "target": found.target, "predictions": rows, "notes": list(found.notes)}))
         return
+    print(f"{args.level:.0%} intervals are of {(TARGETS | {LAW: 'the mean of the law, taken as true'})[found.target]}")
     for row in rows:
         where = " ".join(f"{name}={row[name]:g}" for name in given)
-        interval = (
-            f"{args.level:.0%} [{row['low']:.4f}, {row['high']:.4f}]" if sure else "no interval (fit without bootstrap)"
-        )
+        nothing = "no interval" + ("" if found.parts else " (fit without bootstrap)")
+        interval = f"{args.level:.0%} [{row['low']:.4f}, {row['high']:.4f}]" if "low" in row else nothing
         print(f"{where}   loss {row['loss']:.4f}   {interval}")
-    for note in fit.extrapolation(**given):
+        if "parts" in row:
+            largest = sorted(row["parts"].items(), key=lambda item: -item[1])
+            print("    its width comes from " + ", ".join(f"{name} {v:.0%}" for name, v in largest if v >= 0.01))
+    for note in (*found.notes, *fit.extrapolation(**given)):
         print(f"warning: {note}")
 
 

@@ -132,7 +132,7 @@ def _answers(name: str, law: laws.Law, rows: Any, question: forward.Question, se
 def _rivals(frame: pd.DataFrame, question: forward.Question) -> list[dict[str, Any]]:
     train, test = frame[question.train], frame[question.test]
     log_y = np.log(test["loss"].to_numpy(float))
-    found = rivals.distinct(rivals.predict(train, test))
+    found, _ = rivals.distinct(rivals.predict(train, test))
     about = _about(question, frame["run"].astype(str).to_numpy())
     return [
         {"method": name, "error": float(np.abs(np.log(v) - log_y).mean()), **about} for name, v in found.items()

@@ -16,7 +16,9 @@ import cptlaw
 from cptlaw import laws, runs
 from cptlaw.fitting import diagnose, folds, rivals, sensitivity
 from cptlaw.fitting import bootstrap as resampling
+from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
+from cptlaw.fitting.process import Process
 from cptlaw.fitting.result import Fit, FitError
 from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.fitting.scores import score
@@ -25,6 +27,7 @@ from cptlaw.laws import Law
 
 STARTS = 64
 FOLD_STARTS = 32
+LEAST_CONDITIONED = 3  # rows, below which nothing can be said of how a law misses
 SAME = 1e-4  # relative difference of objectives below which two optima are one
 RESAMPLE_TOLERANCE = 1e-9
 CHECKED_SHARE, CHECKED_LEAST = 10, 16  # a tenth of the resamples, and at least 16, also start cold
@@ -91,7 +94,8 @@ def fit(
             warnings.append(f"{failed} of {bootstrap} resamples failed and are left out of the intervals")
 
     scores: dict[str, Any] = {"fit": {**score(rows.y[rows.fitted], predicted[rows.fitted]), "objective": best.value}}
-    scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed)
+    condition_on = Conditioning(made, corpora)
+    scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
     warnings += note + diagnose.warnings(problem, rows, best.theta)
     frame = rows.frame.assign(observed=rows.y, predicted=predicted, held_out=rows.held_out)
     return Fit(
@@ -118,7 +122,51 @@ def fit(
             **{name: version(name) for name in ("jax", "numpy", "pandas")},
         },
         command=" ".join(sys.argv),
+        process=condition_on.fitted(rows, problem, best.theta),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How a fit's rows become a `Process` for each corpus: `law` is the one law, not the joint one."""
+
+    law: Law
+    corpora: tuple[str, ...]
+
+    def fitted(self, rows: Rows, problem: Problem, theta: np.ndarray) -> dict[str, Process]:
+        """Each corpus's law conditioned on its fitted rows; a corpus of too few rows has none."""
+        found = {}
+        reported = {name: float(value) for name, value in problem.reported(theta).items()}
+        for corpus in self.corpora:
+            own = rows.fitted & (rows.frame["eval"] == corpus).to_numpy()
+            start = {n: reported.get(f"{n}[{corpus}]", reported.get(n)) for n in (*self.law.names, *self.law.fixed)}
+            held = [n for n in self.law.names if n in problem.fixed or f"{n}[{corpus}]" in problem.fixed]
+            frame = rows.frame[own]
+            if own.sum() >= LEAST_CONDITIONED:
+                run, base = frame["run"].astype(str).tolist(), _bases(frame)
+                found[corpus] = condition(self.law, start, self._columns(rows, own), rows.y[own], run, base, held=held)
+        return found
+
+    def predict(self, rows: Rows, problem: Problem, theta: np.ndarray) -> np.ndarray:
+        """Losses of the held-out rows (rows,), NaN elsewhere and where a corpus has no process."""
+        out = np.full(len(rows.y), np.nan)
+        for corpus, process in self.fitted(rows, problem, theta).items():
+            asked = rows.held_out & (rows.frame["eval"] == corpus).to_numpy()
+            if asked.any():
+                run = rows.frame["run"].astype(str).to_numpy()[asked]
+                out[asked] = np.exp(process.predict(self._columns(rows, asked), "run", run).mean)
+        return out
+
+    def _columns(self, rows: Rows, which: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: rows.x[name][which] for name in self.law.columns}
+
+
+def _bases(frame: pd.DataFrame) -> list[str] | None:
+    """Ids of the base models, where the table names them; a base of another size is another one."""
+    if "base" not in frame:
+        return None
+    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
+    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
 
 
 def pose(rows: Rows, law: Law, objective: Objective, fixed: dict[str, float]) -> Problem:
@@ -210,9 +258,16 @@ def _resample(
 
 
 def _held_out(
-    problem: Problem, rows: Rows, predicted: np.ndarray, best: Optimum, hold_out: Any, seed: int
+    problem: Problem,
+    rows: Rows,
+    predicted: np.ndarray,
+    best: Optimum,
+    hold_out: Any,
+    seed: int,
+    condition_on: Conditioning,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Scores of law and rivals on held-out rows; without a hold-out, on the forward fold, by a second fit."""
+    """Scores of law, process and rivals on held-out rows; without a hold-out, on the forward fold, by a second fit."""
+    fold, theta = problem, best.theta
     if hold_out is None:
         try:
             what, held = folds.make("forward", rows)[0]
@@ -229,27 +284,23 @@ def _held_out(
         predicted = np.asarray(fold.law.predict(fold.reported(theta), rows.x), float)
     else:
         what = hold_out if isinstance(hold_out, str) else "the rows held out"
-    return judge(rows, predicted, what)
-
-
-def judge(rows: Rows, predicted: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:
-    """Law and rivals on the held-out rows, and a warning when the law does not win."""
-    held = rows.held_out
-    if not held.any():
+    if not rows.held_out.any():
         return {"what": what, "n": 0}, [f"no held-out score: no usable row is held out by {what!r}"]
+    return judge(rows, predicted, condition_on.predict(rows, fold, theta), what)
+
+
+def judge(rows: Rows, predicted: np.ndarray, corrected: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:
+    """Law, process (`corrected`) and rivals on the held-out rows, and a warning when the law does not win."""
+    held = rows.held_out
     observed = rows.y[held]
-    others = rivals.distinct(rivals.predict(rows.frame[rows.fitted], rows.frame[held]))
+    others, alike = rivals.distinct(rivals.predict(rows.frame[rows.fitted], rows.frame[held]))
     scored = {name: score(observed, value) for name, value in others.items()}
     own = score(observed, predicted[held])
     beaten = [name for name, s in scored.items() if not own["mean_log"] < s["mean_log"]]
-    steps = {}
-    for name in ("params", "tokens"):
-        if name in rows.x:
-            train, far = np.log(rows.x[name][rows.fitted]), np.log(rows.x[name][held])
-            if (reach := float(max(far.max() - train.max(), train.min() - far.min()))) > 0:
-                steps[name] = reach
     warnings = [f"on {what} the law does not beat {' and '.join(beaten)}: do not rely on it there"] * bool(beaten)
-    return {"what": what, "n": int(held.sum()), "law": own, **scored, "beaten_by": beaten, "steps": steps}, warnings
+    process = {"process": score(observed, corrected[held])} if np.isfinite(corrected[held]).all() else {}
+    about = {"what": what, "n": int(held.sum()), "runs": len(np.unique(rows.run[held]))}
+    return {**about, "law": own, **process, **scored, "beaten_by": beaten, "alike": alike}, warnings
 
 
 def _count(code: np.ndarray) -> dict[str, int]:

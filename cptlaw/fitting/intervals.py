@@ -1,4 +1,4 @@
-"""Intervals from bootstrap samples: percentile and BCa (Efron & Tibshirani 1993, ch. 14), and the lack-of-fit term."""
+"""Intervals from bootstrap samples: percentile and BCa (Efron & Tibshirani 1993, ch. 14), and Student's t."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,10 +10,6 @@ import numpy as np
 from cptlaw.errors import UserError
 
 METHODS = ("percentile", "bca")
-# How far the law misses is known from one extrapolation alone, so the misses to come are Student's t, not normal. With
-# 3 degrees of freedom the 90% interval covered 86% under the worst of the wrong laws of benchmarks/coverage.py, with a
-# normal one about 75%: an interval asked for because the law may be wrong has to cover the worst.
-MISFIT_DF = 2
 LEAST_DF = 3
 STEP = 1e-4  # of the jackknife displacement, for the derivative along it
 
@@ -78,24 +74,3 @@ def acceleration(
     slope = np.array(slopes)
     return np.sum(slope**3, axis=0) / (6 * np.maximum(np.sum(slope**2, axis=0), 1e-300) ** 1.5)
 
-
-def lack_of_fit(
-    scores: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]], x: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Scale of the log loss to add at `x` (...), from how far the law missed when it extrapolated before.
-    What is to be added is a Student's t with `MISFIT_DF` degrees of freedom.
-
-    The miss of the forward fold (root mean square log error) grows with the logarithmic distance outside the fitted
-    range in the column the fold extrapolated, in units of the distance the fold itself had to go; within the range it
-    is the rms residual of the fit.
-    """
-    held = scores["held_out"]
-    if not held["n"]:
-        raise UserError(f"no lack-of-fit term: the fit has no held-out score ({held['what']}); fit with rows held out")
-    inside = scores["fit"]["rms_log"]
-    reach = np.zeros(np.broadcast_shapes(*(np.shape(v) for v in x.values())))
-    for name, step in held["steps"].items():
-        low, high = ranges[name]
-        outside = np.maximum(np.log(np.maximum(x[name], 1e-300) / high), np.log(low / np.maximum(x[name], 1e-300)))
-        reach = np.maximum(reach, np.maximum(outside, 0) / step)
-    return np.hypot(inside * (reach <= 0), held["law"]["rms_log"] * reach)

@@ -1,10 +1,14 @@
-"""`Fit`: a fitted law as data. Loads, predicts and gives intervals with NumPy alone."""
+"""`Fit`: a fitted law as data. Loads, predicts and gives intervals with NumPy alone.
+
+The law's own parameters and their bootstrap are what papers report; what is predicted and decided comes from the
+`Process`, which is the law corrected by how it missed. The two are asked for by name and never mixed.
+"""
 
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any
@@ -16,9 +20,11 @@ from numpy.typing import ArrayLike
 from cptlaw import atomic, laws
 from cptlaw.errors import UserError
 from cptlaw.fitting import intervals
+from cptlaw.fitting.process import TARGETS, Process
 from cptlaw.laws import Law
 
 FORMAT, VERSION = "cptlaw.fit", 1
+LAW = "law"  # the target of a prediction that is the law's own mean, with the bootstrap's interval
 
 
 class FitError(UserError):
@@ -27,13 +33,24 @@ class FitError(UserError):
 
 @dataclass(frozen=True)
 class Prediction:
-    """Loss in nats per token: `point`, `low` and `high` (...), `samples` (S, ...), at confidence `level`."""
+    """Loss in nats per token: `point`, `low` and `high` (...), at confidence `level`.
+
+    Attributes:
+      samples: (S, ...) of the law's resamples, where the law alone was asked; else (0, ...).
+      target: what the interval is of, one of `process.TARGETS` or "law".
+      parts: name -> (...), what share of the squared width each part has: the law, its misses by axis, base, run, drift,
+        checkpoint. They sum to 1.
+      notes: why an interval is missing (NaN) or to be taken with care.
+    """
 
     point: np.ndarray
     low: np.ndarray
     high: np.ndarray
     samples: np.ndarray
     level: float
+    target: str = LAW
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -51,6 +68,8 @@ class Fit:
       residuals: fitted and held-out rows with `observed`, `predicted`, `held_out`.
       ranges: column -> (smallest, largest) fitted.
       settings: everything that was asked for.
+      process: evaluated corpus -> the law conditioned on its rows, which predictions and decisions come from; empty
+        for a fit of the law alone.
     """
 
     law: Law
@@ -68,13 +87,15 @@ class Fit:
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    process: dict[str, Process] = field(default_factory=dict)
 
     def predict(
         self,
         *,
         level: float = 0.9,
-        method: str = "percentile",
-        lack_of_fit: bool = False,
+        target: str | None = None,
+        run: str | None = None,
+        method: str | None = None,
         shares: Mapping[str, ArrayLike] | None = None,
         eval: str | None = None,
         **columns: ArrayLike,
@@ -82,22 +103,35 @@ class Fit:
         """Loss at broadcast `columns` (`params=`, `tokens=`, `ratio=`, ...; counts), with its interval.
 
         Args:
-          level: confidence of the interval for the law's mean loss.
-          method: "percentile" or "bca".
-          lack_of_fit: widen by how far the law missed when it extrapolated before (see `intervals.lack_of_fit`).
+          level: confidence of the interval.
+          target: what the interval is of: "run", one new run (the default); "mean", the mean of runs; "base", a new run
+            from a new base model; "law", the law's own mean with its bootstrap (the default of a fit of the law alone).
+          run: a run of the table, to be continued or taken elsewhere: its effect is known.
+          method: of the law's own interval, "percentile" or "bca"; asks for the target "law".
           shares: corpus -> share, for laws that read `w_<corpus>`.
           eval: which corpus, for a joint fit.
+
+        Raises:
+          FitError: a column that the law does not read or lacks, a value out of range, a target that there is not.
         """
         x = self._columns(columns, shares, eval)
         shape = x[self.law.columns[0]].shape
+        target = target or (LAW if method or not self.process else "run")
+        if target not in (LAW, *TARGETS):
+            raise FitError(f"no target {target!r}; there are {', '.join((*TARGETS, LAW))}")
+        if target != LAW:
+            return self._conditioned(x, shape, level, target, run, eval)
 
         def at(theta: Mapping[str, Any]) -> np.ndarray:
             return np.broadcast_to(self.law.predict(theta, x), shape)
 
         stacked = {k: v.reshape(-1, *[1] * len(shape)) for k, v in self.samples.items()}
         samples = np.broadcast_to(self.law.predict({**self.params, **stacked}, x), (self._count, *shape))
-        misfit = intervals.lack_of_fit(self.scores, self.ranges, x) if lack_of_fit else None
-        return self._interval(np.array(at(self.params)), samples, at, level, method, misfit)
+        return self._interval(np.array(at(self.params)), samples, at, level, method or "percentile")
+
+    def alone(self) -> "Fit":
+        """The law alone: what it predicts and decides by its own resamples, as if it were true."""
+        return replace(self, process={})
 
     def interval(self, name: str, level: float = 0.9, method: str = "percentile") -> tuple[float, float]:
         """Interval of a parameter."""
@@ -114,7 +148,7 @@ class Fit:
         draws = ({**self.params, **{k: float(v[i]) for k, v in self.samples.items()}} for i in range(self._count))
         rows = [np.asarray(function(theta), float) for theta in draws]
         samples = np.array(rows).reshape(self._count, *point.shape)
-        return self._interval(point, samples, lambda theta: np.asarray(function(theta), float), level, method, None)
+        return self._interval(point, samples, lambda theta: np.asarray(function(theta), float), level, method)
 
     def expanded(self, level: float) -> float:
         """The level of quantiles of `samples` that make an honest interval of `level` (see `intervals.expanded`)."""
@@ -122,15 +156,6 @@ class Fit:
         units = fitted["run"].nunique() if self.settings["resample"] == "runs" else len(fitted)
         free = [name for name in self.law.names if name not in self.settings["fixed"] and name not in self.law.fixed]
         return intervals.expanded(level, units, len(free))
-
-    def stretched(self, point: ArrayLike, samples: np.ndarray, level: float) -> np.ndarray:
-        """Resamples (S, ...) of `point` whose plain quantiles at `level` make an honest interval.
-
-        For what another noise is added to, which is not of so few runs and needs no expansion.
-        """
-        normal = NormalDist()
-        stretch = normal.inv_cdf((1 + self.expanded(level)) / 2) / normal.inv_cdf((1 + level) / 2)
-        return np.asarray(point) + stretch * (samples - np.asarray(point))
 
     def moves(self) -> list[tuple[str, float]]:
         """Runs that move the fit most: relative change that each makes to the loss predicted at the far corner of the
@@ -197,6 +222,7 @@ class Fit:
                 "influence": {run: pick(value) for run, value in self.influence.items()},
                 "residuals": rows,
                 "n_rows": int((~rows["held_out"]).sum()),
+                "process": {corpus: self.process[corpus]} if corpus in self.process else {},
             }
         )
 
@@ -214,6 +240,7 @@ class Fit:
             "eval": self.eval,
             "samples": {k: _plain(v) for k, v in self.samples.items()},
             "residuals": {k: _plain(v.to_numpy()) for k, v in self.residuals.items()},
+            "process": {corpus: _plain(found.to_json()) for corpus, found in self.process.items()},
         }
         rest = (
             "params",
@@ -256,6 +283,7 @@ class Fit:
             if law.file and hashlib.sha256(Path(law.file).read_bytes()).hexdigest() != about["sha256"]:
                 raise FitError(f"{path}: {law.file} has changed since the fit; fit again")
             corpora = data["eval"] if isinstance(data["eval"], str) else tuple(data["eval"])
+            process = {name: Process.from_json(found, law) for name, found in data.get("process", {}).items()}
             if not isinstance(corpora, str):
                 law = laws.joint(law, corpora, data["settings"]["shared"])
             return cls(
@@ -267,6 +295,7 @@ class Fit:
                 ranges={k: (v[0], v[1]) for k, v in data["ranges"].items()},
                 **{k: data[k] for k in ("codes", "influence", "scores", "n_rows", "digest", "settings")},
                 **{k: data[k] for k in ("warnings", "versions", "command")},
+                process=process,
             )
         except (KeyError, TypeError, IndexError, AttributeError) as error:
             raise FitError(f"{path}: incomplete ({type(error).__name__}: {error}); fit again") from error
@@ -275,17 +304,30 @@ class Fit:
     def _count(self) -> int:
         return len(next(iter(self.samples.values()), ()))
 
-    def _interval(
-        self, point: np.ndarray, samples: np.ndarray, at: Any, level: float, method: str, misfit: np.ndarray | None
+    def _conditioned(
+        self, x: dict[str, np.ndarray], shape: tuple[int, ...], level: float, target: str, run: str | None, eval: str | None
     ) -> Prediction:
+        corpus = self.eval if isinstance(self.eval, str) else eval
+        if corpus not in self.process:
+            raise FitError(f"target {target!r}: this fit is of the law alone; ask for the target 'law', or fit again")
+        process = self.process[corpus]
+        if run is not None and run not in process.run:
+            raise FitError(f"no run {run!r} of {corpus} in this fit; leave run out for a new one")
+        flat = {name: x[name].ravel() for name in process.law.columns}
+        count = len(flat[process.law.columns[0]])
+        found = process.predict(flat, target, None if run is None else np.full(count, run))
+        low, high = found.interval(level)
+        silent = process.silent(flat)
+        low, high = (np.where(silent, np.nan, bound).reshape(shape) for bound in (low, high))
+        parts = {name: (value / found.sd**2).reshape(shape) for name, value in found.parts.items()}
+        point = np.exp(found.mean).reshape(shape)
+        return Prediction(point, low, high, np.empty((0, *shape)), level, target, parts, tuple(process.cautions(flat)))
+
+    def _interval(self, point: np.ndarray, samples: np.ndarray, at: Any, level: float, method: str) -> Prediction:
         wider = self.expanded(level)
         if not len(samples):
             nothing = np.full(point.shape, np.nan)
             return Prediction(point, nothing, nothing, samples, level)
-        if misfit is not None:
-            samples, wider = self.stretched(point, samples, level), level
-            noise = np.random.default_rng(self.settings["seed"]).standard_t(intervals.MISFIT_DF, len(samples))
-            samples = samples * np.exp(noise.reshape(-1, *[1] * point.ndim) * misfit)
         push = intervals.acceleration(self.params, self.influence, at) if method == "bca" else None
         low, high = intervals.bounds(point, samples, wider, method, push)
         return Prediction(point, low, high, samples, level)

@@ -39,16 +39,17 @@ def predict(fitted: pd.DataFrame, wanted: pd.DataFrame) -> dict[str, np.ndarray]
     return {name: values for name, values in out.items() if np.isfinite(values).all()}
 
 
-def distinct(found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same, but rivals that predict the same are one, under all their names."""
+def distinct(found: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
+    """Rivals that predict the same are one, under the first's name; and the names of the others, by the first's."""
     out: dict[str, np.ndarray] = {}
+    alike: dict[str, list[str]] = {}
     for name, values in found.items():
         twin = next((other for other, known in out.items() if np.allclose(known, values, rtol=ALIKE, atol=0)), None)
         if twin is None:
             out[name] = values
         else:
-            out[f"{twin} = {name}"] = out.pop(twin)
-    return out
+            alike.setdefault(twin, []).append(name)
+    return out, alike
 
 
 def _each(train: pd.DataFrame, rows: pd.DataFrame, corpus: str) -> dict[str, np.ndarray]:

@@ -107,8 +107,9 @@ def test_joint_fits_share_what_they_are_told_to(dcpt_table):
     )
     assert "alpha" in fit.params and "beta[web]" in fit.params and "alpha[web]" not in fit.params
     one = fit.single("web")
-    joint, alone = fit.predict(**ASKED, ratio=0.5, eval="web"), one.predict(**ASKED, ratio=0.5)
-    assert joint.point == alone.point and (joint.samples == alone.samples).all()
+    for target in ("law", "run"):
+        joint, alone = (f.predict(**ASKED, ratio=0.5, target=target, **of) for f, of in ((fit, {"eval": "web"}), (one, {})))
+        assert joint.point == alone.point and (joint.samples == alone.samples).all()
     with pytest.raises(UserError, match="needs eval="):
         fit.predict(**ASKED, ratio=0.5)
 
@@ -131,7 +132,7 @@ def test_a_new_domain_is_predicted_from_its_measured_learnability():
     held = fit.scores["held_out"]
     assert held["n"] == 48 and held["law"]["mean_log"] < 2e-3
     asked = {"params": 1e9, "tokens": 4e9, "ratio": 0.5, "k1": 2.0, "k2": 0.7}
-    assert fit.predict(**asked).point == pytest.approx(
+    assert fit.predict(**asked, target="law").point == pytest.approx(
         law.predict(theta, {k: np.array(v) for k, v in asked.items()}), rel=5e-3
     )
 
@@ -147,7 +148,7 @@ def test_resamples_of_two_corpora_are_paired(dcpt_table):
 @pytest.mark.parametrize("kind", list(bootstrap.KINDS))
 def test_every_bootstrap_gives_a_spread(chinchilla_table, kind):
     fit = fitting.fit(chinchilla_table, "chinchilla", bootstrap=20, starts=8, resample=kind)
-    found = fit.predict(params=6e9, tokens=60e9)
+    found = fit.predict(params=6e9, tokens=60e9, target="law")
     assert found.low < found.high and found.samples.shape == (20,)
     assert sum(fit.codes["resamples"].values()) == 20
 
@@ -262,9 +263,9 @@ def test_a_runs_influence_is_what_leaving_it_out_changes(chinchilla_table, web, 
     without = fitting.fit(chinchilla_table[chinchilla_table["run"] != "r07"], "chinchilla", bootstrap=0, starts=8)
     at = {"params": 3e9, "tokens": 60e9}
     moved = {name: web.params[name] - web.influence["r07"].get(name, 0.0) for name in web.params}
-    exact = float(without.predict(**at).point)
+    exact = float(without.predict(**at, target="law").point)
     assert web.law.predict(moved, {k: np.array(v) for k, v in at.items()}) == pytest.approx(exact, rel=1e-6)
-    assert dict(web.moves())["r07"] == pytest.approx(float(web.predict(**at).point) / exact - 1, abs=1e-6)
+    assert dict(web.moves())["r07"] == pytest.approx(float(web.predict(**at, target="law").point) / exact - 1, abs=1e-6)
     monkeypatch.setattr(sensitivity, "REFITTED", 0)  # large tables: to first order, which here is of the same kind
     rough = fitting.fit(chinchilla_table, "chinchilla", bootstrap=2, starts=8, hold_out=np.zeros(30, bool))
     assert set(rough.influence) == set(web.influence) and rough.influence["r07"]["E"] != 0
@@ -287,18 +288,51 @@ def test_few_runs_expand_the_interval_as_students_t_does(units, parameters, df):
         assert reach == pytest.approx(t.ppf((1 + level) / 2, df) * np.sqrt(units / (units - 1)), rel=0.01)
 
 
-def test_lack_of_fit_widens_outside_and_more_the_farther(web):
-    def width(size, **options):
-        found = web.predict(params=size, tokens=30e9, **options)
-        return float(found.high - found.low)
+def test_a_prediction_says_what_it_is_of_and_where_its_width_comes_from(web):
+    def ask(size, tokens=30e9, **options):
+        return web.predict(params=size, tokens=tokens, **options)
 
-    assert width(1e9, lack_of_fit=True) < 0.05
-    with pytest.raises(UserError, match="no held-out score"):
-        dataclasses.replace(web, scores=web.scores | {"held_out": {"n": 0, "what": "none"}}).predict(
-            **ASKED, lack_of_fit=True
-        )
-    assert width(30e9, lack_of_fit=True) > width(30e9)
-    assert width(300e9, lack_of_fit=True) > width(30e9, lack_of_fit=True)
+    run, mean, law = ask(6e9), ask(6e9, target="mean"), ask(6e9, target="law")
+    assert (run.target, mean.target, law.target) == ("run", "mean", "law")
+    assert mean.high - mean.low < run.high - run.low
+    assert sum(run.parts.values()) == pytest.approx(1) and {"law", "size", "tokens", "checkpoint"} <= set(run.parts)
+    assert law.parts == {} and law.samples.shape == (60,) and run.samples.shape == (0,)
+    assert law.point == web.law.predict(web.params, {"params": np.array(6e9), "tokens": np.array(30e9)})
+    widths = [float(np.ptp(np.log([ask(n).low, ask(n).high]))) for n in (3e9, 6e9, 12e9, 24e9)]
+    assert widths == sorted(widths) and widths[-1] > 1.5 * widths[0]
+    known = ask(3e9, 120e9, run="r29"), ask(3e9, 120e9)
+    assert known[0].high - known[0].low <= known[1].high - known[1].low
+    far = ask([6e9, 90e9])
+    assert np.isfinite(far.low).tolist() == [True, False] and np.isfinite(far.point).all()
+    assert any("say nothing 30 times out" in note for note in far.notes) and not run.notes
+
+
+def test_the_law_alone_is_one_step_away(web):
+    alone = web.alone()
+    found = alone.predict(params=6e9, tokens=30e9)
+    assert found.target == "law" and (found.low, found.high) == tuple(
+        getattr(web.predict(params=6e9, tokens=30e9, target="law"), end) for end in ("low", "high")
+    )
+    with pytest.raises(UserError, match="law alone"):
+        alone.predict(params=6e9, tokens=30e9, target="mean")
+    with pytest.raises(UserError, match="no run 'r99'"):
+        web.predict(params=6e9, tokens=30e9, run="r99")
+    with pytest.raises(UserError, match="run, mean, base, law|mean, run, base, law"):
+        web.predict(params=6e9, tokens=30e9, target="median")
+
+
+def test_held_out_scores_hold_law_process_and_rivals_and_how_many_runs(web, code):
+    for fit, runs in ((web, 6), (code, 5)):
+        held = fit.scores["held_out"]
+        assert held["runs"] == runs and held["process"]["mean_log"] < 0.01
+        assert held["alike"] == {} or "carry_tokens" in held["alike"]["nearest_size"]
+
+
+def test_bases_named_by_the_table_are_bases_of_the_process(chinchilla_table):
+    named = chinchilla_table.assign(base=[f"seed{i % 2}" for i in range(30)])
+    fit = fitting.fit(named, "chinchilla", bootstrap=0, starts=8, hold_out=np.zeros(30, bool))
+    assert len(set(fit.process["web"].base)) == 10
+    assert len(set(fitting.fit(chinchilla_table, "chinchilla", bootstrap=0, starts=8).process["web"].base)) == 5
 
 
 @pytest.mark.parametrize(
