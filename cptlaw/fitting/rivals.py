@@ -11,6 +11,7 @@ from cptlaw.errors import UserError
 from cptlaw.laws import Law, Param
 
 RIDGES = 10.0 ** np.arange(-6, 3)
+NEARLY = 0.05  # of log size: nearer sizes are one
 ALIKE = 1e-9  # relative: rivals whose predictions differ by less are one
 
 
@@ -76,99 +77,112 @@ def _each(train: pd.DataFrame, rows: pd.DataFrame, corpus: str) -> dict[str, np.
             knots, first = np.unique(r[near][rank], return_index=True)
             values.append(np.interp(wanted_r[i], knots, y[near][rank][first]))
         out["interpolate_ratio"] = np.array(values)
+    known = _Known(train, share)
     for name, rule in (
         ("extend_run", _extend), ("shift_from_smaller", _shift), ("two_largest", _two_largest),
         ("parallel_shares", _parallel),
     ):  # fmt: skip
-        out[name] = np.array([rule(train, row, corpus) for row in rows.to_dict("records")], float)
+        out[name] = np.array([rule(known, row) for row in rows.to_dict("records")], float)
     out["ridge"] = _ridge(train, rows)
     out["gaussian_process"] = _process(train, rows)
     return out
 
 
-def _curve(rows: pd.DataFrame, tokens: float) -> float:
-    """Log loss at `tokens` of rows of one size and mix: linear in log tokens, beyond the ends through the last two."""
-    if rows.empty:
+class _Known:
+    """The fitted rows as arrays, for rules that go by curves in tokens of one size and mix."""
+
+    def __init__(self, train: pd.DataFrame, share: str):
+        self.columns = {c: train[c].to_numpy(float) for c in ("params", "tokens") if c in train}
+        self.mixes = {f"w_{c}": train[f"w_{c}"].to_numpy(float) for c in runs.corpora(train)}
+        self.run = train["run"].astype(str).to_numpy() if "run" in train else np.full(len(train), "")
+        self.log_loss = np.log(train["loss"].to_numpy(float))
+        self.share = share if _varies(train, share) else None
+        self.curves: dict[float, dict[float, np.ndarray]] = {}
+        if self.share and "params" in self.columns:
+            sizes, shares = self.columns["params"], self.mixes[self.share]
+            for size in np.unique(sizes):
+                self.curves[float(size)] = {float(r): (sizes == size) & (shares == r) for r in np.unique(shares[sizes == size])}
+
+    def alike(self, row: Mapping[str, Any], *names: str) -> np.ndarray:
+        """Rows with the wanted row's mix and its values of `names`."""
+        same = np.ones(len(self.log_loss), bool)
+        for name, values in {**{n: self.columns[n] for n in names if n in self.columns}, **self.mixes}.items():
+            same &= np.isclose(values, row[name], rtol=1e-6, atol=1e-6)
+        return same
+
+    def own(self, row: Mapping[str, Any]) -> np.ndarray:
+        """The rows of the wanted row's run, or else of its size and mix."""
+        same = self.run == str(row["run"]) if "run" in row else np.zeros(len(self.run), bool)
+        return same if same.any() else self.alike(row, "params")
+
+    def at(self, which: np.ndarray, tokens: float) -> float:
+        """Their log loss at `tokens`: linear in log tokens, beyond the ends through the last two; NaN if it cannot be."""
+        if not which.any():
+            return np.nan
+        log_loss = self.log_loss[which]
+        if "tokens" not in self.columns:
+            return float(log_loss.mean())
+        where, place = np.unique(np.log(self.columns["tokens"][which]), return_inverse=True)
+        value, at = np.bincount(place, log_loss) / np.bincount(place), np.log(tokens)
+        if len(where) == 1:
+            return float(value[0]) if abs(at - where[0]) < 1e-9 else np.nan
+        if where[0] <= at <= where[-1]:
+            return float(np.interp(at, where, value))
+        a, b = (-2, -1) if at > where[-1] else (0, 1)
+        return float(value[b] + (value[b] - value[a]) / (where[b] - where[a]) * (at - where[b]))
+
+
+def _extend(known: _Known, row: Mapping[str, Any]) -> float:
+    return float(np.exp(known.at(known.own(row), row["tokens"]))) if "tokens" in known.columns else np.nan
+
+
+def _shift(known: _Known, row: Mapping[str, Any]) -> float:
+    if not {"tokens", "params"} <= set(known.columns):
         return np.nan
-    log_loss = np.log(rows["loss"].to_numpy(float))
-    if "tokens" not in rows:
-        return float(log_loss.mean())
-    means = pd.Series(log_loss).groupby(np.log(rows["tokens"].to_numpy(float))).mean()
-    at, where, value = np.log(tokens), means.index.to_numpy(), means.to_numpy()
-    if len(where) == 1:
-        return float(value[0]) if abs(at - where[0]) < 1e-9 else np.nan
-    if where[0] <= at <= where[-1]:
-        return float(np.interp(at, where, value))
-    a, b = (-2, -1) if at > where[-1] else (0, 1)
-    return float(value[b] + (value[b] - value[a]) / (where[b] - where[a]) * (at - where[b]))
-
-
-def _own(train: pd.DataFrame, row: Mapping[str, Any]) -> pd.DataFrame:
-    """The rows of the wanted row's run, or else of its size and mix."""
-    own = train[train["run"].astype(str) == str(row["run"])] if "run" in row and "run" in train else train[:0]
-    return own if len(own) else _alike(train, row, ["params"])
-
-
-def _alike(train: pd.DataFrame, row: Mapping[str, Any], names: list[str]) -> pd.DataFrame:
-    """Rows with the wanted row's mix and its values of `names`."""
-    same = np.ones(len(train), bool)
-    for name in [*names, *(f"w_{c}" for c in runs.corpora(train))]:
-        if name in train:
-            same &= np.isclose(train[name].to_numpy(float), row[name], rtol=1e-6, atol=1e-6)
-    return train[same]
-
-
-def _extend(train: pd.DataFrame, row: Mapping[str, Any], corpus: str) -> float:
-    return float(np.exp(_curve(_own(train, row), row["tokens"]))) if "tokens" in row else np.nan
-
-
-def _shift(train: pd.DataFrame, row: Mapping[str, Any], corpus: str) -> float:
-    if not {"tokens", "params"} <= set(train):
+    own, sizes, tokens = known.own(row), known.columns["params"], known.columns["tokens"]
+    smaller = known.alike(row) & (sizes < row["params"] * (1 - 1e-6))
+    if not own.any() or not smaller.any():
         return np.nan
-    own, alike = _own(train, row), _alike(train, row, [])
-    smaller = alike[alike["params"] < row["params"] * (1 - 1e-6)]
-    if own.empty or smaller.empty:
-        return np.nan
-    smaller = smaller[smaller["params"] == smaller["params"].max()]
-    before = own[own["tokens"] <= row["tokens"]]["tokens"]
-    start = before.max() if len(before) else own["tokens"].min()
-    return float(np.exp(_curve(own, start) + _curve(smaller, row["tokens"]) - _curve(smaller, start)))
+    smaller &= sizes == sizes[smaller].max()
+    before = own & (tokens <= row["tokens"])
+    start = tokens[before].max() if before.any() else tokens[own].min()
+    return float(np.exp(known.at(own, start) + known.at(smaller, row["tokens"]) - known.at(smaller, start)))
 
 
-def _two_largest(train: pd.DataFrame, row: Mapping[str, Any], corpus: str) -> float:
-    if "params" not in train:
+def _two_largest(known: _Known, row: Mapping[str, Any]) -> float:
+    if "params" not in known.columns:
         return np.nan
-    alike = _alike(train, row, [])
-    found = []
-    for size in np.sort(alike["params"].unique())[::-1]:
-        value = _curve(alike[alike["params"] == size], row.get("tokens", 1.0))
-        if np.isfinite(value) and not (found and found[0][0] - np.log(size) < 0.05):
-            found.append((np.log(size), value))
+    sizes, alike = known.columns["params"], known.alike(row)
+    found: list[tuple[float, float]] = []
+    for size in np.unique(sizes[alike])[::-1]:
+        value = known.at(alike & (sizes == size), row.get("tokens", 1.0))
+        if np.isfinite(value) and not (found and found[0][0] - np.log(size) < NEARLY):
+            found.append((float(np.log(size)), value))
         if len(found) == 2:
             (n2, y2), (n1, y1) = found
             return float(np.exp(y2 + (y2 - y1) / (n2 - n1) * (np.log(row["params"]) - n2)))
     return np.nan
 
 
-def _parallel(train: pd.DataFrame, row: Mapping[str, Any], corpus: str) -> float:
-    share = f"w_{corpus}"
-    if not _varies(train, share) or "params" not in train:
+def _parallel(known: _Known, row: Mapping[str, Any]) -> float:
+    if known.share is None or not known.curves:
         return np.nan
-    curves: dict[float, dict[float, float]] = {}
-    for (size, r), rows in train.groupby(["params", share]):
-        value = _curve(rows, row.get("tokens", 1.0))
-        if np.isfinite(value):
-            curves.setdefault(float(size), {})[float(r)] = value
+
+    def curve(size: float) -> dict[float, float]:
+        values = {r: known.at(which, row.get("tokens", 1.0)) for r, which in known.curves[size].items()}
+        return {r: value for r, value in values.items() if np.isfinite(value)}
+
     # The curve to shift is the one nearest in size that has shares beside the wanted size's own.
-    own = next((c for n, c in curves.items() if np.isclose(n, row["params"])), {})
-    for size in sorted(curves, key=lambda n: abs(np.log(n / row["params"]))):
-        other = curves[size]
-        common = sorted(set(own) & set(other))
+    order = sorted(known.curves, key=lambda n: abs(np.log(n / row["params"])))
+    own = curve(order[0]) if np.isclose(order[0], row["params"]) else {}
+    for size in order:
+        other = curve(size)
+        common = set(own) & set(other)
         if np.isclose(size, row["params"]) or not common or len(other) < 2:
             continue
         knots = sorted(other)
         shift = np.mean([own[r] - other[r] for r in common])
-        return float(np.exp(np.interp(row[share], knots, [other[r] for r in knots]) + shift))
+        return float(np.exp(np.interp(row[known.share], knots, [other[r] for r in knots]) + shift))
     return np.nan
 
 
