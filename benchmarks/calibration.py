@@ -102,14 +102,18 @@ def report(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     size = np.where(own["rows"] < 20, "under 20 rows", "20 rows or more")
     shown = ["cover", "width", "winkler", "error", "rows", "questions", "families"]
     points = of_points(rows)
-    means = points.groupby("kind", sort=False)["of the best"].agg(lambda v: float(np.exp(np.log(v).mean()))).reset_index()
+    means = (
+        points.groupby("kind", sort=False)["of the best"].agg(lambda v: float(np.exp(np.log(v).mean()))).reset_index()
+    )
     law = np.exp(np.log(points["process"] / points["law"]).mean())
     total = {"kind": "all", "of the best": np.exp(np.log(points["of the best"]).mean())}
     rivals_by_kind = score.balanced(rows[~rows["method"].isin(["lack of fit"])], ("kind", "method"))
     return {
         "90% intervals, by kind (losses relative; balanced over families)": of_intervals(rows),
         "the process, by how many times out": score.balanced(steps, ("kind", "times"))[["kind", "times", *shown]],
-        "the process, by rows fitted": score.balanced(own.assign(fitted=size), ("kind", "fitted"))[["kind", "fitted", *shown]],
+        "the process, by rows fitted": score.balanced(own.assign(fitted=size), ("kind", "fitted"))[
+            ["kind", "fitted", *shown]
+        ],
         "the process, by kind and family": score.balanced(own, ("kind", "family"))[["kind", "family", *shown]],
         "mean error of points, by kind (a rival counts the questions that it can answer)": rivals_by_kind[
             ["kind", "method", "error", "questions", "families"]
@@ -142,7 +146,9 @@ def main() -> None:
     for title, table in tables.items():
         show(title, table)
     if args.json:
-        whole = {title: json.loads(table.to_json(orient="records", double_precision=5)) for title, table in tables.items()}
+        whole = {
+            title: json.loads(table.to_json(orient="records", double_precision=5)) for title, table in tables.items()
+        }
         atomic.write_text(args.json, json.dumps(whole, indent=1) + "\n")
 
 

@@ -5,7 +5,6 @@ import hashlib
 import json
 import zlib
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -102,5 +101,3 @@ def _fitted(series: Series, train: pd.DataFrame, test: pd.DataFrame) -> dict:
     except UserError:  # nothing could be held out
         nothing = [float("nan")] * len(test)
         return out | {"wide_low": nothing, "wide_high": nothing}
-
-

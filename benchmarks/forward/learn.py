@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from benchmarks.forward import asked, score, series
@@ -80,7 +79,9 @@ def overall(scores: pd.Series, without: str | None = None) -> float:
     return float(left.groupby("kind").mean().mean())
 
 
-def search(questions: Sequence[asked.Asked], start: dict[str, Any], sweeps: int, store: Path) -> list[tuple[dict, pd.Series]]:
+def search(
+    questions: Sequence[asked.Asked], start: dict[str, Any], sweeps: int, store: Path
+) -> list[tuple[dict, pd.Series]]:
     """All settings tried with their scores, the best last."""
     tried = [(start, by_family(questions, start, store))]
     best, value = start, overall(tried[0][1])
@@ -112,10 +113,14 @@ def main() -> None:
     args = parser.parse_args()
     if series.PUBLIC is None:
         raise SystemExit("no public tables beside this checkout: nothing to learn from")
-    wanted = [s for s in series.public() if s.name not in LEFT_OUT] + (list(series.given(args.runs)) if args.runs else [])
+    wanted = [s for s in series.public() if s.name not in LEFT_OUT] + (
+        list(series.given(args.runs)) if args.runs else []
+    )
     questions = list(asked.ask(wanted, most=args.most))
     shipped = json.loads(SHIPPED.read_text())
-    tried = search(questions, {k: shipped[k] for k in ("scales", "lengths", "offset", "rows", "df")}, args.sweeps, asked.STORE)
+    tried = search(
+        questions, {k: shipped[k] for k in ("scales", "lengths", "offset", "rows", "df")}, args.sweeps, asked.STORE
+    )
     best, scores = tried[-1]
     families = sorted(set(scores.index.get_level_values("family")))
     left_out = {f: max(tried, key=lambda one, f=f: overall(one[1], f))[0] for f in families}

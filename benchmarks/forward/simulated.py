@@ -70,7 +70,14 @@ def table(setting: Setting, seed: int) -> tuple[pd.DataFrame, float]:
             loss = truth(setting, size, TOKENS, share) + effect + setting.noise * rng.standard_normal()
             loss = loss + setting.noise / 3 * rng.standard_normal(len(TOKENS))
             rows += [
-                {"run": f"{size:g}-{i}", "params": size, "tokens": d, "w_general": 1 - share, "w_code": share, "loss": y}
+                {
+                    "run": f"{size:g}-{i}",
+                    "params": size,
+                    "tokens": d,
+                    "w_general": 1 - share,
+                    "w_code": share,
+                    "loss": y,
+                }
                 for d, y in zip(TOKENS, loss)
             ]
     return pd.DataFrame(rows).assign(eval="general"), effect
@@ -83,7 +90,11 @@ def study(setting: Setting, tables: int, prior: Prior | None = None) -> Iterator
         fit = fitting.fit(
             rows, "dcpt:constrained=false", bootstrap=0, starts=16, hold_out=np.zeros(len(rows), bool), seed=seed
         )
-        x = {"params": rows["params"].to_numpy(), "tokens": rows["tokens"].to_numpy(), "ratio": rows["w_general"].to_numpy()}
+        x = {
+            "params": rows["params"].to_numpy(),
+            "tokens": rows["tokens"].to_numpy(),
+            "ratio": rows["w_general"].to_numpy(),
+        }
         found = condition(fit.law, fit.params, x, rows["loss"].to_numpy(), rows["run"].tolist(), given=prior)
         yield pd.DataFrame([*_share(setting, found, effect, seed), *_larger(setting, found, seed)]).assign(
             setting=setting.name, table=seed
@@ -125,5 +136,7 @@ def _larger(setting: Setting, found, seed: int) -> Iterator[dict]:
 def summary(rows: pd.DataFrame) -> pd.DataFrame:
     """By setting and question: cover (of the safe share: breaches), median width, mean error."""
     grouped = rows.groupby(["setting", "what"], sort=False)
-    out = grouped.agg(cover=("cover", "mean"), width=("width", "median"), error=("error", "mean"), tables=("table", "nunique"))
+    out = grouped.agg(
+        cover=("cover", "mean"), width=("width", "median"), error=("error", "mean"), tables=("table", "nunique")
+    )
     return out.reset_index()

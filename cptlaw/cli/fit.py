@@ -218,7 +218,9 @@ def _predict(args: argparse.Namespace) -> None:
         row = {name: values[i] for name, values in given.items()}
         sure = bool(np.isfinite(found.low[i]))
         bounds = {"low": float(found.low[i]), "high": float(found.high[i])} if sure else {}
-        parts = {"parts": {name: round(float(v[i]), 4) for name, v in found.parts.items()}} if sure and found.parts else {}
+        parts = (
+            {"parts": {name: round(float(v[i]), 4) for name, v in found.parts.items()}} if sure and found.parts else {}
+        )
         rows.append({**row, "loss": float(point), **bounds, **parts})
     if args.json:
         level = args.level if any("low" in row for row in rows) else None

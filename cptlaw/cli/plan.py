@@ -29,6 +29,11 @@ def add_parsers(subparsers: Any) -> None:
     ceiling = ask.add_mutually_exclusive_group()
     ceiling.add_argument("--tolerance", type=float, default=0.03, help="allowed relative rise (default 0.03)")
     ceiling.add_argument("--rise", type=float, help="allowed rise in nats, instead")
+    ask.add_argument(
+        "--confidence", type=float, default=0.9, metavar="P",
+        help="recommend the share at which the ceiling holds with this probability (default 0.9; 0 for the share at which "
+        "the predicted loss meets it)",
+    )  # fmt: skip
     ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="NAME=N,...", help="tokens there are of each")
 
     ask = _question(questions, "share", "the share at which a corpus has a given loss", _share)
@@ -57,13 +62,13 @@ def add_parsers(subparsers: Any) -> None:
     ask.add_argument("--inference-tokens", type=float, default=0.0, help="served over the model's life")
 
     ask = _question(questions, "pareto", "general against domain loss over the share", _pareto)
-    _wider(ask)
+    _distribution(ask)
     _fits(ask, "general", "domain")
     _run(ask)
     ask.add_argument("--points", type=int, default=21, help="shares on the front (default 21)")
 
     ask = _question(questions, "mixture", "the best shares of any number of corpora", _mixture)
-    _wider(ask)
+    _distribution(ask)
     ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"one a target corpus: {FIT}")
     ask.add_argument(
         "--weights", type=_named, default={}, metavar="TARGET=W,...", help="of the losses (default 1 each)"
@@ -120,15 +125,15 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     return ask
 
 
-def _wider(ask: argparse.ArgumentParser) -> None:
+def _distribution(ask: argparse.ArgumentParser) -> None:
     ask.add_argument(
-        "--lack-of-fit", action="store_true",
-        help="widen intervals by how the laws missed on rows held out, the more the farther outside the fitted rows",
+        "--law-only", action="store_true",
+        help="take the laws as true: decide by their resamples, not by the predictive distribution",
     )  # fmt: skip
 
 
 def _exact(ask: argparse.ArgumentParser) -> None:
-    _wider(ask)
+    _distribution(ask)
     ask.add_argument("--exact", action="store_true", help="find the influential runs by refitting without each")
 
 
@@ -200,29 +205,27 @@ def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) 
     from cptlaw.planning.influence import leave_one_out
 
     cache.keep_compiled()
-    # A run moves the answer by moving the fits, however the laws may miss.
-    moved = leave_one_out(decide, *fits, progress=True, **question)
+    moved = leave_one_out(decide, *_laws(args, fits), progress=True, **question)
     return dataclasses.replace(decision, influence=moved.influence)
 
 
 def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
-    if not args.lack_of_fit:
-        return decide(*fits, **question)
-    from cptlaw.planning.lack_of_fit import with_lack_of_fit
+    return decide(*_laws(args, fits), **question)
 
-    decision = decide(*map(with_lack_of_fit, fits), **question)
-    return dataclasses.replace(decision, inputs={**decision.inputs, "lack_of_fit": True})
+
+def _laws(args: argparse.Namespace, fits: Any) -> list[Any]:
+    return [fit.alone() if args.law_only else fit for fit in fits]
 
 
 def _trade_off(args: argparse.Namespace) -> Any:
     from cptlaw.planning import tradeoff
 
     general, domain = load(args, "general"), load(args, "domain")
-    base = args.base_loss
+    base, error = args.base_loss, 0.0
     if base is None:
         if args.table is None:
             raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
-        base = tradeoff.base_loss(_table(args), general.eval, args.params)
+        base, error = tradeoff.measured_base(_table(args), general.eval, args.params)
     return _decide(
         args,
         tradeoff.trade_off,
@@ -233,6 +236,8 @@ def _trade_off(args: argparse.Namespace) -> Any:
         base_loss=base,
         tolerance=args.tolerance,
         ceiling=None if args.rise is None else base + args.rise,
+        base_loss_se=error,
+        confidence=args.confidence or None,
         corpus_tokens=args.corpus_tokens or None,
         level=args.level,
     )

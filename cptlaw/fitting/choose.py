@@ -111,10 +111,16 @@ def _answers(name: str, law: laws.Law, rows: Any, question: forward.Question, se
     """The law alone and under the process, on one question."""
     left = replace(rows, held_out=~question.train)
     problem = estimate.pose(left, law, Objective(), {})
-    theta = {k: float(v) for k, v in problem.reported(estimate.optimise(problem, left.fitted, STARTS, seed).theta).items()}
+    theta = {
+        k: float(v) for k, v in problem.reported(estimate.optimise(problem, left.fitted, STARTS, seed).theta).items()
+    }
     ids = rows.frame["run"].astype(str).to_numpy()
     process = condition(
-        law, theta, {k: v[question.train] for k, v in rows.x.items()}, rows.y[question.train], ids[question.train].tolist()
+        law,
+        theta,
+        {k: v[question.train] for k, v in rows.x.items()},
+        rows.y[question.train],
+        ids[question.train].tolist(),
     )
     x = {k: v[question.test] for k, v in rows.x.items()}
     found, log_y = process.predict(x, "run", ids[question.test]), np.log(rows.y[question.test])
@@ -134,9 +140,7 @@ def _rivals(frame: pd.DataFrame, question: forward.Question) -> list[dict[str, A
     log_y = np.log(test["loss"].to_numpy(float))
     found, _ = rivals.distinct(rivals.predict(train, test))
     about = _about(question, frame["run"].astype(str).to_numpy())
-    return [
-        {"method": name, "error": float(np.abs(np.log(v) - log_y).mean()), **about} for name, v in found.items()
-    ]
+    return [{"method": name, "error": float(np.abs(np.log(v) - log_y).mean()), **about} for name, v in found.items()]
 
 
 def _about(question: forward.Question, ids: np.ndarray) -> dict[str, Any]:
@@ -163,7 +167,9 @@ def _chosen(lines: pd.DataFrame, fitted: list[str], refused: dict[str, str]) -> 
         others = some[~some["method"].str.startswith("process on ")]
         best = others.loc[others["error"].idxmin()]
         if best["error"] < own and math.isfinite(own):
-            lost.append(f"{kind}: {best['method']} erred by {best['error']:.2%}, auto by {own:.2%} ({best['rows']} rows)")
+            lost.append(
+                f"{kind}: {best['method']} erred by {best['error']:.2%}, auto by {own:.2%} ({best['rows']} rows)"
+            )
     return Choice(law, weights.round(4).to_dict(), table.reset_index(drop=True), lost, refused)
 
 
@@ -171,4 +177,3 @@ def log_density(z: np.ndarray, df: float) -> np.ndarray:
     """Of Student's t."""
     constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi)
     return constant - (df + 1) / 2 * np.log1p(z**2 / df)
-

@@ -60,7 +60,9 @@ def condition(
     kept = thin(x, run)
     x, log_y = {k: np.asarray(v, float)[kept] for k, v in x.items()}, np.log(np.asarray(loss, float)[kept])
     run, base = run[kept], base[kept]
-    at = kernels.points(x, np.unique(run, return_inverse=True)[1], np.unique(base, return_inverse=True)[1], given.offset)
+    at = kernels.points(
+        x, np.unique(run, return_inverse=True)[1], np.unique(base, return_inverse=True)[1], given.offset
+    )
     least = float(np.exp(log_y.min()))
     moving = [p for p in law.params if p.name not in held and p.name not in law.fixed]
     begin = [_inside(law, p, theta, x, least) for p in moving]

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike
 
 import cptlaw
 from cptlaw import laws, runs
-from cptlaw.fitting import diagnose, folds, rivals, sensitivity
 from cptlaw.fitting import bootstrap as resampling
+from cptlaw.fitting import diagnose, folds, rivals, sensitivity
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process

@@ -73,4 +73,3 @@ def acceleration(
         slopes.append((np.asarray(at(moved), float) - base) / STEP)
     slope = np.array(slopes)
     return np.sum(slope**3, axis=0) / (6 * np.maximum(np.sum(slope**2, axis=0), 1e-300) ** 1.5)
-

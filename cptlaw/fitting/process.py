@@ -51,7 +51,7 @@ class Predictive:
         return np.exp(self.mean - half), np.exp(self.mean + half)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Process:
     """A law conditioned on the rows of one evaluated corpus.
 
@@ -121,7 +121,7 @@ class Process:
         mean = self._law_log(self.phi, x) + slope @ (self.centre - self.phi) + total @ self._solved
         return Predictive(mean, np.sqrt(variance), parts, self.df)
 
-    def draws(self, count: int, seed: int = 0) -> "Draws":
+    def draws(self, count: int, seed: int | tuple[int, ...] = 0) -> "Draws":
         """`count` joint draws of the mean of runs, as functions that can be asked anywhere.
 
         Pathwise conditioning (Wilson et al. 2020, arXiv 2002.09309): a draw of the prior, of random Fourier features
@@ -257,7 +257,9 @@ class Process:
         return out
 
     def _unmeasured(self, x: Mapping[str, np.ndarray]) -> list[str]:
-        shares = {k: k[2:] for k in self.x if k.startswith("w_")} | ({"ratio": "its corpus"} if "ratio" in self.x else {})
+        shares = {k: k[2:] for k in self.x if k.startswith("w_")} | (
+            {"ratio": "its corpus"} if "ratio" in self.x else {}
+        )
         return [word for name, word in shares.items() if name in x and self.x[name].min() > 0 and (x[name] == 0).any()]
 
     def theta(self, phi: np.ndarray) -> dict[str, Any]:

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -305,7 +304,13 @@ class Fit:
         return len(next(iter(self.samples.values()), ()))
 
     def _conditioned(
-        self, x: dict[str, np.ndarray], shape: tuple[int, ...], level: float, target: str, run: str | None, eval: str | None
+        self,
+        x: dict[str, np.ndarray],
+        shape: tuple[int, ...],
+        level: float,
+        target: str,
+        run: str | None,
+        eval: str | None,
     ) -> Prediction:
         corpus = self.eval if isinstance(self.eval, str) else eval
         if corpus not in self.process:

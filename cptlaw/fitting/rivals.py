@@ -101,7 +101,9 @@ class _Known:
         if self.share and "params" in self.columns:
             sizes, shares = self.columns["params"], self.mixes[self.share]
             for size in np.unique(sizes):
-                self.curves[float(size)] = {float(r): (sizes == size) & (shares == r) for r in np.unique(shares[sizes == size])}
+                self.curves[float(size)] = {
+                    float(r): (sizes == size) & (shares == r) for r in np.unique(shares[sizes == size])
+                }
 
     def alike(self, row: Mapping[str, Any], *names: str) -> np.ndarray:
         """Rows with the wanted row's mix and its values of `names`."""

@@ -42,7 +42,8 @@ def subset(
         raise DecisionError(f"the law {fit.law.name} knows no perplexity: fit one of {', '.join(FORMS)}")
     d.check_positive("tokens", tokens, "tokens")
     wide = d.expanded(level, fit)
-    (fit,), warnings = d.paired(fit)
+    # The process knows no miss along perplexity, so its draws would be surer of a subset than the resamples are.
+    (fit,), warnings = d.paired(fit.alone())
     if reachable is None:
         mu, sigma = (np.geomspace(*fit.ranges[column], GRID) for column in ("ppl_mean", "ppl_std"))
         pairs = np.array([(m, s) for m in mu for s in sigma])

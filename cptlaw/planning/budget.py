@@ -1,11 +1,12 @@
 """Usage 3 of the D-CPT Law: the best size and tokens for a compute budget, with or without the share."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cptlaw.fitting.process import SILENT, Process
 from cptlaw.planning import decision as d
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.influence import with_influence
@@ -16,6 +17,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 
 BILLION = 1e9
 TRAINING, INFERENCE = 6.0, 2.0  # FLOPs a parameter a token: forward and backward, or forward alone
+SIZES_TABLED, MIXES_TABLED = 81, 65  # points of a table over sizes and shares, under the predictive distribution
 VAGUE = 100.0  # an interval of the size over this factor or more says nothing
 AGREE = 1.25  # sizes within this factor are the same decision
 
@@ -62,13 +64,33 @@ def budget(
     def tokens_of(n: np.ndarray) -> np.ndarray:
         return (flops - INFERENCE * n * inference_tokens) / (TRAINING * n)
 
+    smallest, largest = d.FEWEST, most
+    if conditioned := d.conditioned(fit):
+        smallest, largest = _within(conditioned, tokens_of, d.FEWEST, most)
+
+    def exactly(one: "Fit", own: Callable[[Any], Any]) -> Callable[[Any, Any], np.ndarray]:
+        def at(log_n: np.ndarray, r: np.ndarray | float) -> np.ndarray:
+            x = {"params": np.exp(log_n), "tokens": tokens_of(np.exp(log_n))}
+            return d.losses(one, x | {"ratio": own(r)})
+
+        if not d.conditioned(one):
+            return at
+        sizes = np.linspace(math.log(smallest), math.log(largest), SIZES_TABLED) if menu is None else np.log(menu)
+        if len(sizes) == 1:
+            sizes = sizes + np.array([0.0, 1e-6])
+        mixes = np.linspace(0, 1, MIXES_TABLED) if free else np.array([0.0, 1.0])
+        n, r = np.meshgrid(sizes, mixes if free else np.full(2, 1.0 if share is None else share), indexing="ij")
+        return d.Tabulated(at(n.ravel(), r.ravel()).reshape(-1, *n.shape), (sizes, mixes))
+
+    loss_of = exactly(fit, lambda r: r)
+    ceiling_of = None if general is None else exactly(general, lambda r: 1 - np.asarray(r))
+
     def both(log_n: np.ndarray, r: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         """(loss, nats over the ceiling)."""
-        x = {"params": np.exp(log_n), "tokens": tokens_of(np.exp(log_n))}
-        value = d.losses(fit, x | {"ratio": r})
-        if general is None:
+        value = loss_of(log_n, r)
+        if ceiling_of is None:
             return value, np.zeros_like(value)
-        return value, np.maximum(d.losses(general, x | {"ratio": 1 - np.asarray(r)}) - ceiling, 0)
+        return value, np.maximum(ceiling_of(log_n, r) - ceiling, 0)
 
     def allowed(log_n: np.ndarray, r: np.ndarray | float) -> np.ndarray:
         value, over = both(log_n, r)
@@ -92,18 +114,20 @@ def budget(
         columns = np.broadcast_to(np.log(menu), (draws, len(menu)))
         pick = np.argmin(profile(columns), axis=1)
         own, chosen = columns[np.arange(draws), pick], np.array(menu)[pick]
-    elif not free and inference_tokens == 0 and fit.law.name in ("dcpt", "chinchilla"):
+    elif not free and inference_tokens == 0 and not conditioned and fit.law.name in ("dcpt", "chinchilla"):
         theta = {key: np.concatenate([[fit.params[key]], draw]) for key, draw in fit.samples.items()}
         own = np.log(np.clip(closed_form(theta, 1.0 if share is None else share, flops)[0], d.FEWEST, most))
     else:
-        own = d.minimise(profile, math.log(d.FEWEST), math.log(most), draws, grid=41, zoom=11)
-        own = np.where(np.isnan(own), math.log(d.FEWEST), own)
+        own = d.minimise(profile, math.log(smallest), math.log(largest), draws, grid=41, zoom=11)
+        own = np.where(np.isnan(own), math.log(smallest), own)
     if menu is None:
         chosen = np.exp(own)
     shares = best_share(own[:, None], 201, 41)[:, 0]
     if np.isnan(shares[0]):
         assert general is not None and ceiling is not None
-        over = both(np.linspace(math.log(d.FEWEST), math.log(most), 401) if menu is None else np.log(menu), 0.0)[1][0]
+        over = both(np.linspace(math.log(smallest), math.log(largest), 401) if menu is None else np.log(menu), 0.0)[1][
+            0
+        ]
         raise DecisionError(
             f"nothing that {flops:.3g} FLOPs buy keeps the {d.corpus(general)} loss at or under {ceiling:.4f} nats: "
             f"raise the ceiling to {ceiling + over.min():.4f} or more, or the budget"
@@ -142,6 +166,9 @@ def budget(
     if menu is None and inference_tokens == 0:
         rule = math.sqrt(flops / (TRAINING * 20))
         options.append(Option("20 tokens a parameter", {"params": rule, "tokens": 20 * rule}, *predicted(rule, r)))
+    for one, own_share in ((fit, r), *([(general, 1 - r)] if general is not None else [])):
+        notes, _ = d.cautions(one, {"params": n, "tokens": tokens, "ratio": own_share})
+        warnings += notes
     near = (np.maximum(sizes_own / n, n / sizes_own)[~lost] < (1.0001 if menu is not None else AGREE)).mean()
     samples = {"params": sizes_own, "tokens": tokens_of(sizes_own)} | ({"share": shares_own} if free else {})
     point = {"params": n, "tokens": tokens} | ({"share": r} if free else {})
@@ -182,6 +209,23 @@ def budget(
         rows=rows,
         warnings=warnings,
     )  # fmt: skip
+
+
+def _within(process: Process, tokens_of: Callable[[Any], Any], smallest: float, largest: float) -> tuple[float, float]:
+    """The sizes about which the predictive distribution says something, and whose tokens it does.
+
+    Raises:
+      DecisionError: the budget buys no such run.
+    """
+    sizes = np.geomspace(smallest, largest, 2001)[:-1]
+    x = {"params": sizes, "tokens": tokens_of(sizes)}
+    said = ~np.any([process.reach(x, name) > SILENT for name in ("params", "tokens")], axis=0)
+    if not said.any():
+        raise DecisionError(
+            f"these runs say nothing about what the budget buys: every size or its tokens lie more than {SILENT:g} times "
+            "beyond the fitted ones"
+        )
+    return float(sizes[said][0]), float(sizes[said][-1])
 
 
 def closed_form(

@@ -1,6 +1,12 @@
-"""What every answer carries: the point, its distribution over resamples, its price if wrong, and how far it reaches."""
+"""What every answer carries: the point, its distribution over draws, its price if wrong, and how far it reaches.
+
+Draws are of the predictive distribution (`cptlaw.fitting.process`): the law, how it may miss, and the base models. For a fit
+of the law alone they are the bootstrap's resamples, as if the law were true.
+"""
 
 import dataclasses
+import functools
+import itertools
 import json
 import math
 import os
@@ -12,6 +18,7 @@ import numpy as np
 
 from cptlaw import atomic
 from cptlaw.errors import UserError
+from cptlaw.fitting.process import Draws, Process
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
@@ -19,6 +26,9 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 VERSION = 1
 FEWEST = 1000.0  # parameters or tokens; a runs table takes less for a slip of units
 WIDE = 0.8  # an interval of a share this wide or wider says nothing
+REGRETS = {"": "regret if wrong", "given up ": "wanted loss given up if wrong", "over ": "over the ceiling if wrong"}
+SHARES_TABLED = 401  # points of a table over the share
+DRAWS = 1000  # of the predictive distribution, for fits without resamples
 SHARES = ("share", "best in", "beaten in", "interval shrinks to")  # columns of rows that are shares of one
 
 
@@ -53,9 +63,11 @@ class Decision:
       inputs: the question's numbers.
       point: the recommended coordinates at the fitted parameters.
       interval: name -> (low, high), at `level`.
-      samples: name -> (S,) the same decision made on each bootstrap resample, paired across names.
-      agreement: share of resamples whose own decision is the recommended one, in the sense of `agreement_means`.
-      regret: {"mean", "p90"} over resamples of the recommendation's price against the resample's own best.
+      samples: name -> (S,) the same decision made on each draw, paired across names.
+      agreement: share of draws whose own decision is the recommended one, in the sense of `agreement_means`.
+      holds: probability that the question's ceiling holds at the recommendation, if it has one.
+      regret: over draws, the recommendation's price against the draw's own best, {"mean", "p90"}; where a ceiling can be
+        passed, also in its two currencies, "given up" (of the wanted loss) and "over" (of the ceiling), mean and p90.
       losses: evaluated corpus -> {"point", "low", "high"} predicted at the recommendation.
       options: rules of thumb and menus at the same cost.
       extrapolation: where the recommendation lies outside the fitted runs; empty when it lies within.
@@ -73,6 +85,7 @@ class Decision:
     level: float
     agreement: float = 1.0
     agreement_means: str = ""
+    holds: float | None = None
     regret: dict[str, float] = dataclasses.field(default_factory=dict)
     losses: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     supported: bool = True
@@ -118,12 +131,14 @@ class Decision:
             lines.append(f"  {name:<24}{value:>10}   {self.level:.0%} interval {low:.4g} to {high:.4g}")
         for corpus, loss in self.losses.items():
             lines.append(f"  {'loss, ' + corpus:<24}{loss['point']:>10.4f}   {loss['low']:.4f} to {loss['high']:.4f}")
-        if self.regret:
-            lines.append(
-                f"  regret if wrong: {self.regret['mean']:.2g} nats expected, {self.regret['p90']:.2g} at worst 1 in 10"
-            )
+        if self.holds is not None:
+            lines.append(f"  the ceiling holds with a probability of {self.holds:.0%}")
+        for what, words in REGRETS.items():
+            if f"{what}mean" in self.regret and (what or "over mean" not in self.regret):
+                mean, p90 = self.regret[f"{what}mean"], self.regret[f"{what}p90"]
+                lines.append(f"  {words}: {mean:.2g} nats expected, {p90:.2g} at worst 1 in 10")
         if self.agreement_means:
-            lines.append(f"  {self.agreement:.0%} of resamples agree ({self.agreement_means})")
+            lines.append(f"  {self.agreement:.0%} of draws agree ({self.agreement_means})")
         if self.options:
             lines += ["", f"  {'instead':<24}" + "".join(f"{c:>12}" for c in self.losses)]
         for option in self.options:
@@ -164,8 +179,8 @@ def check_level(level: float) -> float:
 
 
 def expanded(level: float, *fits: "Fit") -> float:
-    """The level to take quantiles of resamples at for an honest interval of `level` (`Fit.expanded`, the widest)."""
-    return max(fit.expanded(check_level(level)) for fit in fits)
+    """The level to take quantiles of draws at for an honest interval of `level`: of a law's few resamples, a wider one."""
+    return max(check_level(level) if conditioned(fit) else fit.expanded(check_level(level)) for fit in fits)
 
 
 def paired(*fits: "Fit") -> tuple[list["Fit"], tuple[str, ...]]:
@@ -184,10 +199,15 @@ def paired(*fits: "Fit") -> tuple[list["Fit"], tuple[str, ...]]:
     if len({draws(fit) for fit in fits}) > 1:
         shown = ", ".join(f"{corpus(fit)}: {draws(fit)}" for fit in fits)
         raise DecisionError(f"the fits' resamples do not pair ({shown}): fit all with the same bootstrap and seed")
-    good = np.all([np.isfinite(values) for fit in fits for values in fit.samples.values()], axis=0)
     warnings: tuple[str, ...] = ()
     if len({fit.digest for fit in fits}) > 1:
         warnings += ("the fits are of different tables, so their resamples are combined as if independent",)
+    if all(conditioned(fit) for fit in fits):
+        return list(fits), warnings
+    if any(conditioned(fit) for fit in fits):
+        warnings += ("one of the fits is of its law alone, so all are taken as if their laws were true",)
+        fits = tuple(fit.alone() for fit in fits)
+    good = np.all([np.isfinite(values) for fit in fits for values in fit.samples.values()], axis=0)
     if (failed := 1 - good.mean()) > 0.01:
         warnings += (f"{failed:.0%} of the resamples could not be fitted and are left out",)
     if good.sum() < 2:
@@ -214,15 +234,32 @@ def corpus(fit: "Fit") -> str:
 
 
 def draws(fit: "Fit") -> int:
-    """Number of bootstrap resamples."""
-    return len(next(iter(fit.samples.values()), ()))
+    """Number of draws: as many as resamples, or `DRAWS` where only the predictive distribution is there."""
+    return len(next(iter(fit.samples.values()), ())) or (DRAWS if conditioned(fit) else 0)
+
+
+def conditioned(fit: "Fit") -> Process | None:
+    """What the fit's predictive distribution of its corpus comes from; None for a fit of the law alone."""
+    return fit.process.get(fit.eval) if isinstance(fit.eval, str) else None
+
+
+def joint(fit: "Fit") -> Draws:
+    """The fit's draws, the same whenever they are asked; those of two corpora are independent, as their misses are."""
+    process = conditioned(fit)
+    assert process is not None
+    return _joint(process, draws(fit), (fit.settings.get("seed", 0), *str(fit.eval).encode()))
+
+
+@functools.lru_cache(maxsize=8)
+def _joint(process: Process, count: int, seed: tuple[int, ...]) -> Draws:
+    return process.draws(count, seed)
 
 
 def losses(fit: "Fit", x: Mapping[str, np.ndarray | float]) -> np.ndarray:
-    """Loss at `x` under the fitted parameters (row 0) and every resample (rows 1..S).
+    """Loss of the mean run at `x`: predicted (row 0) and in every draw (rows 1..S).
 
     Args:
-      x: column -> value broadcasting to (K,), or to (S + 1, K, ...) where each draw has its own.
+      x: column -> value broadcasting to (K,), or, for a law alone, to (S + 1, K, ...) where each draw has its own.
 
     Returns:
       (S + 1, K, ...), nats per token.
@@ -232,6 +269,12 @@ def losses(fit: "Fit", x: Mapping[str, np.ndarray | float]) -> np.ndarray:
             f"the law {fit.law.name} of {fit.eval} reads {', '.join(missing)}, which this question does not give: "
             "fit a law of what it gives"
         )
+    if conditioned(fit):
+        names = fit.law.columns
+        each = dict(zip(names, np.broadcast_arrays(*(np.atleast_1d(np.asarray(x[n], dtype=float)) for n in names))))
+        shape = next(iter(each.values())).shape
+        mean, drawn = joint(fit).at({name: value.ravel() for name, value in each.items()})
+        return np.exp(np.concatenate([mean[None], drawn])).reshape(-1, *shape)
     columns = {name: np.atleast_2d(np.asarray(value, dtype=float)) for name, value in x.items()}
     trailing = (1,) * (max(value.ndim for value in columns.values()) - 1)
     theta = {
@@ -242,6 +285,48 @@ def losses(fit: "Fit", x: Mapping[str, np.ndarray | float]) -> np.ndarray:
     }
     found = np.asarray(fit.law.predict(theta, columns))
     return np.broadcast_to(found, (draws(fit) + 1, *found.shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabulated:
+    """Values of every draw (S + 1, G) or (S + 1, G, H) on a grid, read between its points by linear interpolation.
+
+    A draw of the predictive distribution costs a sum over all fitted rows wherever it is asked, so it is asked once.
+    """
+
+    values: np.ndarray
+    grids: tuple[np.ndarray, ...]
+
+    def __call__(self, *at: np.ndarray) -> np.ndarray:
+        """(S + 1, ...) at coordinates (...) that all draws share, or (S + 1, ...) of each draw's own."""
+        rows = len(self.values)
+        places = np.broadcast_arrays(*(np.asarray(one, float) for one in at))
+        if not (places[0].ndim > 1 and places[0].shape[0] == rows):
+            places = [np.broadcast_to(one, (rows, *one.shape)) for one in places]
+        which = np.arange(rows).reshape(-1, *[1] * (places[0].ndim - 1))
+        cells, weights = [], []
+        for grid, one in zip(self.grids, places):
+            cell = np.clip(np.searchsorted(grid, one) - 1, 0, len(grid) - 2)
+            cells.append(cell)
+            weights.append(np.clip((one - grid[cell]) / (grid[cell + 1] - grid[cell]), 0, 1))
+        out = np.zeros(places[0].shape)
+        for corner in itertools.product((0, 1), repeat=len(cells)):
+            weight = np.ones(places[0].shape)
+            for side, part in zip(corner, weights):
+                weight = weight * (part if side else 1 - part)
+            out += weight * self.values[(which, *(cell + side for cell, side in zip(cells, corner)))]
+        return out
+
+
+def tabulated(fit: "Fit", at: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of the share, (K,) or (S + 1, K) -> (S + 1, K): of a law alone `at` itself, else read from a table.
+
+    Its grid of shares is denser at both ends, where laws bend.
+    """
+    if not conditioned(fit):
+        return at
+    grid = (1 - np.cos(np.pi * np.linspace(0, 1, SHARES_TABLED))) / 2
+    return Tabulated(at(grid), (grid,))
 
 
 def minimise(
@@ -307,6 +392,15 @@ def count(value: float) -> str:
         if value >= 0.9995 * size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def cautions(fit: "Fit", x: Mapping[str, float]) -> tuple[tuple[str, ...], bool]:
+    """What stands against believing the predictive distribution at a point, and whether it says nothing there."""
+    process = conditioned(fit)
+    if process is None:
+        return (), False
+    at = {name: np.array([x[name]], dtype=float) for name in fit.law.columns if name in x}
+    return tuple(f"{fit.eval}: {note}" for note in process.cautions(at)), bool(process.silent(at)[0])
 
 
 def extrapolation(fit: "Fit", x: Mapping[str, float]) -> tuple[str, ...]:

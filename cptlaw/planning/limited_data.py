@@ -66,7 +66,7 @@ def limited_data(
         epochs = np.minimum(max_epochs, share * tokens / domain_tokens)
         return epochs, epochs * domain_tokens / share
 
-    def loss(share: np.ndarray) -> np.ndarray:
+    def exactly(share: np.ndarray) -> np.ndarray:
         epochs, _ = seen(share)
         return d.losses(domain, {"params": params, "tokens": effective(epochs) / share, "ratio": share})
 
@@ -74,6 +74,7 @@ def limited_data(
         beyond = repetition * (1 - np.exp(-np.maximum(epochs - 1, 0) / repetition))
         return domain_tokens * (np.minimum(epochs, 1) + beyond)
 
+    loss = d.tabulated(domain, lambda share: exactly(np.maximum(share, lowest)))
     best = d.minimise(loss, lowest, 1.0, d.draws(domain) + 1)
     point, shares = float(best[0]), best[1:]
     at_point = loss(np.array([point]))[:, 0]

@@ -49,13 +49,13 @@ def next_runs(
     Returns:
       a Decision whose rows are the chosen runs in order, each with the interval expected after it.
     """
+    # What a run would tell is counted in parameters: of the laws, not of how they miss.
+    fits = tuple(fit.alone() for fit in fits)
     wide = d.expanded(level, *fits)
     if k < 1:
         raise DecisionError(f"k {k}: choose at least one run")
     if not isinstance(target, Decision):
         check_candidates(pd.DataFrame([dict(target)]), "the run to predict")
-    elif target.inputs.get("lack_of_fit"):
-        raise DecisionError("no run makes the law right where it is wrong: ask for the decision without lack of fit")
     paired, warnings = d.paired(*fits)
     table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
     known = knowledge(target, paired, table)

@@ -84,9 +84,10 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
     (fit,), warnings = d.paired(fit)
     x = {"params": params, "tokens": tokens}
 
-    def loss_at(share: np.ndarray) -> np.ndarray:
+    def exactly(share: np.ndarray) -> np.ndarray:
         return d.losses(fit, x | {"ratio": share})
 
+    loss_at = d.tabulated(fit, exactly)
     grid = np.linspace(0, 1, 401)
     found = loss_at(grid)
     over = found > loss

@@ -3,11 +3,9 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
 
-from cptlaw.planning import noise
-from cptlaw.planning.decision import Decision, DecisionError, interval, percent, spread
+from cptlaw.planning.decision import Decision, DecisionError, percent, spread
 from cptlaw.planning.tradeoff import base_loss
 from cptlaw.report.html import Markup, table, tag, text
 
@@ -55,7 +53,7 @@ def headline(decision: Decision) -> str:
 def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float) -> pd.DataFrame:
     """Prediction beside measurement for each corpus at the confirming run's last evaluation.
 
-    The interval is that of one run: the law's own, widened by how far single runs lie from it (`noise.of_fit`).
+    The interval is that of one new run (of a fit of its law alone: of the law's mean).
 
     Returns:
       rows of eval, predicted, low, high, measured, difference, inside.
@@ -65,9 +63,7 @@ def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float)
         for row in confirm[confirm["eval"] == name].sort_values("tokens").tail(1).to_dict("records"):
             given = row | {"ratio": row[f"w_{name}"]}
             found = fit.predict(**{column: given[column] for column in fit.law.columns}, level=level)
-            scatter = np.random.default_rng(0).normal(0, np.hypot(*noise.of_fit(fit)), len(found.samples))
-            low, high = interval(fit.stretched(found.point, found.samples, level) + scatter, level)
-            point = float(found.point)
+            point, low, high = float(found.point), float(found.low), float(found.high)
             rows.append({
                 "eval": name, "predicted": point, "low": low, "high": high, "measured": row["loss"],
                 "difference": row["loss"] - point, "inside": low <= row["loss"] <= high,
@@ -76,15 +72,21 @@ def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float)
 
 
 def _cautions(fits: Mapping[str, "Fit"]) -> list[Markup]:
-    """Laws that predict rows they never saw no better than a rule that knows no law: the interval cannot tell that."""
+    """Predictions that were no better, on rows never seen, than a rule that knows no law."""
     notes = []
     for name, fit in fits.items():
         held = fit.scores.get("held_out", {})
-        if beaten := held.get("beaten_by"):
-            rivals = " and ".join(rival.replace("_", " ") for rival in beaten)
-            off = f"typically {100 * held['law']['mean_log']:.1f}% off"
-            words = f"on {held['n']} rows it never saw the {name} law is {off}, no better than {rivals}."
-            notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
+        if not held.get("beaten_by"):
+            continue
+        own = held.get("process", held["law"])["mean_log"]
+        beaten = [rival for rival in held["beaten_by"] if held.get(rival, held["law"])["mean_log"] <= own]
+        off = f"typically {100 * held['law']['mean_log']:.1f}% off"
+        if "process" in held:
+            off += f" ({100 * own:.1f}% once corrected by how it missed)"
+        rivals = " and ".join(rival.replace("_", " ") for rival in beaten or held["beaten_by"])
+        verdict = f"no better than {rivals}" if beaten or "process" not in held else f"which {rivals} beat before that"
+        words = f"on {held['n']} rows it never saw the {name} law is {off}, {verdict}."
+        notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
     return notes
 
 
@@ -107,12 +109,20 @@ def _promise(decision: Decision) -> str:
     if decision.kind == "trade-off":
         rise = decision.losses[decision.inputs["general"]]["point"] / decision.inputs["base_loss"] - 1
         words.append(
-            f"At this mix the law predicts a {decision.inputs['general']} loss {rise:+.1%} from the base model's."
+            f"At this mix the predicted {decision.inputs['general']} loss is {rise:+.1%} from the base model's."
         )
-    if decision.regret:
+    if decision.holds is not None:
+        words.append(f"The ceiling holds with a probability of {decision.holds:.0%}.")
+    if "over mean" in decision.regret:
+        words.append(
+            f"If the prediction is off, the choice gives up {decision.regret['given up mean']:.2g} nats of the wanted loss "
+            f"and passes the ceiling by {decision.regret['over mean']:.2g} on average, by more than "
+            f"{decision.regret['given up p90']:.2g} and {decision.regret['over p90']:.2g} one time in ten."
+        )
+    elif decision.regret:
         mean, p90 = decision.regret["mean"], decision.regret["p90"]
         words.append(
-            f"If the law is off, the choice costs {mean:.2g} nats on average and more than {p90:.2g} one time in ten."
+            f"If the prediction is off, the choice costs {mean:.2g} nats on average, over {p90:.2g} one time in ten."
         )
     return " ".join(words)
 

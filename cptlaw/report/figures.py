@@ -58,7 +58,11 @@ class Drawing:
 def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFrame | None, level: float) -> Drawing:
     """General against domain loss along the domain share, at the size and tokens of the question."""
     x = {name: decision.inputs[name] for name in ("params", "tokens")}
-    g, d = general.predict(**x, ratio=1 - SHARES, level=level), domain.predict(**x, ratio=SHARES, level=level)
+    # A decision is about the mean of runs.
+    g, d = (
+        fit.predict(**x, ratio=share, level=level, target="mean" if fit.process else None)
+        for fit, share in ((general, 1 - SHARES), (domain, SHARES))
+    )
     data = pd.DataFrame({"share": SHARES})
     for fit, found in ((general, g), (domain, d)):
         data[f"{fit.eval} loss"], data[f"{fit.eval} low"], data[f"{fit.eval} high"] = found.point, found.low, found.high
@@ -121,7 +125,7 @@ def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFra
 
 
 def share_distribution(decision: Decision) -> Drawing:
-    """The recommended share over bootstrap resamples."""
+    """The share that each draw would have chosen."""
     name, values = next(iter(decision.samples.items()))
     point, span = decision.point.get(name), decision.interval[name]
 
@@ -138,7 +142,7 @@ def share_distribution(decision: Decision) -> Drawing:
         if decision.options:
             handles.append(key("v", style.BAD, "rules of thumb"))
         axes.legend(handles=handles, loc="upper left" if np.median(values) > 0.5 else "upper right")
-        axes.set(xlim=(0, 1), xlabel=f"share of {decision.inputs['domain']} text", ylabel="of resamples")
+        axes.set(xlim=(0, 1), xlabel=f"share of {decision.inputs['domain']} text", ylabel="of draws")
         _percent(axes.xaxis)
         _percent(axes.yaxis)
         return figure
@@ -146,10 +150,10 @@ def share_distribution(decision: Decision) -> Drawing:
     return Drawing(
         "recommended-share",
         "How sure the share is",
-        f"The same decision made on {len(values)} resamples of the runs. Shaded: the {decision.level:.0%} interval.",
-        f"Histogram of the recommended share over {len(values)} resamples; its {decision.level:.0%} interval is "
+        f"The same decision made on {len(values)} draws of the predicted losses. Shaded: the {decision.level:.0%} interval.",
+        f"Histogram of the share that each of {len(values)} draws would choose; its {decision.level:.0%} interval is "
         f"{percent(span[0])} to {percent(span[1])}.",
-        pd.DataFrame({"resample": np.arange(len(values)), name: values}),
+        pd.DataFrame({"draw": np.arange(len(values)), name: values}),
         draw,
     )
 
@@ -229,7 +233,7 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
     return Drawing(
         "loss-by-share",
         "Loss against the mix",
-        f"Lines are the law, bands its {level:.0%} intervals, filled points the runs it was fitted to, hollow ones "
+        f"Lines are predictions, bands {level:.0%} intervals of one new run, filled points the runs it was fitted to, hollow ones "
         f"runs it never saw.{shown}",
         f"Panels of loss against share for {', '.join(fits)} at {', '.join(count(s) for s in sizes)} parameters and "
         f"{', '.join(count(t) for t in levels)} tokens; predicted curves with bands, and the measured points.",

@@ -101,15 +101,15 @@ def _options(decision: Decision) -> Markup:
         return [f"{found[c]['point']:.3f} ({found[c]['low']:.3f} to {found[c]['high']:.3f})" for c in corpora]
 
     own = decision.samples["share"]
-    met = float((own >= decision.point["share"]).mean())
+    met = float((own >= decision.point["share"]).mean()) if decision.holds is None else decision.holds
     rows = [["recommended", percent(decision.point["share"]), *losses(decision.losses), f"{met:.0%}"]]
     for option in decision.options:
         rows.append([option.name, percent(option.point["share"]), *losses(option.losses), f"{option.holds:.0%}"])
     header = ["Mix", f"{decision.inputs['domain']} share", *(f"{c} loss" for c in corpora), "ceiling holds in"]
-    note = "Ceiling: share of resamples in which it holds."
+    note = "Ceiling: probability that it holds."
     if math.isclose(decision.losses[decision.inputs["general"]]["point"], decision.inputs["ceiling"], rel_tol=1e-6):
         note += (
-            " The recommendation sits where the law meets the ceiling, so about half is expected; a share of "
+            " The recommendation sits where the prediction meets the ceiling, so about half is expected; a share of "
             f"{100 * decision.interval['share'][0]:.1f}%, the low end of the interval, holds in "
             f"{(1 + decision.level) / 2:.0%}."
         )
@@ -117,7 +117,7 @@ def _options(decision: Decision) -> Markup:
 
 
 def _agreement(decision: Decision) -> Markup:
-    return tag("p", f"{decision.agreement:.0%} of resamples agree: {decision.agreement_means}.")
+    return tag("p", f"{decision.agreement:.0%} of draws agree: {decision.agreement_means}.")
 
 
 def _influence(decision: Decision) -> Markup:
@@ -145,7 +145,7 @@ def _other(decision: Decision) -> Markup:
     if decision.regret:
         mean, p90 = decision.regret["mean"], decision.regret["p90"]
         parts.append(
-            tag("p", f"If the law is off, it costs {mean:.2g} nats on average, one time in ten over {p90:.2g}.")
+            tag("p", f"If the prediction is off, it costs {mean:.2g} nats on average, one time in ten over {p90:.2g}.")
         )
         parts.append(_agreement(decision))
     if decision.rows:

@@ -58,9 +58,13 @@ class HeldOut:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's."""
+    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's.
+
+    It is to hold with the probability `confidence`.
+    """
 
     tolerance: float = 0.03
+    confidence: float = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +241,8 @@ def _check(study: Study) -> None:
     laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in (study.general, *study.domains)]))
     if not 0 < study.question.tolerance < 1:
         raise ConfigError("config.question.tolerance: a relative rise of the general loss, such as 0.03 for 3%")
+    if not 0 < study.question.confidence < 1:
+        raise ConfigError("config.question.confidence: a probability that the ceiling holds, such as 0.9 for 90%")
     for axis in study.mesh:
         if axis not in ("data", "fsdp", "tensor"):
             raise ConfigError(f"config.mesh.{axis}: no such axis; data, fsdp and tensor are the mesh's axes")

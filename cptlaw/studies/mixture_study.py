@@ -30,7 +30,7 @@ from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.sweep import Summary
 from cptlaw.models import transformer
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.tradeoff import base_loss, trade_off
+from cptlaw.planning.tradeoff import measured_base, trade_off
 from cptlaw.report import answer
 from cptlaw.studies import grid
 from cptlaw.studies.config import Study
@@ -209,13 +209,16 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
     params = transformer.count_params(transformer.Config(**base.model))["non_embedding"]
     decision, confirmed, checked, reason = None, None, None, ""
     try:
+        base_loss, base_loss_se = measured_base(table, study.general, params)
         decision = trade_off(
             fits[study.general],
             fits[domain],
             params=params,
             tokens=study.cpt.tokens,
-            base_loss=base_loss(table, study.general, params),
+            base_loss=base_loss,
+            base_loss_se=base_loss_se,
             tolerance=study.question.tolerance,
+            confidence=study.question.confidence,
         )
     except DecisionError as error:
         reason = str(error)

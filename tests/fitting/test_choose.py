@@ -31,7 +31,16 @@ def test_the_law_that_made_the_table_is_chosen(dcpt_table):
 def test_where_auto_loses_is_said(dcpt_table):
     lines = pd.DataFrame(
         [
-            {"method": "process on a", "law": "a", "error": 0.02, "log_score": 2.0, "kind": "size", "what": "q", "rows": 3, "runs": 2},
+            {
+                "method": "process on a",
+                "law": "a",
+                "error": 0.02,
+                "log_score": 2.0,
+                "kind": "size",
+                "what": "q",
+                "rows": 3,
+                "runs": 2,
+            },
             {"method": "a", "law": "a", "error": 0.03, "kind": "size", "what": "q", "rows": 3, "runs": 2},
             {"method": "ridge", "error": 0.01, "kind": "size", "what": "q", "rows": 3, "runs": 2},
         ]

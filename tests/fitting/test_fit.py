@@ -1,6 +1,5 @@
 """The fitter: right optimum, honest codes, saved fits, clear refusals."""
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -108,7 +107,9 @@ def test_joint_fits_share_what_they_are_told_to(dcpt_table):
     assert "alpha" in fit.params and "beta[web]" in fit.params and "alpha[web]" not in fit.params
     one = fit.single("web")
     for target in ("law", "run"):
-        joint, alone = (f.predict(**ASKED, ratio=0.5, target=target, **of) for f, of in ((fit, {"eval": "web"}), (one, {})))
+        joint, alone = (
+            f.predict(**ASKED, ratio=0.5, target=target, **of) for f, of in ((fit, {"eval": "web"}), (one, {}))
+        )
         assert joint.point == alone.point and (joint.samples == alone.samples).all()
     with pytest.raises(UserError, match="needs eval="):
         fit.predict(**ASKED, ratio=0.5)

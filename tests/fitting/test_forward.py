@@ -17,7 +17,9 @@ def table():
     return rows.sample(frac=1, random_state=0).reset_index(drop=True)
 
 
-@pytest.mark.parametrize(("kind", "axes"), [("size", ["params"]), ("tokens", ["tokens"]), ("both", ["params", "tokens"])])
+@pytest.mark.parametrize(
+    ("kind", "axes"), [("size", ["params"]), ("tokens", ["tokens"]), ("both", ["params", "tokens"])]
+)
 def test_rows_asked_lie_beyond_the_rows_fitted_and_within_reach(table, kind, axes):
     made = forward.questions(table, (kind,), most=3)
     assert len(made) == 3 and len({q.what for q in made}) == 3

@@ -48,7 +48,9 @@ def at(size, tokens):
 def test_gradient_of_the_restricted_likelihood():
     rng = np.random.default_rng(0)
     place = rng.normal(size=(12, 2))
-    matrices = np.stack([np.eye(12), kernels.matern52(kernels.distance(place, place)), np.kron(np.eye(6), np.ones((2, 2)))])
+    matrices = np.stack(
+        [np.eye(12), kernels.matern52(kernels.distance(place, place)), np.kron(np.eye(6), np.ones((2, 2)))]
+    )
     about = np.array([[-4.0, 1.0], [-3.0, 0.7], [-5.0, 1.0]])
     value = restricted(0.05 * rng.normal(size=12), rng.normal(size=(12, 3)), matrices, about, rows=8)
     here = np.array([-3.5, -3.2, -4.1])
@@ -68,7 +70,9 @@ def test_the_posterior_is_that_of_the_joint_normal(process):
     law = process._slopes(x) * process.spread
     whole = law @ law.T
     for term, scale in process.scales.items():
-        block = np.eye(count + 2) if term == "checkpoint" else kernels.correlation(term, places, places, process.lengths)
+        block = (
+            np.eye(count + 2) if term == "checkpoint" else kernels.correlation(term, places, places, process.lengths)
+        )
         block[range(count + 2), range(count + 2)] = 1
         whole = whole + scale**2 * block
     middle = process._law_log(process.phi, x) + process._slopes(x) @ (process.centre - process.phi)
@@ -148,7 +152,17 @@ def test_what_is_not_known_is_said(process):
 
 def test_a_corpus_never_dropped_is_not_said_to_be_droppable():
     law = laws.get("dcpt", free_sign=True)
-    theta = {"E": 1.4, "A": 0.45, "alpha": 0.35, "B": 0.12, "beta": 0.4, "eta": 1.4, "C": 0.8, "gamma": 0.5, "eps": 0.12}
+    theta = {
+        "E": 1.4,
+        "A": 0.45,
+        "alpha": 0.35,
+        "B": 0.12,
+        "beta": 0.4,
+        "eta": 1.4,
+        "C": 0.8,
+        "gamma": 0.5,
+        "eps": 0.12,
+    }
     n, d, r = (v.ravel() for v in np.meshgrid([1e8, 4e8, 1e9], [1e9, 4e9], [0.1, 0.3, 0.5, 0.9], indexing="ij"))
     x = {"params": n, "tokens": d, "ratio": r}
     found = condition(law, theta, x, law.predict(theta, x), [f"{a:g}-{b:g}" for a, b in zip(n, r)])
