@@ -18,7 +18,7 @@ from cptlaw.fitting.prior import Prior
 
 TOKENS = np.geomspace(1e5, 1e6, 5)
 LARGER = 2.5  # times the largest size
-SHARES = np.linspace(0, 0.9, 181)
+SHARES = np.linspace(0, 0.9, 721)
 ASKED = np.array([0.2, 0.5, 0.8])
 
 # What a wrong law misses, nats, by size, tokens and domain share; none of them is used to learn the prior.

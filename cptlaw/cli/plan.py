@@ -80,6 +80,7 @@ def add_parsers(subparsers: Any) -> None:
         ask.add_argument(f"--{limit}", type=_named, default={}, metavar="CORPUS=SHARE,...")
     ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="CORPUS=N,...", help="unique tokens there are")
     ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over them (default 1)")
+    ask.add_argument("--beyond", action="store_true", help="look outside the measured mixes and their blends too")
     ask.add_argument("--ceilings", type=_named, default={}, metavar="TARGET=LOSS,...", help="nats per token")
 
     ask = _question(questions, "subset", "the mean and spread of perplexity of the best domain text", _subset)
@@ -305,6 +306,7 @@ def _mixture(args: argparse.Namespace) -> Any:
         "corpus_tokens",
         "max_epochs",
         "ceilings",
+        "beyond",
         "level",
     )
     return _ask(

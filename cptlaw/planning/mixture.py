@@ -1,14 +1,18 @@
-"""The best mix of any number of corpora: a weighted sum or the worst of target losses over the simplex, in JAX."""
+"""The best mix of any number of corpora: a weighted sum or the worst of target losses over the simplex.
+
+Under the predictive distribution, among measured mixes and their blends; under laws alone, by mirror descent in JAX.
+"""
 
 import concurrent.futures
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pandas as pd
 
 from cptlaw import cores
 from cptlaw.planning import decision as d
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
 STEPS = 300
 LANES = 256
 STARTS, RESTARTS = 64, 2  # of the fitted parameters, and of each resample beside the fitted parameters' optimum
+BLENDS, BLENDED, BLEND_STAGES = 2000, 4, 3  # blends a stage, measured mixes in one, stages
 CONVEX = ("mixing",)  # laws whose every descent ends in the one optimum
 PENALTY = 20.0  # nats a nat over a ceiling costs: more than any trade of one loss for another
 SLACK = 1e-3  # nats over a ceiling that count as meeting it
@@ -40,9 +45,13 @@ def mixture(
     corpus_tokens: Mapping[str, float] | None = None,
     max_epochs: float | Mapping[str, float] = 1.0,
     ceilings: Mapping[str, float] | None = None,
+    beyond: bool = False,
     level: float = 0.9,
 ) -> Decision:
     """The shares with the smallest weighted sum (or the smallest worst) of the fits' losses.
+
+    Under the predictive distribution the mixes looked at are the measured ones and blends of them: nothing is known
+    outside their hull.
 
     Args:
       fits: one for each target corpus, laws of `w_<corpus>` or of the corpus's own share.
@@ -52,6 +61,7 @@ def mixture(
       floors, caps: corpus -> smallest and largest share.
       corpus_tokens, max_epochs: unique tokens there are of a corpus, and the most passes over them.
       ceilings: target -> largest loss allowed, nats per token.
+      beyond: look outside the hull of the measured mixes too.
       level: of every interval.
 
     Raises:
@@ -74,20 +84,15 @@ def mixture(
             raise DecisionError(f"these laws depend on {name}: give the planned run's")
     kept, warnings = d.paired(*fits)
 
-    asked = Asked(tuple(fit.law for fit in kept), tuple(targets), tuple(corpora), tuple(x.items()), worst)
     numbers = (scale, limit, low, high)
 
-    def solve(theta: list[dict[str, np.ndarray]], starts: np.ndarray) -> np.ndarray:
-        """Best shares (M, corpora) of M draws from starts (M, R, corpora)."""
-        draws, restarts = starts.shape[:2]
-        lanes = [{name: np.repeat(v, restarts) for name, v in own.items()} for own in theta]
-        mix, value = _chunked(asked, lanes, starts.reshape(draws * restarts, -1), numbers)
-        pick = np.argmin(value.reshape(draws, restarts), axis=1)
-        return mix.reshape(draws, restarts, -1)[np.arange(draws), pick]
-
-    def judged(mix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(objective, nats over) of one mix a draw (S + 1, corpora), row 0 the fitted parameters."""
-        return _parts(np, asked, _thetas(kept, everything=True), mix, *numbers[:2])
+    def judged(mixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(objective, nats over the ceilings) of mixes (K, corpora) in every draw, (S + 1, K) each, the point first."""
+        named = {f"w_{name}": mixes[:, i] for i, name in enumerate(corpora)}
+        each = [d.losses(fit, {**x, **named, "ratio": named.get(f"w_{t}", np.nan)}) for t, fit in zip(targets, kept)]
+        stacked = np.stack(each, axis=-1)
+        total = (stacked * scale).max(axis=-1) if worst else (stacked * scale).sum(axis=-1)
+        return total, np.maximum(stacked - limit, 0.0).sum(axis=-1)
 
     def losses(mix: np.ndarray) -> dict[str, dict[str, float]]:
         named = {f"w_{name}": share for name, share in zip(corpora, mix)}
@@ -96,15 +101,12 @@ def mixture(
             for name, fit in zip(targets, kept)
         }
 
-    rng = np.random.default_rng(0)
-    draws = d.draws(kept[0])
-    cold = rng.dirichlet(np.ones(len(corpora)), (1, STARTS))
-    point = solve([{n: np.array([v]) for n, v in fit.params.items()} for fit in kept], cold)[0]
-    others = 0 if all(fit.law.name in CONVEX for fit in fits) else RESTARTS
-    warm = np.concatenate([np.broadcast_to(point, (draws, 1, len(corpora))),
-                           rng.dirichlet(np.ones(len(corpora)), (draws, others))], axis=1)  # fmt: skip
-    own = solve(_thetas(kept), warm)
-    at_point, over = judged(np.broadcast_to(point, (draws + 1, len(corpora))))
+    if d.conditioned(kept[0]):
+        point, own, at_own, own_over = _among(_blends(kept, corpora, low, high, beyond), judged)
+    else:
+        asked = Asked(tuple(fit.law for fit in kept), tuple(targets), tuple(corpora), tuple(x.items()), worst)
+        point, own, at_own, own_over = _descended(asked, kept, numbers)
+    at_point, over = (value[:, 0] for value in judged(point[None]))
     if over[0] > SLACK:
         near = losses(point)
         raise DecisionError(
@@ -112,8 +114,7 @@ def mixture(
             + ", ".join(f"{name} {near[name]['point']:.4f}" for name in ceilings or {})
             + ": raise the ceilings to there"
         )
-    at_own, own_over = judged(np.concatenate([point[None], own]))
-    regret = np.maximum(at_point - at_own, 0)[1:] + np.maximum(over - own_over, 0)[1:]
+    regret = np.maximum(at_point[1:] - at_own, 0) + np.maximum(over[1:] - own_over, 0)
     distance = np.abs(own - point).sum(axis=1) / 2
 
     options = []
@@ -122,11 +123,15 @@ def mixture(
         size = np.array([corpus_tokens[name] for name in corpora])
         rules["proportional to size"] = size / size.sum()
     for rule, mix in rules.items():
-        held = None if not ceilings else float((judged(np.broadcast_to(mix, (draws + 1, len(mix))))[1][1:] <= 0).mean())
+        held = None if not ceilings else float((judged(mix[None])[1][1:] <= 0).mean())
         options.append(Option(rule, dict(zip(corpora, mix.tolist())), losses(mix), held))
     spans = {name: d.interval(own[:, i], wide) for i, name in enumerate(corpora)}
     supported = max(high - low for low, high in spans.values()) < d.WIDE
     shares = ", ".join(f"{d.percent(share)} {name}" for name, share in zip(corpora, point))
+    named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
+    for name, fit in zip(targets, kept):
+        notes, silent = d.cautions(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})
+        warnings, supported = warnings + notes, supported and not silent
     what = "largest" if worst else "weighted sum of the"
     return Decision(
         kind="mixture",
@@ -136,8 +141,9 @@ def mixture(
         else f"These runs cannot say which mix: {', '.join(f'{n} {d.spread(*s)}' for n, s in spans.items())}.",
         inputs={
             **x, "weights": dict(zip(targets, scale.tolist())), "worst": worst, "ceilings": dict(ceilings or {}),
-            "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())),
+            "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())), "beyond": beyond,
         },
+        holds=float((over[1:] <= SLACK).mean()) if ceilings else None,
         point=dict(zip(corpora, point.tolist())),
         interval=spans,
         samples={name: own[:, i] for i, name in enumerate(corpora)},
@@ -154,6 +160,79 @@ def mixture(
         )),
         warnings=warnings,
     )  # fmt: skip
+
+
+Judge = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+
+def _among(mixes: np.ndarray, judged: Judge) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The best of the mixes and, around what the draws choose, of blends of their choices.
+
+    Returns:
+      shares (corpora,) at the prediction, of each draw (S, corpora), and each draw's objective and nats over (S,).
+    """
+    rng = np.random.default_rng(0)
+    for stage in range(BLEND_STAGES):
+        total, over = judged(mixes)
+        pick = np.argmin(total + PENALTY * over, axis=1)
+        if stage < BLEND_STAGES - 1:
+            chosen = mixes[np.unique(pick)]
+            pairs = rng.integers(len(chosen), size=(BLENDS, 2))
+            part = rng.beta(1, 3, BLENDS)[:, None]
+            mixes = np.concatenate([chosen, (1 - part) * chosen[pairs[:, 0]] + part * chosen[pairs[:, 1]]])
+    draws = np.arange(1, len(pick))
+    return mixes[pick[0]], mixes[pick[1:]], total[draws, pick[1:]], over[draws, pick[1:]]
+
+
+def _blends(fits: list["Fit"], corpora: list[str], low: np.ndarray, high: np.ndarray, beyond: bool) -> np.ndarray:
+    """Measured mixes within the limits and blends of them (K, corpora); `beyond`: of all mixes there are.
+
+    Raises:
+      DecisionError: the rows lack shares, or no blend of measured mixes is within the limits.
+    """
+    rng = np.random.default_rng(0)
+    names = [f"w_{name}" for name in corpora]
+    rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
+    if missing := [name for name in names if name not in rows]:
+        raise DecisionError(f"the fitted rows lack {', '.join(missing)}: no mix is known to have been measured")
+    measured = np.unique(rows[names].to_numpy(float).round(6), axis=0)
+    ends = np.concatenate([measured, np.eye(len(corpora))]) if beyond else measured
+    count = min(BLENDED, len(ends))
+    several = np.array([rng.choice(len(ends), count, replace=False) for _ in range(BLENDS)])
+    weights = rng.dirichlet(np.full(count, 0.7), BLENDS)
+    found = np.concatenate([measured, np.einsum("kb,kbc->kc", weights, ends[several])])
+    found = found / found.sum(axis=1, keepdims=True)
+    inside = ((found >= low - 1e-9) & (found <= high + 1e-9)).all(axis=1)
+    if not inside.any():
+        raise DecisionError(
+            "no blend of the measured mixes is within the limits: loosen them, or look outside the measured mixes (beyond)"
+        )
+    return found[inside]
+
+
+def _descended(
+    asked: "Asked", kept: list["Fit"], numbers: tuple[np.ndarray, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What `_among` returns, by mirror descent under the laws alone."""
+
+    def solve(theta: list[dict[str, np.ndarray]], starts: np.ndarray) -> np.ndarray:
+        """Best shares (M, corpora) of M draws from starts (M, R, corpora)."""
+        draws, restarts = starts.shape[:2]
+        lanes = [{name: np.repeat(v, restarts) for name, v in own.items()} for own in theta]
+        mix, value = _chunked(asked, lanes, starts.reshape(draws * restarts, -1), numbers)
+        pick = np.argmin(value.reshape(draws, restarts), axis=1)
+        return mix.reshape(draws, restarts, -1)[np.arange(draws), pick]
+
+    rng = np.random.default_rng(0)
+    draws, size = d.draws(kept[0]), len(asked.corpora)
+    cold = rng.dirichlet(np.ones(size), (1, STARTS))
+    point = solve([{n: np.array([v]) for n, v in fit.params.items()} for fit in kept], cold)[0]
+    others = 0 if all(fit.law.name in CONVEX for fit in kept) else RESTARTS
+    warm = np.concatenate([np.broadcast_to(point, (draws, 1, size)),
+                           rng.dirichlet(np.ones(size), (draws, others))], axis=1)  # fmt: skip
+    own = solve(_thetas(kept), warm)
+    at_own, over = _parts(np, asked, _thetas(kept), own, *numbers[:2])
+    return point, own, at_own, over
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,14 +321,12 @@ def _project(mix: Any, low: Any, high: Any) -> Any:
     return jnp.clip(mix * jnp.sqrt(small * large), low, high)
 
 
-def _thetas(fits: list["Fit"], everything: bool = False) -> list[dict[str, Any]]:
-    """Parameters of every resample (S,), after the fitted ones if `everything`."""
-
-    def of(fit: "Fit", name: str, value: float) -> Any:
-        draws = fit.samples.get(name, np.full(d.draws(fit), value))
-        return np.concatenate([[value], draws]) if everything else draws
-
-    return [{name: of(fit, name, value) for name, value in fit.params.items()} for fit in fits]
+def _thetas(fits: list["Fit"]) -> list[dict[str, Any]]:
+    """Parameters of every resample (S,)."""
+    return [
+        {name: fit.samples.get(name, np.full(d.draws(fit), value)) for name, value in fit.params.items()}
+        for fit in fits
+    ]
 
 
 def _corpora(fits: tuple["Fit", ...]) -> list[str]:

@@ -80,12 +80,12 @@ def _cautions(fits: Mapping[str, "Fit"]) -> list[Markup]:
             continue
         own = held.get("process", held["law"])["mean_log"]
         beaten = [rival for rival in held["beaten_by"] if held.get(rival, held["law"])["mean_log"] <= own]
+        if not beaten:  # the law is corrected by how it missed, and then beats them
+            continue
         off = f"typically {100 * held['law']['mean_log']:.1f}% off"
-        if "process" in held:
-            off += f" ({100 * own:.1f}% once corrected by how it missed)"
-        rivals = " and ".join(rival.replace("_", " ") for rival in beaten or held["beaten_by"])
-        verdict = f"no better than {rivals}" if beaten or "process" not in held else f"which {rivals} beat before that"
-        words = f"on {held['n']} rows it never saw the {name} law is {off}, {verdict}."
+        corrected = f" ({100 * own:.1f}% once corrected by how it missed)" if "process" in held else ""
+        rivals = " and ".join(rival.replace("_", " ") for rival in beaten)
+        words = f"on {held['n']} rows it never saw the {name} law is {off}{corrected}, no better than {rivals}."
         notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
     return notes
 
