@@ -132,6 +132,8 @@ def main() -> None:
             "command": "python -m benchmarks.forward.learn --runs runs/demo/runs.csv --write",
             "what": "coordinate search for the largest mean log score of forward questions of public tables",
             "questions": len(questions), "rows": rows, "families": families, "settings": len(tried),
+            "base": "set by the simulated tables: no public table repeats a base",
+            "df": "set with the widening of few runs (process.py), by the cover of forward questions and simulated shares",
             "score": round(overall(scores), 4),
             "score_without_its_family": {f: round(overall(scores, f), 4) for f in families},
         },

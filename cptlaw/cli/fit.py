@@ -13,7 +13,7 @@ def add_parsers(subparsers: Any) -> None:
     """Registers the four commands."""
     fit = subparsers.add_parser("fit", help="fit a law to a runs table", description="Fit a law to a runs table.")
     _table_arguments(fit)
-    fit.add_argument("--law", default="dcpt", help="NAME, NAME:option=value, or FILE.py:NAME (default dcpt)")
+    fit.add_argument("--law", default="dcpt", help="NAME, NAME:option=value, FILE.py:NAME, or auto (default dcpt)")
     fit.add_argument("--out", type=Path, metavar="FIT.json", help="save the fit for predict and plan")
     fit.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples; 0 for none (default 1000)")
     fit.add_argument("--resample", default="runs", help="runs, rows, residuals or parametric (default runs)")
@@ -149,6 +149,8 @@ def _fit(args: argparse.Namespace) -> None:
         print(json.dumps(fit.summary(), allow_nan=False))
         return
     print(_headline(fit))
+    if "auto" in fit.scores:
+        print(_chosen(fit.scores["auto"]))
     print(f"{fit.law.title}   L = {fit.law.equation}")
     corpora = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
     print(f"eval {corpora}: {fit.n_rows} rows, {len(fit.residuals['run'].unique())} runs\n")
@@ -195,6 +197,16 @@ def _headline(fit: Any) -> str:
         f"Held out ({held['what']}, {rows}): the law errs by {own:.2%}, {words}the best rule without a law, {best}, by "
         f"{rivals[best]:.2%}: the prediction {verdict} it.\n"
     )
+
+
+def _chosen(auto: dict[str, Any]) -> str:
+    """Which law `auto` took, how clearly, and where it loses to a part of it or to a rule without a law."""
+    weights = ", ".join(f"{name} {weight:.0%}" for name, weight in auto["weights"].items())
+    lines = [f"auto: {auto['law']} (weights by the table's own forward questions: {weights})"]
+    for row in auto["table"]:
+        if row["method"] == f"process on {auto['law']}":
+            lines.append(f"  {row['kind']:8} errs by {row['error']:.2%} ({row['questions']} questions, {row['rows']} rows)")
+    return "\n".join([*lines, *(f"  loses on {note}" for note in auto["lost"])]) + "\n"
 
 
 def _predict(args: argparse.Namespace) -> None:

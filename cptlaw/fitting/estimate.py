@@ -25,6 +25,7 @@ from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, solve
 from cptlaw.laws import Law
 
+AUTO = "auto"
 STARTS = 64
 FOLD_STARTS = 32
 LEAST_CONDITIONED = 3  # rows, below which nothing can be said of how a law misses
@@ -64,7 +65,8 @@ def fit(
 
     Args:
       table: a runs table (`cptlaw.runs`).
-      law: a `Law`, a built-in's name (with options, `dcpt:constrained=false`), or `FILE.py:NAME`.
+      law: a `Law`, a built-in's name (with options, `dcpt:constrained=false`), `FILE.py:NAME`, or "auto": the one that,
+        under the process, best predicted the table's own later rows (`cptlaw.fitting.choose`).
       eval: corpus, or several: `shared` parameters (or "all") are then common and the others per corpus, `E[code]`.
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
@@ -78,6 +80,9 @@ def fit(
     """
     warnings = runs.check(table)
     corpora = evaluated(table, eval)
+    scores: dict[str, Any] = {}
+    if law == AUTO:
+        law, scores[AUTO] = _automatic(table, corpora, hold_out, seed, progress)
     made = laws.for_table(law, table) if isinstance(law, str) else law
     chosen = laws.joint(made, corpora, shared) if len(corpora) > 1 else made
     rows = collect(table, chosen, corpora, hold_out)
@@ -93,7 +98,7 @@ def fit(
         if failed := int(np.isnan(drawn[chosen.names[0]]).sum()):
             warnings.append(f"{failed} of {bootstrap} resamples failed and are left out of the intervals")
 
-    scores: dict[str, Any] = {"fit": {**score(rows.y[rows.fitted], predicted[rows.fitted]), "objective": best.value}}
+    scores["fit"] = {**score(rows.y[rows.fitted], predicted[rows.fitted]), "objective": best.value}
     condition_on = Conditioning(made, corpora)
     scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
     warnings += note + diagnose.warnings(problem, rows, best.theta)
@@ -167,6 +172,23 @@ def _bases(frame: pd.DataFrame) -> list[str] | None:
         return None
     sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
     return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
+
+
+def _automatic(
+    table: pd.DataFrame, corpora: tuple[str, ...], hold_out: Any, seed: int, progress: bool
+) -> tuple[str, dict[str, Any]]:
+    """The name of the law chosen from the rows that are to be fitted, and why."""
+    from cptlaw.fitting.choose import choose
+
+    if len(corpora) > 1:
+        raise FitError(f"law auto is chosen for one corpus at a time, not for {', '.join(corpora)}: fit them one by one")
+    if isinstance(hold_out, str):
+        table = table.drop(index=runs.select(table, hold_out, "hold-out").index)
+    elif hold_out is not None:
+        table = table[~np.asarray(hold_out, bool)]
+    found = choose(table.reset_index(drop=True), corpora[0], seed=seed, progress=progress)
+    shown = [{k: v for k, v in row.items() if v == v} for row in found.table.to_dict("records")]
+    return found.law, {"law": found.law, "weights": found.weights, "lost": found.lost, "table": shown}
 
 
 def pose(rows: Rows, law: Law, objective: Objective, fixed: dict[str, float]) -> Problem:

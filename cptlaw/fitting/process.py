@@ -28,7 +28,7 @@ TARGETS = {
     "base": "one new run from a base model of another seed",
 }
 LEAST_SIZES, LEAST_RUNS, LEAST_ROWS = 3, 8, 20
-FEW = 3  # runs' worth of knowledge that finding the scales costs
+FEW = 5  # runs' worth of knowledge that finding the scales costs
 CHECKED, SILENT = 4.7, 10.0  # times beyond the table: to where questions were checked, and where nothing is said
 FEATURES = 192  # random Fourier features a term, of joint draws; their variance is right to 1 / sqrt(2 FEATURES)
 
@@ -127,8 +127,8 @@ class Process:
     def widened(self) -> float:
         """How much wider intervals are than the scales say, which were themselves found from few runs.
 
-        sqrt(n / (n - 3)) of n runs (rows, where there is one run), at most 1.41: without it forward intervals of tables
-        under 20 rows, and shares from 10 runs, held in 80 to 87% instead of 90.
+        sqrt(n / (n - 5)) of n runs (rows, where there is one run), at most 1.41. Without it intervals of tables under 20
+        rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90.
         """
         units = self.counts["runs"] if self.counts["runs"] > 1 else self.counts["rows"]
         return math.sqrt(units / (units - FEW)) if units > 2 * FEW else math.sqrt(2)

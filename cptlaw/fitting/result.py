@@ -337,10 +337,26 @@ class Fit:
         low, high = intervals.bounds(point, samples, wider, method, push)
         return Prediction(point, low, high, samples, level)
 
+    def with_shares(self, x: Mapping[str, Any], eval: str | None = None) -> dict[str, Any]:
+        """Columns with `ratio` told as the shares of two corpora, where the law reads those and not it."""
+        own = eval or self.eval
+        names = [name for name in self.law.columns if name.startswith("w_")]
+        if "ratio" not in x or "ratio" in self.law.columns or len(names) != 2 or f"w_{own}" not in names:
+            return dict(x)
+        (other,) = set(names) - {f"w_{own}"}
+        told = {f"w_{own}": x["ratio"], other: 1 - np.asarray(x["ratio"], float)}
+        return told | {name: value for name, value in x.items() if name != "ratio"}
+
+    @property
+    def of_share(self) -> bool:
+        """Whether the law is one of the evaluated corpus's own share (and size and tokens), as `ratio` gives it."""
+        names = {name for name in self.law.columns if name not in ("params", "tokens")}
+        return names == {"ratio"} or (len(names) == 2 and f"w_{self.eval}" in names and all(n[:2] == "w_" for n in names))
+
     def _columns(
         self, columns: Mapping[str, ArrayLike], shares: Mapping[str, ArrayLike] | None, eval: str | None
     ) -> dict[str, np.ndarray]:
-        given = {**columns, **{f"w_{k}": v for k, v in (shares or {}).items()}}
+        given = self.with_shares({**columns, **{f"w_{k}": v for k, v in (shares or {}).items()}}, eval)
         if "corpus" in self.law.columns:
             if eval is None or eval not in self.eval:
                 raise FitError(f"a joint fit needs eval=, one of {', '.join(self.eval)}")

@@ -57,7 +57,7 @@ def budget(
     (fit, *rest), warnings = d.paired(fit, *([] if general is None else [general]))
     general = rest[0] if rest else None
     menu = None if sizes is None else _affordable(sizes, flops, inference_tokens)
-    free = share is None and "ratio" in fit.law.columns
+    free = share is None and fit.of_share
     most = flops / (TRAINING * d.FEWEST + INFERENCE * inference_tokens)
     draws = d.draws(fit) + 1
 

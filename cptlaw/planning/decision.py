@@ -264,6 +264,7 @@ def losses(fit: "Fit", x: Mapping[str, np.ndarray | float]) -> np.ndarray:
     Returns:
       (S + 1, K, ...), nats per token.
     """
+    x = fit.with_shares(x)
     if missing := [name for name in fit.law.columns if name not in x]:
         raise DecisionError(
             f"the law {fit.law.name} of {fit.eval} reads {', '.join(missing)}, which this question does not give: "
@@ -399,6 +400,7 @@ def cautions(fit: "Fit", x: Mapping[str, float]) -> tuple[tuple[str, ...], bool]
     process = conditioned(fit)
     if process is None:
         return (), False
+    x = fit.with_shares(x)
     at = {name: np.array([x[name]], dtype=float) for name in fit.law.columns if name in x}
     return tuple(f"{fit.eval}: {note}" for note in process.cautions(at)), bool(process.silent(at)[0])
 
@@ -406,7 +408,7 @@ def cautions(fit: "Fit", x: Mapping[str, float]) -> tuple[tuple[str, ...], bool]
 def extrapolation(fit: "Fit", x: Mapping[str, float]) -> tuple[str, ...]:
     """Says where `x` lies outside the range of the fitted rows, and how far."""
     notes = []
-    for name, value in x.items():
+    for name, value in fit.with_shares(x).items():
         if name not in fit.ranges:
             continue
         low, high = fit.ranges[name]

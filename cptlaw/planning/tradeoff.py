@@ -215,9 +215,13 @@ def rules_of_thumb(
 
 def _tried(general: "Fit", domain: "Fit") -> tuple[float, float]:
     """The domain shares between which runs were fitted; nothing holds a law to sense beyond them."""
-    low, high = domain.ranges.get("ratio", (0.0, 1.0))
-    general_low, general_high = general.ranges.get("ratio", (0.0, 1.0))
+    low, high = _own_shares(domain)
+    general_low, general_high = _own_shares(general)
     return max(low, 1 - general_high), min(high, 1 - general_low)
+
+
+def _own_shares(fit: "Fit") -> tuple[float, float]:
+    return fit.ranges.get("ratio", fit.ranges.get(f"w_{fit.eval}", (0.0, 1.0)))
 
 
 def _limits(limit: float, error: float, draws: int) -> np.ndarray:

@@ -80,7 +80,7 @@ def write(
         body.append(show(figures.share_distribution(trade), before=_agreement(trade)))
         body.append(_influence(trade))
     body += [_other(decision) for decision in decisions[1:]]
-    if all(set(fit.law.columns) <= {"params", "tokens", "ratio"} for fit in fits.values()):
+    if all(fit.of_share for fit in fits.values()):
         two = trade.inputs["domain"] if trade is not None and len(runs.corpora(table)) == 2 else None
         body.append(show(figures.loss_by_share(fits, two, confirm, level)))
     body += [tag("h2", "Can the law be trusted?"), _warnings(fits, decisions), _scores(fits)]
@@ -245,12 +245,22 @@ def _scores(fits: Mapping[str, "Fit"]) -> Markup:
             )
             continue
         found = {key: value for key, value in held.items() if isinstance(value, Mapping) and "mean_log" in value}
-        ours = list(found).index("law")
+        order = sorted(found, key=lambda key: found[key]["mean_log"])
+        ours = order.index("process" if "process" in found else "law")
         rows = []
-        for key, score in found.items():
+        for key in order:
+            score = found[key]
             sizes = (f"{100 * score['mean_log']:.2f}%", f"{100 * score['rms_log']:.2f}%", f"{score['mae']:.4f}")
-            rows.append(["the law" if key == "law" else key.replace("_", " "), *sizes])
-        parts.append(tag("h3", f"{name} loss: {held['n']} rows the fit never saw ({held['what']})"))
+            known = {"law": "the law alone", "process": "the law, corrected by how it missed"}
+            alike = [twin.replace("_", " ") for twin in held.get("alike", {}).get(key, ())]
+            rows.append([" = ".join([known.get(key, key.replace("_", " ")), *alike]), *sizes])
+        of_runs = f" of {held['runs']} runs" if "runs" in held else ""
+        parts.append(tag("h3", f"{name} loss: {held['n']} rows{of_runs} that the fit never saw ({held['what']})"))
         header = ["Predictor", "typical error", "root mean square", "nats per token"]
         parts.append(html.table(header, rows, marked=ours))
+        if auto := fit.scores.get("auto"):
+            weights = ", ".join(f"{law} {100 * weight:.0f}%" for law, weight in auto["weights"].items())
+            words = f"The law was chosen by how well it predicted the table's own later rows. Weights: {weights}."
+            lost = f" It lost on {'; '.join(auto['lost'])}." if auto["lost"] else ""
+            parts.append(tag("p", words + lost, class_="note"))
     return Markup("".join(parts))

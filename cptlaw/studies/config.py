@@ -69,7 +69,7 @@ class Question:
 
 @dataclasses.dataclass(frozen=True)
 class Fit:
-    law: str = "dcpt"
+    law: str = "auto"
     bootstrap: int = 1000
 
 
