@@ -205,7 +205,9 @@ def _chosen(auto: dict[str, Any]) -> str:
     lines = [f"auto: {auto['law']} (weights by the table's own forward questions: {weights})"]
     for row in auto["table"]:
         if row["method"] == f"process on {auto['law']}":
-            lines.append(f"  {row['kind']:8} errs by {row['error']:.2%} ({row['questions']} questions, {row['rows']} rows)")
+            lines.append(
+                f"  {row['kind']:8} errs by {row['error']:.2%} ({row['questions']} questions, {row['rows']} rows)"
+            )
     return "\n".join([*lines, *(f"  loses on {note}" for note in auto["lost"])]) + "\n"
 
 

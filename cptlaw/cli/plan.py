@@ -116,7 +116,9 @@ def add_parsers(subparsers: Any) -> None:
 def _question(questions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
     ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
-    ask.add_argument("--law", default="auto", help="law to fit to --table (default auto: chosen by its forward questions)")
+    ask.add_argument(
+        "--law", default="auto", help="law to fit to --table (default auto: chosen by its forward questions)"
+    )
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="of the resamples of --table")
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")

@@ -19,13 +19,12 @@ from cptlaw.fitting import diagnose, folds, rivals, sensitivity
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
-from cptlaw.fitting.result import Fit, FitError
+from cptlaw.fitting.result import AUTO, Fit, FitError
 from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, solve
 from cptlaw.laws import Law
 
-AUTO = "auto"
 STARTS = 64
 FOLD_STARTS = 32
 LEAST_CONDITIONED = 3  # rows, below which nothing can be said of how a law misses
@@ -181,7 +180,9 @@ def _automatic(
     from cptlaw.fitting.choose import choose
 
     if len(corpora) > 1:
-        raise FitError(f"law auto is chosen for one corpus at a time, not for {', '.join(corpora)}: fit them one by one")
+        raise FitError(
+            f"law auto is chosen for one corpus at a time, not for {', '.join(corpora)}: fit them one by one"
+        )
     if isinstance(hold_out, str):
         table = table.drop(index=runs.select(table, hold_out, "hold-out").index)
     elif hold_out is not None:

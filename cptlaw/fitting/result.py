@@ -23,6 +23,7 @@ from cptlaw.fitting.process import TARGETS, Process
 from cptlaw.laws import Law
 
 FORMAT, VERSION = "cptlaw.fit", 1
+AUTO = "auto"  # in the place of a law's name: the one that predicts the table's own later rows best
 LAW = "law"  # the target of a prediction that is the law's own mean, with the bootstrap's interval
 
 
@@ -351,7 +352,9 @@ class Fit:
     def of_share(self) -> bool:
         """Whether the law is one of the evaluated corpus's own share (and size and tokens), as `ratio` gives it."""
         names = {name for name in self.law.columns if name not in ("params", "tokens")}
-        return names == {"ratio"} or (len(names) == 2 and f"w_{self.eval}" in names and all(n[:2] == "w_" for n in names))
+        return names == {"ratio"} or (
+            len(names) == 2 and f"w_{self.eval}" in names and all(n[:2] == "w_" for n in names)
+        )
 
     def _columns(
         self, columns: Mapping[str, ArrayLike], shares: Mapping[str, ArrayLike] | None, eval: str | None

@@ -15,6 +15,7 @@ from cptlaw import fields as fields_lib
 from cptlaw import laws
 from cptlaw.execution.run import Monitor, Phase
 from cptlaw.fields import ConfigError
+from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.training.step import Optimizer
@@ -238,7 +239,8 @@ def _check(study: Study) -> None:
         )
     if not study.grid[study.held_out.size].domain_shares:
         raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares: the held-out size needs runs")
-    laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in (study.general, *study.domains)]))
+    if study.fit.law != AUTO:
+        laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in (study.general, *study.domains)]))
     if not 0 < study.question.tolerance < 1:
         raise ConfigError("config.question.tolerance: a relative rise of the general loss, such as 0.03 for 3%")
     if not 0 < study.question.confidence < 1:
