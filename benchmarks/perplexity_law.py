@@ -16,6 +16,7 @@ import pandas as pd
 
 from cptlaw import fitting, laws
 from cptlaw.selection import choose
+from cptlaw.selection.pool import Pool
 
 MEANS, SPREADS, TOKENS = (10.0, 20.0, 40.0), (4.0, 8.0, 16.0), (0.5e9, 1e9, 2e9)
 # The gradient of g vanishes at mean 20, spread 8, where its Hessian is negative definite.
@@ -47,7 +48,7 @@ def select(chunks: int) -> None:
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"document": np.arange(chunks), "chunk": np.int32(0), "tokens": np.int32(64)})
     rows["nats"] = 64 * rng.lognormal(1.2, 0.25, chunks)
-    pool = choose.pool(rows, 64, by="chunk")
+    pool = Pool.of(rows, 64, by="chunk")
     del rows
     mean, std = pool.moments()
     target = mean + 0.15 * std, 0.9 * std

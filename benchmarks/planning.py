@@ -19,14 +19,15 @@ import pandas as pd
 from scipy.optimize import brentq
 
 from cptlaw import cache, fitting, laws
-from cptlaw.planning.best_subset import subset
+from cptlaw.planning.best_subset import best_subset
 from cptlaw.planning.budget import budget
-from cptlaw.planning.first_grid import design
-from cptlaw.planning.information import knowledge
+from cptlaw.planning.first_grid import first_grid
 from cptlaw.planning.limited_data import limited_data
 from cptlaw.planning.mixture import mixture
 from cptlaw.planning.next_runs import check_candidates, choose, next_runs
-from cptlaw.planning.pareto import pareto, share_for_loss
+from cptlaw.planning.pareto import pareto
+from cptlaw.planning.posterior import posteriors
+from cptlaw.planning.share_for_loss import share_for_loss
 from cptlaw.planning.tradeoff import trade_off
 
 NAMES = ("E", "A", "alpha", "B", "beta", "eta", "C", "gamma", "eps")
@@ -117,7 +118,7 @@ def pick(strategy: str, step: int, decision, fits, candidates: pd.DataFrame, rng
         return int(rng.integers(len(candidates)))
     if strategy == "grid":
         return step % len(candidates)
-    known = knowledge(decision, fits, candidates)
+    known = posteriors(decision, fits, candidates)
     if strategy == "next":
         return choose(known, cost, 1)[0][0]
     return int(np.argmax(sum(one.information() for one in known).mean(axis=0)))
@@ -199,9 +200,9 @@ def speed(args: argparse.Namespace) -> None:
         "mixture, ceiling": lambda: mixture(general, code, **TARGET, ceilings={"general": CEILING}),
         "mixture, worst": lambda: mixture(general, code, **TARGET, worst=True, weights={"general": 1, "code": 1.4}),
         "pareto": lambda: pareto(general, code, **TARGET),
-        "subset": lambda: subset(chosen, tokens=1e6),
+        "subset": lambda: best_subset(chosen, tokens=1e6),
         "next": lambda: next_runs(decision, general, code, k=5),
-        "design": lambda: design(code.law, given, at={**TARGET, "ratio": 0.5}, precision=0.01, **grid),
+        "design": lambda: first_grid(code.law, given, at={**TARGET, "ratio": 0.5}, precision=0.01, **grid),
     }  # fmt: skip
     for name, ask in questions.items():
         ask()

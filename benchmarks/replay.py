@@ -19,8 +19,8 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import cache, fitting
-from cptlaw.planning.information import knowledge
 from cptlaw.planning.next_runs import choose
+from cptlaw.planning.posterior import posteriors
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 STRATEGIES = ("next", "random", "d_optimal", "grid")
@@ -86,7 +86,7 @@ def path(
             return out
         cost = left["cost"].to_numpy()
         if strategy in ("next", "d_optimal"):
-            known = knowledge(target, [now], left)
+            known = posteriors(target, [now], left)
             told = np.mean([one.information() for one in known], axis=(0, 1))
             pick = choose(known, cost, 1)[0][0] if strategy == "next" else int(np.argmax(told))
         else:

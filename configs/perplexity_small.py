@@ -36,7 +36,7 @@ STEP = 8 * 64  # tokens
 
 
 def get_config() -> ConfigDict:
-    """The config; `subsets` holds the fields of `experiments.subsets.Plan`."""
+    """The config; `subsets` holds the fields of `studies.selection_study.Plan`."""
     return ConfigDict(
         {
             "name": "perplexity_small",

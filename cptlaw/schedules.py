@@ -6,10 +6,12 @@ runs with different schedules share one program.
 
 import dataclasses
 from collections.abc import Callable
+from typing import Annotated
 
 import numpy as np
 
-from cptlaw.errors import UserError
+from cptlaw import fields
+from cptlaw.fields import ConfigError, OneOf, above, at_least
 
 # Decays from 1 to 0 over progress from 0 to 1.
 DECAYS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
@@ -32,48 +34,44 @@ class Schedule:
       cyclic     `cycles` equal cycles, each a (re-)warm-up and a cosine decay to `final`
 
     A cool-down takes the last `cooldown` steps to `final`, in the form `shape` (one of `DECAYS`; sqrt is 1 - sqrt of
-    Haegele et al. 2024, arXiv 2405.18392). Until it begins, schedules that differ in it alone are the same: one long
-    run serves as the trunk of a branch for each length (`branched`).
+    Haegele et al. 2024, arXiv 2405.18392). Schedules that differ in their cool-down alone are the same until it begins,
+    so one long run can be the trunk from which a run of each length branches.
 
     Attributes:
       start: where the first warm-up starts. Its last step is the first at `peak`.
     """
 
-    peak: float
-    steps: int
-    warmup: int = 0
-    kind: str = "constant"
-    final: float = 0.0
-    start: float = 0.0
-    cooldown: int = 0
-    shape: str = "linear"
-    stable: float = 0.0
-    decay: int = 0
-    cycles: int = 1
+    peak: Annotated[float, above(0, what="needs a positive peak,")]
+    steps: Annotated[int, at_least(1)]
+    warmup: Annotated[int, at_least(0)] = 0
+    kind: Annotated[str, OneOf(KINDS)] = "constant"
+    final: Annotated[float, at_least(0)] = 0.0
+    start: Annotated[float, at_least(0)] = 0.0
+    cooldown: Annotated[int, at_least(0)] = 0
+    shape: Annotated[str, OneOf(tuple(DECAYS))] = "linear"
+    stable: Annotated[float, at_least(0)] = 0.0
+    decay: Annotated[int, at_least(0)] = 0
+    cycles: Annotated[int, at_least(1)] = 1
 
     def __post_init__(self):
-        if self.kind not in KINDS:
-            raise UserError(f"schedule: one of {', '.join(KINDS)}, not {self.kind!r}")
-        if self.shape not in DECAYS:
-            raise UserError(f"schedule: a cool-down is one of {', '.join(DECAYS)}, not {self.shape!r}")
-        if self.steps < 1 or self.peak <= 0:
-            raise UserError(f"schedule: needs at least 1 step and a positive peak, not {self.steps} and {self.peak}")
-        before = self.warmup * self.cycles + self.decay
-        if min(self.warmup, self.decay, self.cooldown) < 0 or before + self.cooldown > self.steps:
-            raise UserError(
-                f"schedule: warm-up {self.warmup}{f' x {self.cycles}' if self.cycles != 1 else ''}, decay {self.decay} "
-                f"and cool-down {self.cooldown} do not fit into {self.steps} steps"
+        fields.check(self, "schedule")
+        if self.warmup * self.cycles + self.decay + self.cooldown > self.steps:
+            longest = max(("warmup", "decay", "cooldown"), key=lambda name: getattr(self, name))
+            raise ConfigError(
+                f"schedule.{longest}",
+                f"warm-up {self.warmup}{f' x {self.cycles}' if self.cycles != 1 else ''}, decay {self.decay} "
+                f"and cool-down {self.cooldown} do not fit into {self.steps} steps",
             )
         if self.cooldown and self.kind not in ("wsd", "infinite"):
-            raise UserError(f"schedule: cool-down steps belong to wsd and infinite, not to {self.kind}")
+            raise ConfigError("schedule.cooldown", f"cool-down steps belong to wsd and infinite, not to {self.kind}")
         if self.kind == "wsd" and not self.cooldown:
-            raise UserError("schedule: wsd needs cool-down steps; without them it is constant")
+            raise ConfigError("schedule.cooldown", "wsd needs cool-down steps; without them it is constant")
         if (self.kind == "infinite") != (self.stable > 0):
-            raise UserError("schedule: a stable learning rate belongs to infinite, and infinite needs one")
+            raise ConfigError("schedule.stable", "a stable learning rate belongs to infinite, and infinite needs one")
         if self.decay and self.kind != "infinite":
-            raise UserError(f"schedule: decay steps belong to infinite, not to {self.kind}")
-        if self.cycles < 1 or (self.cycles != 1 and self.kind != "cyclic"):
-            raise UserError(f"schedule: cycles belong to cyclic and are positive, not {self.cycles} of {self.kind}")
+            raise ConfigError("schedule.decay", f"decay steps belong to infinite, not to {self.kind}")
+        if self.cycles != 1 and self.kind != "cyclic":
+            raise ConfigError("schedule.cycles", f"cycles belong to cyclic, not to {self.kind}; leave it at 1")
 
     def learning_rates(self) -> np.ndarray:
         """The learning rate of every step: float64 (steps,)."""
@@ -90,16 +88,6 @@ class Schedule:
         return np.concatenate(
             [self._warm(self.start), down, flat, _decay(self.shape, level, self.final, self.cooldown)]
         )
-
-    def branched(self, steps: int, cooldown: int) -> "Schedule":
-        """This schedule as it would be with `steps` steps, the last `cooldown` of them a cool-down.
-
-        Raises UserError for a schedule that has no level to cool down from, or has not reached it by then.
-        """
-        if self.kind not in ("constant", "wsd", "infinite"):
-            raise UserError(f"schedule: cool-down branches start from constant, wsd or infinite, not from {self.kind}")
-        kind = "infinite" if self.kind == "infinite" else "wsd"
-        return dataclasses.replace(self, kind=kind, steps=steps, cooldown=cooldown)
 
     @property
     def _after(self) -> int:

@@ -11,13 +11,16 @@ from absl import app, flags, logging
 from jax.experimental import multihost_utils
 from ml_collections import config_flags
 
-from cptlaw.errors import UserError
+from cptlaw.errors import UserError, exit_code
 from cptlaw.execution import rundir, worker
-from cptlaw.execution.run import Run
+from cptlaw.execution.run import Conditions, Run
 from cptlaw.execution.rundir import RunDir
+from cptlaw.execution.workdir import Workdir
 from cptlaw.progress import bar as progress_bar
 from cptlaw.studies import config as config_lib
-from cptlaw.studies import mixture_study as study_lib
+from cptlaw.studies import prepared as prepared_lib
+from cptlaw.studies.prepared import Prepared
+from cptlaw.studies.settings import Study
 
 # What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
 EXIT_RELAUNCH = 75
@@ -37,11 +40,11 @@ def workdir() -> Path:
     return Path(_WORKDIR.value)
 
 
-def prepare() -> study_lib.Prepared:
+def prepare() -> Prepared:
     """The study of the flags: config checked, workdir claimed, token stores built (by one process, before the rest)."""
 
-    def mine() -> study_lib.Prepared:
-        return study_lib.prepare(study(), workdir(), update_config=_UPDATE.value)
+    def mine() -> Prepared:
+        return prepared_lib.prepare(study(), workdir(), update_config=_UPDATE.value)
 
     if not _joins():
         return mine()
@@ -50,7 +53,7 @@ def prepare() -> study_lib.Prepared:
     return prepared or mine()
 
 
-def study() -> config_lib.Study:
+def study() -> Study:
     """The checked config, overrides (--config.model.layers=4) included."""
     try:
         return config_lib.parse(_CONFIG.value)
@@ -60,7 +63,7 @@ def study() -> config_lib.Study:
         ) from error
 
 
-def train(run: Run, workdir: Path, settings: config_lib.Study, stop: Callable[[], bool]) -> list[dict[str, Any]]:
+def train_to_end(run: Run, workdir: Workdir, settings: Study, stop: Callable[[], bool]) -> list[dict[str, Any]]:
     """Trains one run in this process, together with the job's others, to its end; returns its rows.
 
     When `stop` says so it saves, and the process ends with the code that asks for a relaunch.
@@ -76,14 +79,16 @@ def train(run: Run, workdir: Path, settings: config_lib.Study, stop: Callable[[]
         unit_scale=True,
     ) as bar:
         try:
-            worker.train(
+            worker.train_run(
                 run,
                 workdir,
-                checkpoint_seconds=settings.checkpoint_seconds,
-                monitor=settings.monitor,
-                keep_checkpoint=True,
-                progress=lambda tokens: bar.update(tokens - bar.n),
-                should_stop=stop,
+                Conditions(
+                    checkpoint_seconds=settings.checkpoint_seconds,
+                    monitor=settings.monitor,
+                    keep_checkpoint=True,
+                    progress=lambda runs, run, tokens: bar.update(tokens - bar.n),
+                    should_stop=stop,
+                ),
             )
         except worker.Stopped:
             raise SystemExit(EXIT_RELAUNCH) from None
@@ -105,21 +110,16 @@ def run(main: Callable[[], None], *, multihost: bool = True, required: Sequence[
     """
 
     def guarded(argv: list[str]) -> int:
-        try:
-            if argv[1:]:
-                raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
-            if _joins():
-                if not multihost:
-                    raise UserError("--multihost, --coordinator: this launcher is one process; start one on each host")
-                _join()
-            main()
-        except UserError as error:
-            print(f"launch: {error}", file=sys.stderr)
-            return 2
-        except KeyboardInterrupt:
-            print("launch: interrupted; run the same command again to continue", file=sys.stderr)
-            return 130
-        return 0
+        return exit_code("launch", lambda: start(argv))
+
+    def start(argv: list[str]) -> None:
+        if argv[1:]:
+            raise UserError(f"unexpected argument {argv[1]!r}; flags are written --name=value")
+        if _joins():
+            if not multihost:
+                raise UserError("--multihost, --coordinator: this launcher is one process; start one on each host")
+            _join()
+        main()
 
     flags.mark_flags_as_required(required)
     logging.set_verbosity(logging.WARNING)  # Orbax tells absl's log of every step it takes

@@ -15,10 +15,10 @@ from cptlaw.studies import grid
 from cptlaw.studies.footprint import footprint, vocabulary_ids
 from launch import common
 
-_DEVICES = flags.DEFINE_integer("devices", 1, "How many devices a run has.")
-_GIB = flags.DEFINE_float("gib", 0.0, "Memory of a device; what does not fit is an error.")
+_DEVICES = flags.DEFINE_integer("devices", 1, "How many devices a run has.", lower_bound=1)
+_GIB = flags.DEFINE_float("gib", 0.0, "Memory of a device; what does not fit is an error.", lower_bound=0)
 _TFLOPS = flags.DEFINE_float("tflops", 989.0, "Peak of a device, bfloat16 (H100 989, H200 989, v5e 197, v5p 459).")
-_MFU = flags.DEFINE_float("mfu", 0.4, "Share of the peak that training reaches.")
+_MFU = flags.DEFINE_float("mfu", 0.4, "Share of the peak that training reaches.", lower_bound=1e-9, upper_bound=1)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from launch import common
 
 def main() -> None:
     prepared = common.prepare()
-    print(f"{prepared.workdir}/data: {', '.join(prepared.data)}; {prepared.vocab_size} token ids")
+    print(f"{prepared.workdir.data}: {', '.join(prepared.data)}; {prepared.vocab_size} token ids")
 
 
 if __name__ == "__main__":

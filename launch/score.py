@@ -23,8 +23,8 @@ _CORPUS = flags.DEFINE_string("corpus", None, "Which corpus of the config.", req
 _SPLIT = flags.DEFINE_enum("split", "train", ["train", "validation"], "Which part of it.")
 _SIZE = flags.DEFINE_string("size", None, "Score under the base model of this size of config.sizes.")
 _RUN = flags.DEFINE_string("run", None, "Score under this run of the workdir (its checkpoint must have been kept).")
-_CHUNK = flags.DEFINE_integer("chunk", None, "Tokens of a chunk; without it, config.seq_len.")
-_BATCH = flags.DEFINE_integer("batch_tokens", 16_384, "Positions of a batch.")
+_CHUNK = flags.DEFINE_integer("chunk", None, "Tokens of a chunk; without it, config.seq_len.", lower_bound=1)
+_BATCH = flags.DEFINE_integer("batch_tokens", 16_384, "Positions of a batch.", lower_bound=1)
 _OUT = flags.DEFINE_string("out", None, "Where the scores go; without it, a folder in WORKDIR/scores.")
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     else:
         run = grid.base_run(study, _SIZE.value, prepared.vocab_size, prepared.data)
         with on_sigterm() as stop:
-            common.train(run, prepared.workdir, study, stop)
+            common.train_to_end(run, prepared.workdir, study, stop)
     out = scoring.score_run(
         prepared.workdir,
         run,

@@ -7,6 +7,7 @@ Stop it with Ctrl-C; the same command continues. Several of these may work on on
 it lets its workers save and exits with 75, which relaunchers take for "start me again".
 """
 
+import shlex
 import signal
 from types import FrameType
 
@@ -23,9 +24,10 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _relaunch)
     prepared = common.prepare()
     table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value)
-    path = prepared.workdir / "runs.csv"
+    path = prepared.workdir.table
     runs_table.write(table, path)
-    print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: cptlaw fit {path} --law dcpt --eval CORPUS")
+    fit = f"cptlaw fit {path} --law {shlex.quote(prepared.study.fit.law)} --eval {prepared.study.domains[0]}"
+    print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: {fit}")
 
 
 def _relaunch(number: int, frame: FrameType | None) -> None:

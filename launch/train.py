@@ -17,13 +17,14 @@ from cptlaw.errors import UserError
 from cptlaw.execution import job
 from cptlaw.execution.run import Run
 from cptlaw.models import transformer
+from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid
 from cptlaw.training.guard import on_sigterm
 from launch import common
 
 _SIZE = flags.DEFINE_string("size", None, "A size of config.sizes; without it, config.model itself.")
 _SHARE = flags.DEFINE_multi_string("share", [], "Token share of a domain corpus, NAME=SHARE; the rest is general.")
-_SEED = flags.DEFINE_integer("seed", None, "Seed of the data order; without it, config.seed.")
+_SEED = flags.DEFINE_integer("seed", None, "Seed of the data order; without it, config.seed.", lower_bound=0)
 
 
 def main() -> None:
@@ -32,41 +33,46 @@ def main() -> None:
     size = _SIZE.value or "model"
     if _SIZE.value is not None and size not in settings.sizes:
         raise UserError(f"--size: no size {size!r}; config.sizes has {', '.join(settings.sizes)}")
-    prepared = common.prepare()
+    shares = _shares(settings.domains)
     settings = dataclasses.replace(settings, sizes={"model": {}, **settings.sizes})
+    config_lib.check_model(settings, size)
+    prepared = common.prepare()
     base = grid.base_run(settings, size, prepared.vocab_size, prepared.data)
     runs = [base]
-    if _SHARE.value:
+    if shares:
         seed = settings.seed if _SEED.value is None else _SEED.value
-        runs += grid.cpt_runs(settings, base, _shares(settings.domains), seed, prepared.data)
+        runs += grid.cpt_runs(settings, base, shares, seed, prepared.data)
     if jax.process_index() == 0:
         print(_placement(runs[-1]))
     with on_sigterm() as stop:
         for run in runs:
-            for row in common.train(run, prepared.workdir, settings, stop):
+            for row in common.train_to_end(run, prepared.workdir, settings, stop):
                 error = "" if row["loss_se"] is None else f" +- {row['loss_se']:.4f}"
                 print(f"{run.id}: {row['tokens']:>10,} tokens  {row['eval']:<12} {row['loss']:.4f}{error} nats")
 
 
 def _placement(run: Run) -> str:
     """Which device holds what."""
-    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), transformer.Config(**run.model)))
+    shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), run.config))
     return job.layout(run).table(shapes)
 
 
 def _shares(domains: tuple[str, ...]) -> dict[str, float]:
-    shares = {}
+    """Domain -> token share, of the flags. Raises UserError for what is no share."""
+    shares: dict[str, float] = {}
     for text in _SHARE.value:
         name, _, share = text.partition("=")
         if name not in domains:
             raise UserError(f"--share: no domain {name!r}; config.domains has {', '.join(domains)}")
+        if name in shares:
+            raise UserError(f"--share {text}: {name} has a share already")
         try:
             shares[name] = float(share)
         except ValueError:
             raise UserError(f"--share {text}: write NAME=SHARE, such as {domains[0]}=0.25") from None
         if not 0 <= shares[name] <= 1:
             raise UserError(f"--share {text}: a share lies between 0 and 1 (0.25 is a quarter)")
-    if sum(shares.values()) > 1:
+    if sum(shares.values()) > 1 + 1e-9:
         raise UserError(f"--share: the domains' shares sum to {sum(shares.values()):g}; they leave no room above 1")
     return shares
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,8 @@ def test_shapes_of_the_schedules():
 def test_an_infinite_schedule_decays_to_its_level_and_cools_down_when_told():
     open_ended = Schedule(1.0, 9, warmup=2, kind="infinite", stable=0.4, decay=2)
     np.testing.assert_allclose(open_ended.learning_rates(), [0.5, 1, 0.7, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4])
-    np.testing.assert_allclose(open_ended.branched(8, 2).learning_rates(), [0.5, 1, 0.7, 0.4, 0.4, 0.4, 0.2, 0])
+    cooled = dataclasses.replace(open_ended, steps=8, cooldown=2)
+    np.testing.assert_allclose(cooled.learning_rates(), [0.5, 1, 0.7, 0.4, 0.4, 0.4, 0.2, 0])
 
 
 def test_a_cyclic_schedule_warms_up_again_from_where_it_ended():
@@ -37,10 +40,12 @@ def test_a_cool_down_has_a_shape(shape, half):
     np.testing.assert_allclose(rates, [2, 2, 2 * half, 0], atol=1e-12)
 
 
-@pytest.mark.parametrize("trunk", [Schedule(1.0, 12, warmup=3), Schedule(1.0, 12, 2, "infinite", stable=0.3, decay=3)])
-def test_a_branch_is_its_trunk_until_it_cools_down(trunk):
+@pytest.mark.parametrize("kind", ["wsd", "infinite"])
+def test_a_branch_is_its_trunk_until_it_cools_down(kind):
+    level = {"stable": 0.3, "decay": 3} if kind == "infinite" else {}
+    trunk = Schedule(1.0, 12, 2, "infinite" if level else "constant", **level)
     for steps, cooldown in [(7, 2), (12, 4), (20, 8)]:
-        branch = trunk.branched(steps, cooldown).learning_rates()
+        branch = Schedule(1.0, steps, 2, kind, cooldown=cooldown, **level).learning_rates()
         same = steps - cooldown
         np.testing.assert_array_equal(branch[:same], trunk.learning_rates()[:same])
         assert branch.size == steps and branch[same] < branch[same - 1] and branch[-1] == 0
@@ -104,10 +109,3 @@ def test_dynamics_equal_the_double_sum(schedule):
 def test_a_wrong_schedule_says_what(fields, says):
     with pytest.raises(UserError, match=says):
         Schedule(**{"peak": 1.0, "steps": 10, **fields})
-
-
-def test_only_a_level_can_be_branched_from():
-    with pytest.raises(UserError, match="not from cosine"):
-        Schedule(1.0, 10, kind="cosine").branched(5, 2)
-    with pytest.raises(UserError, match="do not fit"):
-        Schedule(1.0, 10, warmup=4).branched(5, 2)

@@ -5,12 +5,11 @@ Each sibling module offers `add_parsers(subparsers)`. Nothing heavy is imported 
 
 import argparse
 import importlib
-import sys
 
 import cptlaw
-from cptlaw.errors import UserError
+from cptlaw.errors import exit_code
 
-_MODULES = ("demo", "perplexity", "fit", "plan", "report")
+_MODULES = ("demo", "selection", "fit", "plan", "report")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -21,18 +20,4 @@ def main(argv: list[str] | None = None) -> int:
     for module in _MODULES:
         importlib.import_module(f"cptlaw.cli.{module}").add_parsers(subparsers)
     args = parser.parse_args(argv)
-    try:
-        return args.run(args) or 0
-    except UserError as error:
-        print(f"cptlaw: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("cptlaw: interrupted; what is finished is kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # `cptlaw laws | head` is not an error.
-        sys.stderr.close()
-        return 0
-    except OSError as error:  # a full disk, a path that may not be read or written
-        print(f"cptlaw: {error.filename or ''}: {error.strerror or error}", file=sys.stderr)
-        return 2
+    return exit_code("cptlaw", lambda: args.run(args))

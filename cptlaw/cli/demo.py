@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     """Registers the two commands."""
     demo = subparsers.add_parser(
         "demo",
-        help="the whole loop on this machine: corpora, base models, a grid of runs, the law, the answer, the report",
+        help="run the whole loop on this machine: corpora, base models, a grid of runs, law, answer, report",
         description="Trains small base models on prose, continually pre-trains them on mixes of prose and a domain, "
         "fits the D-CPT Law, recommends a mixture ratio with its interval, trains it, and writes report.html. "
         "Stop it with Ctrl-C; the same command continues.",
@@ -21,29 +22,30 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
     demo.add_argument("--domain", choices=("code", "biomedical"), default="code", help="the domain corpus")
     demo.add_argument("--fast", action="store_true", help="about two minutes, for a first look")
     demo.add_argument("--workdir", type=Path, help="where everything is kept (runs/demo, or runs/demo-fast, ...)")
-    _common(demo)
+    study_arguments(demo)
     demo.set_defaults(run=_demo)
 
     study = subparsers.add_parser(
         "study",
-        help="the whole loop of a config of your own",
+        help="run the whole loop of a config of your own",
         description="Runs a study's config file (see configs/study_small.py) to its answers and reports. "
         "Stop it with Ctrl-C; the same command continues.",
     )
     study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
     study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
-    _common(study)
+    study_arguments(study)
     study.set_defaults(run=_study)
 
 
-def _common(parser: argparse.ArgumentParser) -> None:
+def study_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that every study has."""
     parser.add_argument(
         "--update-config",
         action="store_true",
-        help="the workdir holds another config's runs: keep those this config still asks for, and train the rest",
+        help="if the workdir holds another config's runs, keep those that this config asks for too, and train the rest",
     )
-    parser.add_argument("--retry-failed", action="store_true", help="train failed runs again")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    parser.add_argument("--retry-failed", action="store_true", help="train the runs that failed again")
+    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -74,15 +76,23 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def read_config(path: Path) -> Any:
-    """What get_config() of a config file gives."""
+    """The config that get_config() of a file returns. Raises UserError naming the line that fails."""
     spec = importlib.util.spec_from_file_location("cptlaw_user_config", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"{path}: no such Python file; start from a copy of configs/demo.py")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    if not hasattr(module, "get_config"):
-        raise UserError(f"{path}: has no get_config(); start from a copy of configs/demo.py")
-    return module.get_config()
+    try:
+        spec.loader.exec_module(module)
+        if not hasattr(module, "get_config"):
+            raise UserError(f"{path}: has no get_config(); start from a copy of configs/demo.py")
+        return module.get_config()
+    except UserError:
+        raise
+    except Exception as error:  # the file is the user's program, which may raise anything
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
+        where = f"{path}, line {line}" if line else str(path)
+        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
 
 
 def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
@@ -90,12 +100,11 @@ def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
 
     from cptlaw.studies import config as config_lib
     from cptlaw.studies import mixture_study
+    from cptlaw.studies.prepared import prepare
 
     # This process only fits and draws; the workers, which inherit none of this, have the accelerator.
     jax.config.update("jax_platforms", "cpu")
-    prepared = mixture_study.prepare(
-        config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet
-    )
+    prepared = prepare(config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for answer in mixture_study.run(prepared, retry_failed=args.retry_failed, command=command):
         print(answer.text(), flush=True)

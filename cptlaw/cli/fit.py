@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
 from cptlaw.errors import UserError
 
 
@@ -34,11 +35,12 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument(
         "--target",
         choices=("run", "mean", "base", "law"),
-        help="what the interval is of: one new run (default), the mean of runs, a run from a new base model, or the law's "
-        "own mean with its bootstrap",
+        help="what the interval is of: one new run (default), the mean of runs, a run from a new base model, or the "
+        "law's own mean with its bootstrap",
     )
     predict.add_argument("--of-run", metavar="RUN", help="a run of the table, taken further: its own effect is known")
     predict.add_argument("--method", help="of the law's own interval: percentile or bca (asks for --target law)")
+    predict.add_argument("--law", metavar="FILE.py:NAME", help="the user's law that the fit is by; this runs FILE")
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
 
@@ -54,15 +56,14 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _table_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("table", type=Path, metavar="TABLE", help="runs table: .csv, .parquet or .jsonl")
-    parser.add_argument("--eval", help="evaluated corpus; several (a,b) make a joint fit")
+    parser.add_argument(
+        "table", type=Path, metavar="TABLE", help="runs table: CSV, JSONL, Parquet, ...; docs/tables.md"
+    )
+    tables.add_arguments(parser, eval=False)
+    parser.add_argument("--eval", help="evaluated corpus; several (a,b) make a joint fit; names a table's only one")
     parser.add_argument(
         "--shared", default="", metavar="P,Q", help="parameters common to all corpora of a joint fit, or all"
     )
-    parser.add_argument(
-        "--columns", default="", metavar="OURS=THEIRS,...", help="map foreign headers: params=N,loss=val"
-    )
-    parser.add_argument("--where", metavar="QUERY", help="use only these rows")
     parser.add_argument(
         "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
     )
@@ -96,39 +97,41 @@ def _list(text: str | None) -> list[str]:
     return [part for part in (text or "").split(",") if part]
 
 
+def _fixed(pairs: list[tuple[str, list[float]]]) -> dict[str, float]:
+    fixed: dict[str, float] = {}
+    for name, values in pairs:
+        if len(values) != 1 or name in fixed:
+            raise UserError(f"--fix {name}: give one value, once")
+        fixed[name] = values[0]
+    return fixed
+
+
 def _read(args: argparse.Namespace) -> Any:
     from cptlaw import cache, runs
 
     cache.keep_compiled()
-    columns = {}
-    for pair in _list(args.columns):
-        ours, equals, theirs = pair.partition("=")
-        if not equals:
-            raise UserError(f"--columns {pair}: write OURS=THEIRS, e.g. params=N")
-        columns[ours] = theirs
-    table = runs.read(args.table, columns, args.where)
+    named = tables.names(args.eval)
+    table = tables.read(args, args.table, eval=named[0] if len(named) == 1 else None)
     if args.learnability:
         table = runs.learnability(table, args.learnability)
     return table if args.thin is None else runs.thin(table, args.thin, args.seed)
 
 
-def _eval(args: argparse.Namespace) -> Any:
-    names = _list(args.eval)
+def _eval(args: argparse.Namespace, table: Any) -> Any:
+    names = tables.names(args.eval, table["eval"])
     return names[0] if len(names) == 1 else names or None
 
 
 def _fit(args: argparse.Namespace) -> None:
-    if args.bootstrap < 0 or args.starts < 1:
-        raise UserError("--bootstrap must be 0 or more and --starts 1 or more")
     table = _read(args)
     from cptlaw import fitting
 
     fit = fitting.fit(
         table,
         args.law,
-        _eval(args),
+        _eval(args, table),
         shared=_list(args.shared),
-        fixed={name: values[0] for name, values in args.fix},
+        fixed=_fixed(args.fix),
         objective=args.objective,
         delta=args.delta,
         bootstrap=args.bootstrap,
@@ -148,29 +151,7 @@ def _fit(args: argparse.Namespace) -> None:
     if args.json:
         print(json.dumps(fit.summary(), allow_nan=False))
         return
-    print(_headline(fit))
-    if "auto" in fit.scores:
-        print(_chosen(fit.scores["auto"]))
-    print(f"{fit.law.title}   L = {fit.law.equation}")
-    corpora = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
-    print(f"eval {corpora}: {fit.n_rows} rows, {len(fit.residuals['run'].unique())} runs\n")
-    for name, value in fit.params.items():
-        low, high = fit.interval(name) if name in fit.samples and len(fit.samples[name]) else (None, None)
-        print(f"  {name:14} {value:12.5g}" + ("" if low is None else f"   90% [{low:.5g}, {high:.5g}]"))
-    quality = fit.scores["fit"]
-    print(f"\nfit       mean error {quality['mean_log']:.3%}   R2 {quality['r2']:.4f}", end="   ")
-    print(f"{args.objective} {quality['objective']:.6g}")
-    held = fit.scores["held_out"]
-    if held["n"]:
-        print(f"held out  {held['what']}, {held['n']} rows: mean error of")
-        named = {k: v for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
-        for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
-            shown = {"law": fit.law.name, "process": f"{fit.law.name}, corrected"}.get(name, name)
-            same = "".join(f" = {twin}" for twin in held["alike"].get(name, ()))
-            print(f"  {scored['mean_log']:8.3%}  {shown}{same}")
-    print("starts    " + ", ".join(f"{n} {code}" for code, n in fit.codes["starts"].items()))
-    if "resamples" in fit.codes:
-        print("resamples " + ", ".join(f"{n} {code}" for code, n in fit.codes["resamples"].items()))
+    _tell(fit)
     if args.influence:
         print("\nruns that move the fit most (what each changes of the loss at the largest fitted size and tokens)")
         for run, move in fit.moves()[:10]:
@@ -179,6 +160,47 @@ def _fit(args: argparse.Namespace) -> None:
         print(f"\nwarning: {warning}")
     if args.out:
         print(f"\nsaved {args.out}; cptlaw predict {args.out} --help")
+
+
+def _tell(fit: Any) -> None:
+    """Prints a fit: what it is worth out of range, the law, its parameters and how good it is."""
+    from cptlaw.fitting import rivals
+
+    print(_headline(fit))
+    if "auto" in fit.settings:
+        print(_chosen(fit.settings["auto"]))
+    print(f"{fit.law.title}   L = {fit.law.equation}")
+    corpora = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
+    print(f"eval {corpora}: {fit.n_rows} rows, {len(fit.residuals['run'].unique())} runs\n")
+    loose = {name: column for column, names in fit.rests.items() for name in names}
+    fixed = {*fit.settings["fixed"], *fit.law.fixed}
+    for name, value in fit.params.items():
+        told = ""
+        if name in loose:
+            told = f"   not determined: {loose[name]} never varied"
+        elif name in fixed:
+            told = "   held"
+        elif name in fit.samples and len(fit.samples[name]):
+            told = "   90% [{:.5g}, {:.5g}]".format(*fit.interval(name))
+        print(f"  {name:14} {value:12.5g}{told}")
+    if fit.law.billions:
+        print(f"  in which {', '.join(fit.law.billions)} count in billions (1e9), though tables hold counts")
+    quality = fit.scores["fit"]
+    print(f"\nfit       mean error {quality['mean_log']:.3%}   R2 {quality['r2']:.4f}", end="   ")
+    print(f"{fit.settings['objective']} {quality['objective']:.6g}")
+    held = fit.scores["held_out"]
+    if held["n"]:
+        print(f"held out  {held['what']}, {held['n']} rows: mean error of")
+        named = {k: v for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
+        for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
+            ours = {"law": fit.law.name, "process": f"{fit.law.name}, corrected by how it missed"}
+            print(f"  {scored['mean_log']:8.3%}  {ours.get(name) or rivals.shown(name, held.get('alike', ()))}")
+    if fit.settings.get("loss_se"):
+        print(f"loss_se   {fit.settings['loss_se']}")
+    if not fit.codes:
+        print("every parameter is held: nothing was fitted, so there are no intervals")
+    for what, counts in fit.codes.items():
+        print(f"{what:9} " + ", ".join(f"{n} {code}" for code, n in counts.items()))
 
 
 def _headline(fit: Any) -> str:
@@ -211,22 +233,25 @@ def _chosen(auto: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"  loses on {note}" for note in auto["lost"])]) + "\n"
 
 
+def own_law(args: argparse.Namespace) -> str | None:
+    """The user's law named with --law, which a saved fit may be by: the file that is read never chooses what is run."""
+    return args.law if ".py:" in args.law else None
+
+
 def _predict(args: argparse.Namespace) -> None:
     import numpy as np
 
     from cptlaw.fitting import Fit
     from cptlaw.fitting.result import LAW, TARGETS
 
-    fit = Fit.load(args.fit)
-    given = {name: getattr(args, name) for name in ("params", "tokens", "ratio") if getattr(args, name) is not None}
-    given |= dict(args.at)
-    lengths = {len(v) for v in given.values() if len(v) > 1}
-    if len(lengths) > 1:
-        raise UserError("give one value or the same number of values for every column")
-    given = {name: v if len(v) > 1 else v * max(lengths, default=1) for name, v in given.items()}
+    fit = Fit.load(args.fit, args.law)
+    if args.law is not None and fit.law.sha256 is None:
+        raise UserError(f"--law {args.law}: {args.fit} is by the built-in law {fit.law.name}; leave --law out")
+    given = _columns(args)
     found = fit.predict(
         level=args.level, target=args.target, run=args.of_run, method=args.method, eval=args.eval, **given
     )
+    notes = [*found.notes, *fit.extrapolation(**given), *_reach(fit)]
     rows: list[dict[str, Any]] = []
     for i, point in enumerate(found.point):
         row = {name: values[i] for name, values in given.items()}
@@ -238,7 +263,7 @@ def _predict(args: argparse.Namespace) -> None:
         rows.append({**row, "loss": float(point), **bounds, **parts})
     if args.json:
         level = args.level if any("low" in row for row in rows) else None
-        print(json.dumps({"level": level, "target": found.target, "predictions": rows, "notes": list(found.notes)}))
+        print(json.dumps({"level": level, "target": found.target, "predictions": rows, "warnings": notes}))
         return
     print(f"{args.level:.0%} intervals are of {(TARGETS | {LAW: 'the mean of the law, taken as true'})[found.target]}")
     for row in rows:
@@ -249,8 +274,31 @@ def _predict(args: argparse.Namespace) -> None:
         if "parts" in row:
             largest = sorted(row["parts"].items(), key=lambda item: -item[1])
             print("    its width comes from " + ", ".join(f"{name} {v:.0%}" for name, v in largest if v >= 0.01))
-    for note in (*found.notes, *fit.extrapolation(**given)):
+    for note in notes:
         print(f"warning: {note}")
+
+
+def _columns(args: argparse.Namespace) -> dict[str, Any]:
+    """The columns that a question gives, all of one length."""
+    named = [(name, getattr(args, name)) for name in ("params", "tokens", "ratio") if getattr(args, name) is not None]
+    given: dict[str, list[float]] = {}
+    for name, values in (*named, *args.at):
+        if name in given:
+            raise UserError(f"{name} is given twice")
+        given[name] = values
+    lengths = {len(values) for values in given.values() if len(values) > 1}
+    if len(lengths) > 1:
+        raise UserError("give one value or the same number of values for every column")
+    count = max(lengths, default=1)
+    return {name: values if len(values) > 1 else values * count for name, values in given.items()}
+
+
+def _reach(fit: Any) -> list[str]:
+    """What the fit cannot say, whatever is asked."""
+    return [
+        f"{name} never varied in the fitted rows: this holds at {name} = {fit.ranges[name][1]:g} only"
+        for name in fit.unmoved
+    ]
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -260,7 +308,7 @@ def _compare(args: argparse.Namespace) -> None:
     found = fitting.compare(
         table,
         laws.names() if args.laws == "all" else _list(args.laws),
-        _eval(args),
+        _eval(args, table),
         fold=args.fold,
         shared=_list(args.shared),
         objective=args.objective,

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
+from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
@@ -31,8 +33,8 @@ def add_parsers(subparsers: Any) -> None:
     ceiling.add_argument("--rise", type=float, help="allowed rise in nats, instead")
     ask.add_argument(
         "--confidence", type=float, default=0.9, metavar="P",
-        help="recommend the share at which the ceiling holds with this probability (default 0.9; 0 for the share at which "
-        "the predicted loss meets it)",
+        help="recommend the share at which the ceiling holds with this probability (default 0.9); 0: the share at which "
+        "the predicted loss meets it",
     )  # fmt: skip
     ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="NAME=N,...", help="tokens there are of each")
 
@@ -117,13 +119,14 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
     ask.add_argument(
-        "--law", default="auto", help="law to fit to --table (default auto: chosen by its forward questions)"
+        "--law", default="auto", help="law to fit to --table (default auto, chosen by it); of saved fits, FILE.py:NAME"
     )
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="of the resamples of --table")
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
     ask.add_argument("--out", type=Path, metavar="DECISION.json", help="save the decision, e.g. for cptlaw report")
     ask.add_argument("--json", action="store_true", help="print JSON")
+    tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: _show(run(args), args))
     return ask
 
@@ -159,8 +162,8 @@ def _numbers(text: str) -> list[float]:
 
 def _named(text: str) -> dict[str, float]:
     try:
-        return {name: float(value) for name, _, value in (part.partition("=") for part in text.split(","))}
-    except ValueError:
+        return {name: float(value) for name, value in tables.pairs("", text).items()}
+    except (ValueError, UserError):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
 
 
@@ -173,25 +176,26 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return fitting.Fit.load(text)
+        return fitting.Fit.load(text, own_law(args))
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
     return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
 
 
 def _table(args: argparse.Namespace) -> Any:
-    from cptlaw import cache, runs
+    from cptlaw import cache
 
     cache.keep_compiled()
-    return runs.read(args.table)
+    return tables.read(args, args.table)
 
 
 def _csv(flag: str, path: Path) -> Any:
-    import pandas as pd
+    from cptlaw import runs
 
-    if not path.is_file():
-        raise UserError(f"{flag} {path}: no such file")
-    return pd.read_csv(path)
+    try:
+        return runs.read_columns(path)
+    except runs.TableError as error:
+        raise UserError(f"{flag} {error}") from None
 
 
 def _show(decision: Any, args: argparse.Namespace) -> None:
@@ -221,17 +225,17 @@ def _laws(args: argparse.Namespace, fits: Any) -> list[Any]:
 
 
 def _trade_off(args: argparse.Namespace) -> Any:
-    from cptlaw.planning import tradeoff
+    from cptlaw.planning.tradeoff import measured_base, trade_off
 
     general, domain = load(args, "general"), load(args, "domain")
     base, error = args.base_loss, 0.0
     if base is None:
         if args.table is None:
             raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
-        base, error = tradeoff.measured_base(_table(args), general.eval, args.params)
+        base, error = measured_base(_table(args), general.eval, args.params)
     return _decide(
         args,
-        tradeoff.trade_off,
+        trade_off,
         general,
         domain,
         params=args.params,
@@ -247,7 +251,7 @@ def _trade_off(args: argparse.Namespace) -> Any:
 
 
 def _share(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.pareto import share_for_loss
+    from cptlaw.planning.share_for_loss import share_for_loss
 
     fit = load(args, "fit")
     return _decide(args, share_for_loss, fit, loss=args.loss, params=args.params, tokens=args.tokens, level=args.level)
@@ -320,7 +324,7 @@ def _mixture(args: argparse.Namespace) -> Any:
 
 
 def _subset(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.best_subset import subset
+    from cptlaw.planning.best_subset import best_subset
 
     reachable = None
     if args.reachable is not None:
@@ -328,7 +332,7 @@ def _subset(args: argparse.Namespace) -> Any:
         if not {"mean", "spread"} <= set(table):
             raise UserError(f"--reachable {args.reachable}: needs the columns mean and spread")
         reachable = table[["mean", "spread"]].to_numpy()
-    return subset(load(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
+    return best_subset(load(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
 
 
 def _next(args: argparse.Namespace) -> Any:
@@ -350,10 +354,10 @@ def _next(args: argparse.Namespace) -> Any:
 
 def _design(args: argparse.Namespace) -> Any:
     from cptlaw import fitting, laws
-    from cptlaw.planning.first_grid import design
+    from cptlaw.planning.first_grid import first_grid
 
     if args.assume.endswith(".json"):
-        fit = fitting.Fit.load(args.assume)
+        fit = fitting.Fit.load(args.assume, own_law(args))
         law, theta = fit.law, fit.params
     else:
         law = laws.parse("dcpt" if args.law == "auto" else args.law)
@@ -361,7 +365,7 @@ def _design(args: argparse.Namespace) -> Any:
             theta = _named(args.assume)
         except argparse.ArgumentTypeError as error:
             raise UserError(f"--assume {error}") from None
-    return design(
+    return first_grid(
         law,
         theta,
         at={"params": args.params, "tokens": args.tokens, "ratio": args.ratio},

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw.cli import tables
+from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
 
@@ -25,22 +27,28 @@ def add_parsers(subparsers: Any) -> None:
         "--decisions", type=Path, nargs="+", default=[], metavar="DECISION.json", help="what `cptlaw plan --out` saved"
     )
     parser.add_argument("--confirm", type=Path, metavar="TABLE", help="the run trained at the recommendation")
-    parser.add_argument("--law", default="dcpt", help="law to fit where no --fits are given (default dcpt)")
+    parser.add_argument(
+        "--law",
+        default="dcpt",
+        help="law to fit where there are no saved fits (default dcpt); of saved fits, FILE.py:NAME",
+    )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of those fits")
     parser.add_argument("--hold-out", metavar="QUERY", help="rows those fits are scored on: 'params > 1e9'")
+    tables.add_arguments(parser)
     parser.set_defaults(run=_report)
 
 
 def _report(args: argparse.Namespace) -> None:
-    from cptlaw import cache, fitting, report, runs
-    from cptlaw.planning.decision import Decision, corpus
+    from cptlaw import cache, fitting, report
+    from cptlaw.planning.decision import Decision
+    from cptlaw.planning.numbers import corpus
 
     cache.keep_compiled()
     study = args.source.is_dir()
     if study:
         _study(args)
-    table = runs.read(args.source)
-    fits = {corpus(fit): fit for fit in map(fitting.Fit.load, args.fits)}
+    table = tables.read(args, args.source)
+    fits = {corpus(fit): fit for fit in (fitting.Fit.load(path, own_law(args)) for path in args.fits)}
     if study and fits:
         table = _of(table, list(fits))
     if not fits:
@@ -60,7 +68,7 @@ def _report(args: argparse.Namespace) -> None:
         table=table,
         fits=fits,
         decisions=decisions,
-        confirm=None if args.confirm is None else runs.read(args.confirm),
+        confirm=None if args.confirm is None else tables.read(args, args.confirm, where=False),
         question=args.question,
         command=" ".join(["cptlaw", *sys.argv[1:]]),
     )
@@ -69,26 +77,30 @@ def _report(args: argparse.Namespace) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     """Finds what a study left: runs.csv, fits/DOMAIN-CORPUS.json, answer-DOMAIN.json, confirm-DOMAIN.csv."""
+    from cptlaw.execution.workdir import Workdir
     from cptlaw.fitting import Fit
 
-    workdir = args.source
-    args.source = workdir / "runs.csv"
+    workdir = Workdir(args.source)
+    args.source = workdir.table
     if not args.source.is_file():
-        if pages := sorted(workdir.glob("landscape-*.html")):
+        if pages := sorted(workdir.root.glob("landscape-*.html")):
             raise UserError(f"{workdir}: a perplexity study, whose report it has: {', '.join(map(str, pages))}")
         raise UserError(f"{workdir}: no runs.csv in it; give a runs table, or the workdir of a finished study")
-    saved = {path: path.stem.removesuffix(f"-{Fit.load(path).eval}") for path in sorted(workdir.glob("fits/*.json"))}
+    saved = {
+        path: path.stem.removesuffix(f"-{Fit.load(path, own_law(args)).eval}")
+        for path in sorted(workdir.fits.glob("*.json"))
+    }
     domains = sorted(set(saved.values()))
     if args.domain is None and len(domains) == 1:
         args.domain = domains[0]
     if domains and args.domain not in domains:
         raise UserError(f"{workdir} answers for {', '.join(domains)}: choose one with --domain")
     if domains:
-        answer, confirm = workdir / f"answer-{args.domain}.json", workdir / f"confirm-{args.domain}.csv"
+        answer, confirm = workdir.answer(args.domain), workdir.confirm(args.domain)
         args.decisions = args.decisions or [answer] * answer.is_file()
         args.fits = args.fits or [path for path, domain in saved.items() if domain == args.domain]
         args.confirm = args.confirm or (confirm if confirm.is_file() else None)
-    args.title = args.title or f"{workdir.name}: {args.domain or 'its runs'}"
+    args.title = args.title or f"{workdir.root.name}: {args.domain or 'its runs'}"
 
 
 def _of(table: Any, corpora: list[str]) -> Any:

@@ -3,12 +3,11 @@
 Shapes: B rows of a batch, T positions of a row (`seq_len`).
 """
 
-import hashlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from cptlaw.data.mixture import Schedule, check_weights, key, permute
+from cptlaw.data.mixture import Mixture, check_weights, key, permute
 from cptlaw.data.store import StoreError, TokenStore
 
 Batch = dict[str, np.ndarray]
@@ -34,9 +33,9 @@ class TrainBatches:
     ):
         """Raises MixtureError for weights that are not shares of `stores`, StoreError for a store under one window."""
         check_weights(weights, stores)
-        self.schedule = Schedule(weights, seed)
+        self.mixture = Mixture(weights, seed)
         self.seq_len, self.batch_size, self.seed = seq_len, batch_size, seed
-        self.stores = {name: stores[name] for name in self.schedule.names}
+        self.stores = {name: stores[name] for name in self.mixture.names}
         self.windows = {name: (len(store.tokens) - 1) // seq_len for name, store in self.stores.items()}
         for name, windows in self.windows.items():
             if weights[name] > 0 and windows < 1:
@@ -55,7 +54,7 @@ class TrainBatches:
           mask_BT: float32, 1 where the target belongs to the same document as the token.
         """
         index = step * self.batch_size + np.arange(self.batch_size)[rows]
-        corpus, k = self.schedule.locate(index)
+        corpus, k = self.mixture.locate(index)
         windows_BW = np.empty((index.size, self.seq_len + 1), np.int32)
         starts_BW = np.zeros((index.size, self.seq_len + 1), bool)
         for c, (name, store) in enumerate(self.stores.items()):
@@ -68,14 +67,6 @@ class TrainBatches:
                 windows_BW[mine] = store.tokens[begin[:, None] + np.arange(self.seq_len + 1)]
                 starts_BW[mine] = _document_starts(store, begin, self.seq_len + 1)
         return _batch(windows_BW, starts_BW)
-
-    def digest(self, step: int) -> str:
-        """SHA-256 of a step's batch, to compare runs by."""
-        digest = hashlib.sha256()
-        for name, values in sorted(self.batch(step).items()):
-            digest.update(f"{name} {values.dtype} {values.shape}".encode())
-            digest.update(values.tobytes())
-        return digest.hexdigest()
 
 
 def eval_batches(store: TokenStore, seq_len: int, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:

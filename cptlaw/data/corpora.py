@@ -13,7 +13,6 @@ each) and the validation documents themselves: set `validation_bytes` where a tw
 """
 
 import dataclasses
-import difflib
 import gzip
 import hashlib
 import heapq
@@ -22,12 +21,13 @@ import json
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Annotated, Any
 
 from cptlaw import atomic
 from cptlaw.data import recipes
 from cptlaw.data.documents import Document, Key, content_key
-from cptlaw.errors import UserError
+from cptlaw.errors import UserError, did_you_mean
+from cptlaw.fields import NotEmpty, at_least
 
 SPLITS = ("train", "validation")
 JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
@@ -53,11 +53,11 @@ class Spec:
       validation_bytes: the same for the validation documents.
     """
 
-    source: str
-    text_field: str = "text"
-    tfds_split: str = "train"
-    max_bytes: int | None = None
-    validation_bytes: int | None = None
+    source: Annotated[str, NotEmpty()]
+    text_field: Annotated[str, NotEmpty()] = "text"
+    tfds_split: Annotated[str, NotEmpty()] = "train"
+    max_bytes: Annotated[int | None, at_least(1)] = None
+    validation_bytes: Annotated[int | None, at_least(1)] = None
 
     @classmethod
     def of(cls, name: str, value: "str | Mapping[str, Any] | Spec") -> "Spec":
@@ -69,8 +69,7 @@ class Spec:
         fields = [field.name for field in dataclasses.fields(cls)]
         for field in value:
             if field not in fields:
-                near = difflib.get_close_matches(field, fields, 1)
-                hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(fields)}"
+                hint = did_you_mean(field, fields) or f"there are {', '.join(fields)}"
                 raise CorpusError(f"corpus {name!r}: no field {field!r}; {hint}")
         if "source" not in value:
             raise CorpusError(f"corpus {name!r}: no source; give recipe:NAME, tfds:NAME, a file or a folder")

@@ -42,7 +42,7 @@ def check_weights(weights: Mapping[str, float], known: Iterable[str] | None = No
         raise MixtureError(f"mixture: the weights ({given}) sum to {total:.6g}; token shares must sum to 1")
 
 
-class Schedule:
+class Mixture:
     """The order of sequences of a mixture. `names` (sorted) gives the meaning of a corpus index."""
 
     def __init__(self, weights: Mapping[str, float], seed: int = 0):

@@ -82,7 +82,7 @@ def register_mixture(
 
     seqio mixes examples, here documents: a corpus's rate is its weight over its mean document length (trimmed to
     `seq_len`, when the Mixture is to be read with that length). The share is then right in expectation, where
-    `mixture.Schedule` is right in every window. Corpora of weight 0 are left out.
+    `mixture.Mixture` is right in every window. Corpora of weight 0 are left out.
     """
     check_weights(weights, stores)
     seqio = quiet_seqio()

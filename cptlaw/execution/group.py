@@ -1,18 +1,14 @@
 """Runs of a queue that share one program (`training.together`); each leaves behind what it would have left alone."""
 
 import contextlib
-import functools
 import json
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any
+import os
+from collections.abc import Iterable, Sequence
 
 from cptlaw.execution.job import Job, Stopped, tidy, watched
-from cptlaw.execution.run import Monitor, Run
+from cptlaw.execution.run import Conditions, Run
 from cptlaw.execution.rundir import RunDir
-
-# The runs of a program, the one of them that came further, and the tokens it has done.
-Progress = Callable[[Sequence[Run], Run, int], Any]
+from cptlaw.execution.workdir import Workdir
 
 
 class Failed(Exception):
@@ -26,43 +22,32 @@ class Failed(Exception):
         self.runs = runs
 
 
-def train(
-    runs: Iterable[Run],
-    workdir: Path,
-    most: int,
-    *,
-    checkpoint_seconds: float,
-    monitor: Monitor,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> bool:
+def train_group(runs: Iterable[Run], workdir: str | os.PathLike[str], most: int, conditions: Conditions) -> bool:
     """Trains the first of `runs` to its end, and in the same program those after it that may share it.
 
     Args:
       runs: what may be trained now; those that other processes work on are passed over.
       workdir: the study's directory, token stores included.
       most: how many to train together.
-      checkpoint_seconds: how much work a crash may cost.
-      monitor: what is watched meanwhile; stalls and profile of the program are in the directory of its first run.
-      progress: called for each run with the tokens done.
-      should_stop: asked after every step.
+      conditions: how; stalls and profile of the program are in the directory of its first run.
 
     Returns:
       Whether it did: False when the first run has no company, or another process works on it.
 
     Raises:
-      Stopped: after saving, because `should_stop` said so.
+      Stopped: after saving, because `conditions.should_stop` said so.
       Failed: the program raised an error. What its runs have measured and saved is theirs to go on from.
     """
+    workdir = Workdir(workdir)
     with contextlib.ExitStack() as stack:
         group = _claim(runs, workdir, most, stack)
         if len(group) < 2:
             return False
         owned = [directory.run for directory in group]
         for run in owned:
-            progress(owned, run, 0)
+            conditions.progress(owned, run, 0)
         try:
-            stopped = _train(group, workdir, checkpoint_seconds, monitor, progress, should_stop)
+            stopped = _train(group, workdir, conditions)
         except Exception as error:
             raise Failed([run.id for run in owned], error) from error
     if stopped:
@@ -79,7 +64,7 @@ def program(run: Run) -> str | None:
     return json.dumps([run.model, run.optimizer, sizes, steps], sort_keys=True)
 
 
-def _claim(runs: Iterable[Run], workdir: Path, most: int, stack: contextlib.ExitStack) -> list[RunDir]:
+def _claim(runs: Iterable[Run], workdir: Workdir, most: int, stack: contextlib.ExitStack) -> list[RunDir]:
     """The first run and its company, which the stack owns; none if the first is another's, or better trained alone."""
     from cptlaw.training.checkpoints import saved_steps
 
@@ -105,28 +90,18 @@ def _claim(runs: Iterable[Run], workdir: Path, most: int, stack: contextlib.Exit
     return group
 
 
-def _train(
-    group: list[RunDir],
-    workdir: Path,
-    checkpoint_seconds: float,
-    monitor: Monitor,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> bool:
+def _train(group: list[RunDir], workdir: Workdir, conditions: Conditions) -> bool:
     """Whether it was stopped."""
     from cptlaw.training import loop, together
 
     jobs = [Job(directory, workdir) for directory in group]
     runs, job = [job.run for job in jobs], jobs[0]
     with contextlib.ExitStack() as stack:
-        records = [
-            stack.enter_context(job.records(checkpoint_seconds, monitor, functools.partial(progress, runs, job.run)))
-            for job in jobs
-        ]
-        results = together.train(
-            job.cfg,
+        records = [stack.enter_context(job.records(conditions, runs)) for job in jobs]
+        results = together.train_all(
+            job.run.config,
             [
-                together.Member(job.schedule, job.batches, job.first_state, checkpoints)
+                loop.Member(job.schedule, job.batches, job.first_state, checkpoints)
                 for job, (checkpoints, _) in zip(jobs, records)
             ],
             optimizer=job.optimizer,
@@ -134,11 +109,11 @@ def _train(
             microbatches=job.run.microbatches or None,
             eval_steps=job.eval_steps,
             evaluate=lambda i, point, params: jobs[i].evaluate(point, params),
-            log_every=monitor.log_steps,
+            log_every=conditions.monitor.log_steps,
             log=lambda i, metrics: records[i][1](metrics),
-            spike=monitor.spike,
-            should_stop=should_stop,
-            on_step=stack.enter_context(watched(group[0], monitor)),
+            spike=conditions.monitor.spike,
+            should_stop=conditions.should_stop,
+            on_step=stack.enter_context(watched(group[0], conditions.monitor)),
         )
     for job, result in zip(jobs, results):
         job.end(result)

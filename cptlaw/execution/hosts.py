@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,9 +10,10 @@ from jax.experimental import multihost_utils
 
 from cptlaw.execution.run import Run
 from cptlaw.execution.rundir import RunDir
+from cptlaw.execution.workdir import Workdir
 
 
-def run_dir(workdir: Path, run: Run) -> RunDir:
+def run_dir(workdir: Workdir, run: Run) -> RunDir:
     """The run's directory, as this process may use it."""
     return RunDir(workdir, run) if jax.process_count() == 1 else _Together(workdir, run)
 

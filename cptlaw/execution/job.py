@@ -4,16 +4,15 @@ import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from cptlaw.errors import UserError
 from cptlaw.execution import rundir
-from cptlaw.execution.run import Monitor, Run
+from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
-
-Progress = Callable[[int], Any]
+from cptlaw.execution.workdir import Workdir
 
 
 class Stopped(Exception):
@@ -24,16 +23,14 @@ class Job:
     """A run that this process owns, ready to be trained; its rows before the first step are written.
 
     Attributes:
-      cfg, schedule, batches, optimizer, layout, eval_steps: as `training.loop.train` takes them.
+      schedule, batches, optimizer, layout, eval_steps: as `training.loop.train` takes them.
     """
 
-    def __init__(self, directory: RunDir, workdir: Path):
+    def __init__(self, directory: RunDir, workdir: Workdir):
         from cptlaw.data.batches import TrainBatches
-        from cptlaw.models import transformer
 
         run = directory.run
         self.directory, self.run, self.workdir = directory, run, workdir
-        self.cfg = transformer.Config(**run.model)
         self.layout = layout(run)
         self.optimizer = run.make_optimizer()
         self.schedule = run.schedule()
@@ -47,7 +44,7 @@ class Job:
             # A base model's order of documents is its own: replay must not repeat the ones that it saw first.
             seed=~run.seed if run.init is None else run.seed,
         )
-        self._facts = _facts(run, self.cfg, workdir, base)
+        self._facts = _facts(run, workdir, base)
         self._losses: list[dict[str, Any]] = []
         if base is not None and not run.trunk:
             # Before the first step every run of a size is the base model: measured once, at the end of the base run.
@@ -60,31 +57,36 @@ class Job:
         from cptlaw.training.checkpoints import load_state
         from cptlaw.training.start import first_state, next_phase
 
-        run, cfg, optimizer, placed = self.run, self.cfg, self.optimizer, self.layout
-
-        def checkpoints_of(name: str) -> Path:
-            return rundir.path_of(self.workdir, name) / "checkpoints"
-
+        run, cfg, optimizer, placed = self.run, self.run.config, self.optimizer, self.layout
         if run.trunk is not None:
-            folder, step = checkpoints_of(run.trunk), run.steps(run.first_token)
+            folder, step = rundir.checkpoints_of(self.workdir, run.trunk), run.steps(run.first_token)
+            if not folder.exists():
+                raise UserError(
+                    f"its trunk {run.trunk} has no checkpoints any more: they were removed when all its branches had "
+                    f"finished. Delete {folder.parent / 'result.json'}, so that the trunk is trained again, and retry "
+                    "this run (--retry-failed)"
+                )
             return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
         if run.init is None:
             return first_state(cfg, optimizer, placed, seed=run.seed)
-        folder = checkpoints_of(run.init)
+        folder = rundir.checkpoints_of(self.workdir, run.init)
         if run.phase.keep_optimizer:
             return first_state(cfg, optimizer, placed, resume=lambda abstract: next_phase(folder, abstract))
         return first_state(cfg, optimizer, placed, weights=lambda _: _base_params(folder, cfg, placed))
 
     def evaluate(self, point: Any, params: Any) -> None:
         """Measures the losses after a step: rows of the runs table."""
-        self._losses = _losses(params, self.run, self.workdir, self.cfg, self.layout, point.step)
+        self._losses = _losses(params, self.run, self.workdir, self.layout, point.step)
         at = {"tokens": point.tokens, "step": point.step, "lr": point.lr, "flops": point.flops}
         at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal}
         self.directory.add([{**self._facts, **at, **row} for row in self._losses])
 
     @contextlib.contextmanager
-    def records(self, checkpoint_seconds: float, monitor: Monitor, progress: Progress) -> Iterator[tuple[Any, Any]]:
-        """Yields the run's `Checkpoints`, and the function that is to be given its metrics."""
+    def records(self, conditions: Conditions, together: Sequence[Run]) -> Iterator[tuple[Any, Any]]:
+        """Yields the run's `Checkpoints`, and the function that is to be given its metrics.
+
+        `together` are the runs of its program, itself included.
+        """
         import jax
 
         from cptlaw.training import writers
@@ -94,17 +96,17 @@ class Job:
         keep = [run.steps(tokens) for tokens in run.keep_tokens]
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(
-                Checkpoints(self.directory.checkpoints, recent=2, keep=keep, seconds=checkpoint_seconds)
+                Checkpoints(self.directory.checkpoints, recent=2, keep=keep, seconds=conditions.checkpoint_seconds)
             )
             write = None
             if jax.process_index() == 0:  # it speaks for all
-                kinds, config = monitor.writers, dataclasses.asdict(run)
+                kinds, config = conditions.monitor.writers, dataclasses.asdict(run)
                 write = stack.enter_context(writers.writers(kinds, self.directory.path, run.id, config))
 
             def log(metrics: Any) -> None:
                 if write is not None:
                     write(metrics.record())
-                progress(metrics.point.tokens - run.first_token)
+                conditions.progress(together, run, metrics.point.tokens - run.first_token)
 
             yield checkpoints, log
 
@@ -155,14 +157,14 @@ def tidy(directory: RunDir, keep_checkpoint: bool = False) -> None:
         directory.drop_checkpoints()
 
 
-def import_weights(directory: RunDir, workdir: Path) -> None:
+def import_weights(directory: RunDir, workdir: Workdir) -> None:
     """A base model that comes from a Hugging Face folder: a checkpoint and its losses, and no training."""
-    from cptlaw.models import hf, transformer
+    from cptlaw.models import hf
     from cptlaw.training.checkpoints import Checkpoints
     from cptlaw.training.start import first_state
 
     run = directory.run
-    folder, cfg, placed = run.weights, transformer.Config(**run.model), layout(run)
+    folder, cfg, placed = run.weights, run.config, layout(run)
     assert folder is not None
     state = first_state(
         cfg, run.make_optimizer(), placed, weights=lambda abstract: hf.load_params(folder, cfg, abstract)
@@ -170,31 +172,31 @@ def import_weights(directory: RunDir, workdir: Path) -> None:
     with Checkpoints(directory.checkpoints) as checkpoints:
         checkpoints.save(0, state)
     # What its pre-training spent is not known.
-    directory.finish(spent={}, losses=_losses(state.params, run, workdir, cfg, placed, 0))
+    directory.finish(spent={}, losses=_losses(state.params, run, workdir, placed, 0))
 
 
 # The columns of a row before the first step.
 _BEFORE = {"tokens": 0, "step": 0, "lr": 0.0, "flops": 0.0, "lr_sum": 0.0, "lr_anneal": 0.0}
 
 
-def _losses(params: Any, run: Run, workdir: Path, cfg: Any, placed: Any, step: int) -> list[dict[str, Any]]:
+def _losses(params: Any, run: Run, workdir: Workdir, placed: Any, step: int) -> list[dict[str, Any]]:
     """The loss on every corpus that is evaluated, with its standard error."""
     losses = []
     for corpus in run.evals:
-        scores = _score(params, workdir, corpus, run, cfg, placed)
+        scores = _score(params, workdir, corpus, run, placed)
         if not math.isfinite(scores.loss):
             raise FloatingPointError(f"the {corpus} loss is {scores.loss} after step {step}")
         losses.append({"eval": corpus, "loss": scores.loss, "loss_se": scores.loss_se})
     return losses
 
 
-def _facts(run: Run, cfg: Any, workdir: Path, base: dict[str, Any] | None) -> dict[str, Any]:
+def _facts(run: Run, workdir: Workdir, base: dict[str, Any] | None) -> dict[str, Any]:
     """The columns of the runs table that are the same in all of a run's rows."""
     from cptlaw.models import transformer
 
     facts: dict[str, Any] = {
         "run": run.trunk or run.id,  # a trunk and its branches are one run, measured at several lengths
-        "params": transformer.count_params(cfg)["non_embedding"],
+        "params": transformer.count_params(run.config)["non_embedding"],
         "model": run.size,
         "seed": run.seed,
         "status": "ok",
@@ -209,22 +211,22 @@ def _facts(run: Run, cfg: Any, workdir: Path, base: dict[str, Any] | None) -> di
 
 
 @functools.cache
-def _store(workdir: Path, corpus: str, split: str) -> Any:
+def _store(workdir: Workdir, corpus: str, split: str) -> Any:
     from cptlaw.data.store import TokenStore
 
-    return TokenStore.open(workdir / "data" / corpus / split)
+    return TokenStore.open(workdir.store(corpus, split))
 
 
 @functools.cache
-def _eval_batches(workdir: Path, corpus: str, seq_len: int, batch_size: int, max_tokens: int | None) -> list:
+def _eval_batches(workdir: Workdir, corpus: str, seq_len: int, batch_size: int, max_tokens: int | None) -> list:
     from cptlaw.data.batches import eval_batches
 
     return list(eval_batches(_store(workdir, corpus, "validation"), seq_len, batch_size, max_tokens))
 
 
-def _score(params: Any, workdir: Path, corpus: str, run: Run, cfg: Any, layout: Any) -> Any:
+def _score(params: Any, workdir: Workdir, corpus: str, run: Run, layout: Any) -> Any:
     batches = _eval_batches(workdir, corpus, run.seq_len, run.eval_batch_size, run.eval_max_tokens)
-    return _evaluator(cfg, layout).score(params, batches, _store(workdir, corpus, "validation").doc_bytes)
+    return _evaluator(run.config, layout).score(params, batches, _store(workdir, corpus, "validation").doc_bytes)
 
 
 @functools.cache
@@ -252,10 +254,11 @@ def _layout(mesh: tuple[tuple[str, int], ...], rows: int) -> Any:
 
 
 @functools.cache
-def _base(workdir: Path, run_id: str) -> dict[str, Any]:
-    result = rundir.read_result(rundir.path_of(workdir, run_id))
+def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
+    path = workdir.run(run_id)
+    result = rundir.read_result(path)
     if result is None or result["state"] != rundir.FINISHED:
-        raise UserError(f"{workdir}/runs/{run_id}: the base run is not finished; train it first")
+        raise UserError(f"{path}: the base run is not finished; train it first")
     return result
 
 

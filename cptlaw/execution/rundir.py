@@ -23,6 +23,7 @@ from typing import Any
 
 from cptlaw import atomic, runs
 from cptlaw.execution.run import Run
+from cptlaw.execution.workdir import Workdir
 
 FINISHED, FAILED, RUNNING, RESUMABLE, PENDING = "finished", "failed", "running", "resumable", "pending"
 
@@ -30,9 +31,9 @@ FINISHED, FAILED, RUNNING, RESUMABLE, PENDING = "finished", "failed", "running",
 MAX_ATTEMPTS = 3
 
 
-def path_of(workdir: str | os.PathLike[str], run_id: str) -> Path:
-    """The directory of a run."""
-    return Path(workdir) / "runs" / run_id
+def checkpoints_of(workdir: str | os.PathLike[str], run_id: str) -> Path:
+    """The directory of a run's checkpoints."""
+    return Workdir(workdir).run(run_id) / "checkpoints"
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
@@ -54,8 +55,8 @@ class RunDir:
 
     def __init__(self, workdir: str | os.PathLike[str], run: Run):
         self.run = run
-        self.path = path_of(workdir, run.id)
-        self.checkpoints = self.path / "checkpoints"
+        self.path = Workdir(workdir).run(run.id)
+        self.checkpoints = checkpoints_of(workdir, run.id)
         self.rows_path = self.path / "rows.jsonl"
 
     def state(self) -> str:

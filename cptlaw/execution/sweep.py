@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -26,6 +25,7 @@ from cptlaw.errors import UserError
 from cptlaw.execution import rundir
 from cptlaw.execution.run import Monitor, Run
 from cptlaw.execution.rundir import RunDir
+from cptlaw.execution.workdir import Workdir
 from cptlaw.progress import bar as progress_bar
 
 _MONITOR = Monitor()
@@ -65,7 +65,7 @@ def sweep(
       progress: show a bar, on stderr.
       title: the bar's name.
     """
-    workdir = Path(workdir)
+    workdir = Workdir(workdir)
     directories = {run.id: RunDir(workdir, run) for run in runs}
     left = _left(directories)
     if not left:
@@ -78,7 +78,7 @@ def sweep(
         "monitor": dataclasses.asdict(monitor),
         "runs": [dataclasses.asdict(run) for run in runs],
     }
-    plan_path = workdir / "plans" / f"{uuid.uuid4().hex}.json"
+    plan_path = workdir.new_plan()
     atomic.write_text(plan_path, json.dumps(plan))
     events: queue.Queue[dict] = queue.Queue()
     count = min(workers or default_workers(), len(left))
@@ -145,7 +145,7 @@ class _Worker:
         self.start()
 
     def start(self) -> None:
-        self.runs: list[str] = []  # what a process before it spoke of is none of its own
+        self.runs: list[str] = []  # this process has not taken a run yet, whatever the one before it trained
         command = [
             sys.executable,
             "-m",

@@ -4,8 +4,8 @@ Where the plan says so, several at a time. A worker tells its sweep how far it i
 leaves when its stdin closes.
 """
 
+import contextlib
 import errno
-import functools
 import gc
 import itertools
 import json
@@ -21,61 +21,47 @@ from typing import Any
 from cptlaw import cache
 from cptlaw.errors import UserError
 from cptlaw.execution import group, rundir
-from cptlaw.execution.job import Job, Progress, Stopped, import_weights, tidy, watched
-from cptlaw.execution.run import Monitor, Run
+from cptlaw.execution.job import Job, Stopped, import_weights, tidy, watched
+from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
+from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import build
 
-_MONITOR = Monitor()
+_CONDITIONS = Conditions()
 
 
-def train(
-    run: Run,
-    workdir: Path,
-    *,
-    checkpoint_seconds: float = 60.0,
-    monitor: Monitor = _MONITOR,
-    keep_checkpoint: bool = False,
-    progress: Progress = lambda tokens: None,
-    should_stop: Callable[[], bool] = lambda: False,
-) -> bool:
+def train_run(run: Run, workdir: str | os.PathLike[str], conditions: Conditions = _CONDITIONS) -> bool:
     """Trains one run to its end, if no other process does. Its rows and result are in its run directory.
 
     Args:
       run: what to train; the runs it needs must be finished.
       workdir: the study's directory, token stores included.
-      checkpoint_seconds: how much work a crash may cost.
-      monitor: what is watched meanwhile.
-      keep_checkpoint: keep the last checkpoint of a continual pre-training run, which the study itself needs no more.
-      progress: called with the tokens done, those of its trunk not counted.
-      should_stop: asked after every step.
+      conditions: how.
 
     Returns:
       Whether this process trained it: False when another works on it or has ended it.
 
     Raises:
-      Stopped: after saving, because `should_stop` said so.
+      Stopped: after saving, because `conditions.should_stop` said so.
     """
     from cptlaw.execution.hosts import run_dir
 
+    workdir = Workdir(workdir)
     directory = run_dir(workdir, run)
     with directory.claim() as mine:
         if not mine:
             return False
-        progress(0)
+        conditions.progress([run], run, 0)
         from cptlaw.training.checkpoints import CheckpointError
-
-        def attempt() -> None:
-            _train(directory, Path(workdir), checkpoint_seconds, monitor, progress, should_stop)
 
         try:
             try:
-                attempt()
+                _train(directory, workdir, conditions)
             except CheckpointError:
                 # Every checkpoint of it is damaged: starting over costs time, and gives the same rows.
                 directory.drop_checkpoints()
-                attempt()
-            tidy(directory, keep_checkpoint)
+                _train(directory, workdir, conditions)
+            tidy(directory, conditions.keep_checkpoint)
         except Stopped:
             raise
         except Exception as error:
@@ -90,14 +76,7 @@ def train(
         return True
 
 
-def _train(
-    directory: RunDir,
-    workdir: Path,
-    checkpoint_seconds: float,
-    monitor: Monitor,
-    progress: Progress,
-    should_stop: Callable[[], bool],
-) -> None:
+def _train(directory: RunDir, workdir: Workdir, conditions: Conditions) -> None:
     from cptlaw.training import loop
 
     run = directory.run
@@ -106,11 +85,11 @@ def _train(
         return
     job = Job(directory, workdir)
     with (
-        job.records(checkpoint_seconds, monitor, progress) as (checkpoints, log),
-        watched(directory, monitor) as on_step,
+        job.records(conditions, [run]) as (checkpoints, log),
+        watched(directory, conditions.monitor) as on_step,
     ):
         result = loop.train(
-            job.cfg,
+            run.config,
             job.schedule,
             job.batches,
             job.first_state,
@@ -120,10 +99,10 @@ def _train(
             checkpoints=checkpoints,
             eval_steps=job.eval_steps,
             evaluate=job.evaluate,
-            log_every=monitor.log_steps,
+            log_every=conditions.monitor.log_steps,
             log=log,
-            spike=monitor.spike,
-            should_stop=should_stop,
+            spike=conditions.monitor.spike,
+            should_stop=conditions.should_stop,
             on_step=on_step,
         )
     if result.status == loop.STOPPED:
@@ -134,8 +113,6 @@ def _train(
 def main(plan_path: str, place: str) -> None:
     """Works on the plan's runs until none is left or the sweep goes away."""
     plan = json.loads(Path(plan_path).read_text())
-    workdir, runs = Path(plan["workdir"]), [Run.of(fields) for fields in plan["runs"]]
-    monitor = build(Monitor, plan["monitor"], "monitor")
     index, count = (int(part) for part in place.split("/"))
     if count > 1 and hasattr(os, "sched_setaffinity"):
         # A core of its own: tiny models gain more from a second run beside them than from a second thread.
@@ -153,64 +130,65 @@ def main(plan_path: str, place: str) -> None:
         except OSError:  # the sweep is gone, which must not fail its run
             stop.set()
 
-    def tell_progress(runs: Sequence[Run], run: Run, tokens: int) -> None:
-        tell(run=run.id, tokens=tokens, together=[run.id for run in runs])
-
     threading.Thread(target=watch, daemon=True).start()
     cache.keep_compiled()
-    # Bases first, since others wait for them; then the longest, so that no core is left alone with it at the end.
-    queue = sorted(runs, key=lambda run: (run.init is not None, -run.flops()))
-    planned = {run.id for run in runs}
-    alone: set[str] = set()  # what could not be trained together
-    options: dict[str, Any] = {
-        "checkpoint_seconds": plan["checkpoint_seconds"],
-        "monitor": monitor,
-        "should_stop": stop.is_set,
-    }
+    conditions = Conditions(
+        checkpoint_seconds=plan["checkpoint_seconds"],
+        monitor=build(Monitor, plan["monitor"], "monitor"),
+        progress=lambda runs, run, tokens: tell(run=run.id, tokens=tokens, together=[run.id for run in runs]),
+        should_stop=stop.is_set,
+    )
+    runs = [Run.of(fields) for fields in plan["runs"]]
+    with contextlib.suppress(Stopped):
+        _Worker(runs, Workdir(plan["workdir"]), plan["together"], conditions, tell).work()
 
-    def take(run: Run) -> bool:
+
+class _Worker:
+    """Trains the runs of a plan, as long as there are any and it is not asked to stop."""
+
+    def __init__(
+        self, runs: Sequence[Run], workdir: Workdir, together: int, conditions: Conditions, tell: Callable[..., Any]
+    ):
+        self.workdir, self.together, self.conditions, self.tell = workdir, together, conditions, tell
+        # Bases first, since others wait for them; then the longest, so that no core is left alone with it at the end.
+        self.queue = sorted(runs, key=lambda run: (run.init is not None, -run.flops()))
+        self.planned = {run.id for run in runs}
+        self.alone: set[str] = set()  # what could not be trained together
+
+    def work(self) -> None:
+        """Returns when no run is left or a stop was asked for. Raises Stopped when one was stopped on its way."""
+        while self.queue and not self.conditions.should_stop():
+            self.queue = [run for run in self.queue if RunDir(self.workdir, run).result() is None]
+            # After each run from the beginning again: what comes earlier in the queue may have become ready.
+            if not any(self.ready(run) and self.take(run) for run in self.queue):
+                time.sleep(0.2)
+
+    def take(self, run: Run) -> bool:
         """Trains the run, and with it what may share its program; whether there was something to train."""
-        if plan["together"] > 1 and run.id not in alone:
-            others = (r for r in queue if r is not run and r.id not in alone and _ready(r, workdir, planned))
+        if self.together > 1 and run.id not in self.alone:
+            others = (r for r in self.queue if r is not run and r.id not in self.alone and self.ready(r))
             try:
-                if group.train(
-                    itertools.chain([run], others), workdir, plan["together"], progress=tell_progress, **options
-                ):
+                if group.train_group(itertools.chain([run], others), self.workdir, self.together, self.conditions):
                     return True
             except group.Failed as failed:
-                alone.update(failed.runs)
-                tell(note=str(failed))
+                self.alone.update(failed.runs)
+                self.tell(note=str(failed))
             gc.collect()  # what a failed program held on the device, which it may have filled
-        return train(run, workdir, progress=functools.partial(tell_progress, [run], run), **options)
+        return train_run(run, self.workdir, self.conditions)
 
-    while queue and not stop.is_set():
-        queue = [run for run in queue if RunDir(workdir, run).result() is None]
-        for run in queue:
-            if not _ready(run, workdir, planned):
-                continue
-            try:
-                trained = take(run)
-            except Stopped:
-                return
-            if trained:
-                break  # what comes earlier in the queue may have become ready
-        else:
-            time.sleep(0.2)
-
-
-def _ready(run: Run, workdir: Path, planned: set[str]) -> bool:
-    """Whether what the run starts from is there; when it never will be, the run is failed."""
-    for needed in run.needs:
-        result = rundir.read_result(rundir.path_of(workdir, needed))
-        kind = "base" if needed == run.init else "trunk"
-        if result is None:
-            if needed not in planned:
-                RunDir(workdir, run).fail(f"its {kind} run {needed} has not been trained")
-            return False
-        if result["state"] == rundir.FAILED:
-            RunDir(workdir, run).fail(f"its {kind} run {needed} failed: {result['reason']}")
-            return False
-    return True
+    def ready(self, run: Run) -> bool:
+        """Whether what the run starts from is there; when it never will be, the run is failed."""
+        for needed in run.needs:
+            result = rundir.read_result(self.workdir.run(needed))
+            kind = "base" if needed == run.init else "trunk"
+            if result is None:
+                if needed not in self.planned:
+                    RunDir(self.workdir, run).fail(f"its {kind} run {needed} has not been trained")
+                return False
+            if result["state"] == rundir.FAILED:
+                RunDir(self.workdir, run).fail(f"its {kind} run {needed} failed: {result['reason']}")
+                return False
+        return True
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def run_counts(count: int, runs: int, seed: int) -> np.ndarray:
 def draw(kind: str, count: int, rows: Rows, predicted: np.ndarray, seed: int) -> Resamples:
     """`count` resamples of one of `KINDS`; `predicted` are the fit's losses (rows,). Held-out rows weigh nothing."""
     rng = np.random.default_rng(seed)
-    base = rows.fitted.astype(float)
+    base = rows.weights
     fitted = np.flatnonzero(rows.fitted)
     if kind == "runs":
         counts = run_counts(count, len(rows.runs), seed)
@@ -42,7 +42,7 @@ def draw(kind: str, count: int, rows: Rows, predicted: np.ndarray, seed: int) ->
     if kind == "rows":
         drawn = np.zeros((count, len(base)))
         drawn[:, fitted] = rng.multinomial(len(fitted), np.full(len(fitted), 1 / len(fitted)), size=count)
-        return Resamples(lambda i: drawn[i])
+        return Resamples(lambda i: drawn[i] * base)
     residual = np.log(rows.y[fitted]) - np.log(predicted[fitted])
     if kind == "residuals":
         noise = rng.choice(residual - residual.mean(), (count, len(base)))

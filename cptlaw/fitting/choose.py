@@ -112,7 +112,7 @@ def _answers(name: str, law: laws.Law, rows: Any, question: forward.Question, se
     left = replace(rows, held_out=~question.train)
     problem = estimate.pose(left, law, Objective(), {})
     theta = {
-        k: float(v) for k, v in problem.reported(estimate.optimise(problem, left.fitted, STARTS, seed).theta).items()
+        k: float(v) for k, v in problem.reported(estimate.optimise(problem, left.weights, STARTS, seed).theta).items()
     }
     ids = rows.frame["run"].astype(str).to_numpy()
     process = condition(

@@ -1,6 +1,7 @@
 """`fit`: a runs table and a law become a `Fit`."""
 
 import contextlib
+import functools
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,14 +16,14 @@ from numpy.typing import ArrayLike
 import cptlaw
 from cptlaw import laws, runs
 from cptlaw.fitting import bootstrap as resampling
-from cptlaw.fitting import diagnose, folds, rivals, sensitivity
+from cptlaw.fitting import diagnose, folds, precision, remedies, rivals, sensitivity
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
 from cptlaw.fitting.result import AUTO, Fit, FitError
 from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.fitting.scores import score
-from cptlaw.fitting.solver import CODES, Problem, Solution, solve
+from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objective_at, solve
 from cptlaw.laws import Law
 
 STARTS = 64
@@ -70,38 +71,47 @@ def fit(
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
       bootstrap: number of resamples; 0 for none. Drawn over runs unless `resample` names another way.
-      hold_out: rows kept for scoring: a pandas query or a boolean per row. None: the forward fold (the largest size, or
+      hold_out: rows kept for scoring: a condition or a boolean per row. None: the forward fold (the largest size, or
         the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
       starts: how many, or an array (starts, fitted parameters).
 
     Raises:
       UserError: bad table, law, corpus or rows; the message says what to do.
     """
-    warnings = runs.check(table)
+    if bootstrap < 0 or seed < 0 or (isinstance(starts, int) and starts < 1):
+        raise FitError("--bootstrap and --seed must be 0 or more, and --starts 1 or more")
+    table, left_out = runs.plain(table)
+    warnings = runs.check(table) + left_out
+    digest = runs.digest(table)
     corpora = evaluated(table, eval)
-    scores: dict[str, Any] = {}
+    auto: dict[str, Any] = {}
     if law == AUTO:
-        law, scores[AUTO] = _automatic(table, corpora, hold_out, seed, progress)
+        law, auto = _automatic(table, corpora, hold_out, seed, progress)
     made = laws.for_table(law, table) if isinstance(law, str) else law
     chosen = laws.joint(made, corpora, shared) if len(corpora) > 1 else made
     rows = collect(table, chosen, corpora, hold_out)
     problem = pose(rows, chosen, Objective(objective, delta), dict(fixed or {}))
-    best = optimise(problem, rows.fitted, starts, seed, progress)
+    rows, loss_se = weighted(problem, rows, seed)
+    best = optimise(problem, rows.weights, starts, seed, progress)
     predicted = np.asarray(chosen.predict(problem.reported(best.theta), rows.x), float)
-    warnings += _warn_of_starts(best)
+    refuted = remedies.lifted_constraint(problem, rows, best.theta, made, shared, seed)
+    warnings += refuted or [*remedies.moved_by_rows(problem, rows, best.theta), *_warn_of_starts(best)]
 
-    samples, codes = {name: np.empty(0) for name in chosen.names}, {"starts": _count(best.starts.code)}
+    bootstrap = bootstrap if problem.free else 0
+    samples = {name: np.empty(0) for name in chosen.names}
+    codes = {"starts": _count(best.starts.code)} if problem.free else {}
     if bootstrap:
         drawn, code = _resample(problem, rows, best, predicted, bootstrap, resample, seed, progress)
         samples, codes["resamples"] = {name: drawn[name] for name in chosen.names}, _count(code)
         if failed := int(np.isnan(drawn[chosen.names[0]]).sum()):
             warnings.append(f"{failed} of {bootstrap} resamples failed and are left out of the intervals")
 
-    scores["fit"] = {**score(rows.y[rows.fitted], predicted[rows.fitted]), "objective": best.value}
+    scores: dict[str, Any] = {"fit": {**score(rows.y[rows.fitted], predicted[rows.fitted]), "objective": best.value}}
     condition_on = Conditioning(made, corpora)
     scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
-    warnings += note + diagnose.warnings(problem, rows, best.theta)
-    frame = rows.frame.assign(observed=rows.y, predicted=predicted, held_out=rows.held_out)
+    warnings += note
+    rests = diagnose.rests(problem, rows)
+    warnings += diagnose.warnings(problem, rows, best.theta, rests, bool(refuted))
     return Fit(
         law=chosen,
         eval=corpora[0] if len(corpora) == 1 else corpora,
@@ -110,15 +120,18 @@ def fit(
         codes=codes,
         influence=sensitivity.run_influence(problem, rows, best.theta) if bootstrap else {},
         scores=scores,
-        residuals=frame.reset_index(drop=True),
+        residuals=rows.frame.reset_index(drop=True).assign(
+            observed=rows.y, predicted=predicted, held_out=rows.held_out
+        ),
         ranges={k: (float(v[rows.fitted].min()), float(v[rows.fitted].max())) for k, v in rows.x.items()},
+        rests=rests,
         n_rows=int(rows.fitted.sum()),
-        digest=runs.digest(table),
+        digest=digest,
         settings={
             "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
-            "bootstrap": bootstrap, "resample": resample, "seed": seed,
+            "bootstrap": bootstrap, "resample": resample, "seed": seed, "loss_se": loss_se,
             "hold_out": hold_out if isinstance(hold_out, str) else None,
-            "starts": starts if isinstance(starts, int) else len(starts),
+            "starts": starts if isinstance(starts, int) else len(starts), **({AUTO: auto} if auto else {}),
         },
         warnings=warnings,
         versions={
@@ -192,15 +205,39 @@ def _automatic(
     return found.law, {"law": found.law, "weights": found.weights, "lost": found.lost, "table": shown}
 
 
+def weighted(problem: Problem, rows: Rows, seed: int) -> tuple[Rows, str]:
+    """The rows with the precision that their `loss_se` gives them, and in words what became of it ("" if none)."""
+    error, said = precision.relative(rows)
+    if error is None or not problem.free:
+        return rows, said
+    theta = optimise(problem, rows.weights, FOLD_STARTS, seed).theta
+    residual = np.log(rows.y) - np.log(np.asarray(problem.law.predict(problem.reported(theta), rows.x), float))
+    return precision.weigh(rows, error, residual)
+
+
 def pose(rows: Rows, law: Law, objective: Objective, fixed: dict[str, float]) -> Problem:
-    """The problem of fitting `law` to the fitted rows; held-out rows stay in its arrays, to be given no weight."""
+    """The problem of fitting `law` to the fitted rows. Held-out rows stay in its arrays; the caller weighs them 0.
+
+    Args:
+      fixed: reported parameters held at a value. One that the law's constraint derives is held as given, and the
+        constraint is not imposed.
+
+    Raises:
+      FitError: a fixed parameter is unknown or out of its range, or there are too few rows for the free ones.
+    """
     if unknown := [name for name in fixed if name not in law.names]:
         raise FitError(f"law {law.name} has no {', '.join(unknown)} to fix; it has {', '.join(law.names)}")
+    for name, value in fixed.items():
+        if not law[name].low <= value <= law[name].high:
+            raise FitError(f"{name} = {value:g} cannot be fixed: {law.name} has it from {law[name].low:g} to "
+                           f"{law[name].high:g}")  # fmt: skip
     train = {k: v[rows.fitted] for k, v in rows.x.items()}
     held = {name: find(train) for name, find in law.fixed.items()}
+    if any(name in fixed for name in law.derived):
+        law = _unconstrained(law)
     problem = Problem(law, objective, rows.x, rows.y, fixed | held)
     n, p = int(rows.fitted.sum()), len(problem.free)
-    if n <= p:
+    if n <= p > 0:
         raise FitError(
             f"{n} rows are too few for the {p} parameters of {law.name}; "
             "give more rows, fix some, or choose a smaller law"
@@ -208,28 +245,32 @@ def pose(rows: Rows, law: Law, objective: Objective, fixed: dict[str, float]) ->
     return problem
 
 
-def draw_starts(problem: Problem, count: int, seed: int) -> np.ndarray:
-    """A Latin hypercube over the start ranges, (count, P); linear parameters are to be solved for."""
-    rng = np.random.default_rng(seed)
-    chosen = [p for p in problem.law.params if p.name in problem.free]
-    ranks = np.stack([rng.permutation(count) for _ in chosen], axis=1)
-    unit = (ranks + rng.random((count, len(chosen)))) / count
-    low, high = np.array([p.start for p in chosen]).T
-    return low + unit * (high - low)
+@functools.lru_cache(maxsize=64)
+def _unconstrained(law: Law) -> Law:
+    """The law with its parameters reported as they are solved for. The same law gives the same object."""
+    return replace(law, expand=None, derived=())
 
 
 def optimise(
-    problem: Problem, fitted: np.ndarray, starts: int | np.ndarray = STARTS, seed: int = 0, progress: bool = False
+    problem: Problem, weights: np.ndarray, starts: int | np.ndarray = STARTS, seed: int = 0, progress: bool = False
 ) -> Optimum:
-    """The best of many starts on the rows of mask `fitted`."""
+    """The best of many starts on rows weighted by `weights` (rows,), or the one point if nothing is free."""
+    weights = np.asarray(weights, float)
+    if not problem.free:
+        theta = np.empty(0)
+        alone = objective_at(problem, theta, weights)
+        if not np.isfinite(alone):
+            raise FitError(f"law {problem.law.name}: the fixed parameters give no finite loss on these rows")
+        converged = CODES.index("converged")
+        whole = Solution(theta[None], np.array([alone]), np.array([converged]), np.zeros(1, int))
+        return Optimum(theta, alone, converged, whole, 1.0)
     given = not isinstance(starts, int)
     begin = draw_starts(problem, starts, seed) if isinstance(starts, int) else np.asarray(starts, float)
     if begin.ndim != 2 or begin.shape[1] != len(problem.free):
         raise FitError(f"starts must be (starts, {len(problem.free)}) in the order {', '.join(problem.free)}")
-    weight = fitted.astype(float)
     with bar(progress, len(begin), "starts") as tick:
         found = solve(
-            problem, begin, lambda i: np.broadcast_to(weight, (len(i), len(weight))), project=not given, progress=tick
+            problem, begin, lambda i: np.broadcast_to(weights, (len(i), len(weights))), project=not given, progress=tick
         )
     value = np.where(np.isfinite(found.value), found.value, np.inf)
     if not np.isfinite(value).any():
@@ -246,8 +287,9 @@ def _resample(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Refits every resample; reported parameters (count,) and codes.
 
-    All start from the best optimum, a tenth from a cold start as well; where a cold start finds a better optimum for
-    any of those, every resample gets one. (On identified tables none does, and a cold start costs five times as much.)
+    All start from the best optimum, and a tenth start cold as well. If a cold start finds a better optimum for any of
+    that tenth, every resample gets a cold start. On identified tables none does, and a cold start costs five times as
+    much.
     """
     made = resampling.draw(kind, count, rows, predicted, seed)
     of_y = made.y
@@ -303,7 +345,7 @@ def _held_out(
             )
         except FitError as error:
             return {"what": what, "n": 0}, [f"no held-out score on {what}: {error}"]
-        theta = optimise(fold, rows.fitted, FOLD_STARTS, seed).theta
+        theta = optimise(fold, rows.weights, FOLD_STARTS, seed).theta
         predicted = np.asarray(fold.law.predict(fold.reported(theta), rows.x), float)
     else:
         what = hold_out if isinstance(hold_out, str) else "the rows held out"

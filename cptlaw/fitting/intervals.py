@@ -55,7 +55,7 @@ def bounds(
         shifted = bias + (bias + z) / (1 - acceleration * (bias + z))
         at = np.vectorize(normal.cdf, otypes=[float])(shifted)
         flat = samples.reshape(len(samples), -1)
-        values = [np.nanquantile(flat[:, i], q) for i, q in enumerate(at.ravel())]
+        values = [np.nanquantile(flat[:, i], q) if q == q else np.nan for i, q in enumerate(at.ravel())]
         out.append(np.array(values).reshape(point.shape))
     return out[0], out[1]
 
@@ -70,6 +70,7 @@ def acceleration(
     slopes = []
     for run in influence.values():
         moved = {k: v + STEP * run.get(k, 0.0) for k, v in params.items()}
-        slopes.append((np.asarray(at(moved), float) - base) / STEP)
+        with np.errstate(over="ignore", invalid="ignore"):  # a run may move a parameter out of what the law can take
+            slopes.append((np.asarray(at(moved), float) - base) / STEP)
     slope = np.array(slopes)
-    return np.sum(slope**3, axis=0) / (6 * np.maximum(np.sum(slope**2, axis=0), 1e-300) ** 1.5)
+    return np.sum(slope**3, axis=0) / (6 * np.maximum(np.sum(slope**2, axis=0), 1e-200) ** 1.5)

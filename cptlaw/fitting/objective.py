@@ -96,7 +96,7 @@ def _scale(residual: jax.Array, weight: jax.Array, delta: Any) -> jax.Array:
     """The scale that maximises the Huber likelihood: sum w slope(z) z = sum w, z = residual / scale, by bisection."""
     residual = jax.lax.stop_gradient(residual)  # at the maximum the derivative by the scale is zero
     total = jnp.sum(weight)
-    high = jnp.log(jnp.sqrt(jnp.sum(weight * residual**2) / total) + 1e-12)  # Huber's slope is never above z
+    high = jnp.log(jnp.sqrt(jnp.sum(weight * residual**2) / total) + 1e-12)  # an upper bound: Huber's slope <= z
 
     def halve(_: int, bounds: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = bounds

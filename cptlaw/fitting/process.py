@@ -10,7 +10,6 @@ Conditioning on a table (`cptlaw.fitting.condition`) finds the scales; what is h
 
 import dataclasses
 import functools
-import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -205,12 +204,46 @@ class Process:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], law: Law) -> "Process":
-        """From what `to_json` gave. Raises KeyError or TypeError for anything else."""
-        given = dict(json.loads(json.dumps(data)))
+        """From what `to_json` gave.
+
+        Raises:
+          KeyError, TypeError, ValueError: a field is missing, unknown, of another type, length or range.
+        """
+        given: dict[str, Any] = dict(data)
         given |= {name: np.array(given[name], float) for name in ("centre", "spread", "phi", "log_y")}
-        given |= {name: tuple(given[name]) for name in ("moving", "run", "base")}
-        given |= {"logged": np.array(given["logged"], bool), "x": {k: np.array(v) for k, v in given["x"].items()}}
-        return cls(law=law, **given)
+        given |= {name: tuple(map(str, given[name])) for name in ("moving", "run", "base")}
+        given |= {
+            "logged": np.array(given["logged"], bool),
+            "x": {k: np.array(v, float) for k, v in given["x"].items()},
+        }
+        for name in ("scales", "lengths", "fixed"):
+            given[name] = {str(k): float(v) for k, v in given[name].items()}
+        found = cls(law=law, **given)
+        found._validate()
+        return found
+
+    def _validate(self) -> None:
+        rows, moving = len(self.log_y), len(self.moving)
+        lengths = {len(v) for v in (*self.x.values(), self.run, self.base)}
+        sizes = {len(v) for v in (self.logged, self.centre, self.spread, self.phi)}
+        if lengths != {rows} or sizes - {moving} or not rows:
+            raise ValueError("its rows or parameters are not of one length")
+        if set(self.x) != set(self.law.columns):
+            raise ValueError(f"it has the columns {', '.join(self.x)}, the law {', '.join(self.law.columns)}")
+        if {*self.moving} | {*self.fixed} < {*self.law.names} or set(self.moving) - set(self.law.names):
+            raise ValueError("its parameters are not the law's")
+        if NOISE not in self.scales or set(self.scales) - set(kernels.TERMS):
+            raise ValueError(f"its terms are not among {', '.join(kernels.TERMS)}")
+        numbers = [self.log_y, self.centre, self.phi, *self.x.values(), *self.fixed.values()]
+        above = [self.spread, *self.scales.values(), *self.lengths.values(), self.df, self.offset]
+        if not all(np.isfinite(v).all() for v in (*numbers, *above)) or not all(
+            (np.asarray(v) > 0).all() for v in above
+        ):
+            raise ValueError("a number is not finite, or a scale not above 0")
+        if not {"runs", "rows"} <= set(self.counts) or not all(
+            isinstance(v, int) and v > 0 for v in self.counts.values()
+        ):
+            raise ValueError("its counts of runs and rows are not whole numbers above 0")
 
     def _check(self, target: str) -> None:
         if target not in TARGETS:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -56,6 +55,8 @@ def compare(
     Raises:
       UserError: bad table or folds, or no law that can be fitted.
     """
+    if seed < 0:
+        raise FitError("--seed must be 0 or more")
     runs.check(table)
     corpora = evaluated(table, eval)
     predicted: dict[str, np.ndarray] = {}
@@ -71,13 +72,8 @@ def compare(
                 chosen = laws.joint(law, corpora, shared) if len(corpora) > 1 else law
                 own = collect(table, chosen, corpora)
                 held = folds.make(fold, own)
-                values = np.full(len(own.y), np.nan)
-                for _, mask in held:
-                    left = replace(own, held_out=mask)
-                    problem = estimate.pose(left, chosen, Objective(objective, delta), {})
-                    theta = estimate.optimise(problem, left.fitted, starts, seed).theta
-                    values[mask] = np.asarray(chosen.predict(problem.reported(theta), own.x), float)[mask]
-                predicted[name], sizes[name], rows = values, len(chosen.params), own
+                predicted[name] = _left_out(chosen, own, held, Objective(objective, delta), starts, seed)
+                sizes[name], rows = len(chosen.params), own
             except UserError as error:
                 refused[name] = str(error)
             if tick:
@@ -91,18 +87,40 @@ def compare(
     scored = np.any([mask for _, mask in held], axis=0)
     predicted = {name: value for name, value in predicted.items() if np.isfinite(value[scored]).all()}
     errors = {name: np.abs(np.log(value) - np.log(rows.y)) for name, value in predicted.items()}
-    order = sorted(predicted, key=lambda name: np.nanmean(errors[name]))
     counts = run_counts(bootstrap, len(rows.runs), seed)[:, rows.run][:, scored]
-    lines: list[dict[str, Any]] = []
+    behind = _behind({name: error[scored] for name, error in errors.items()}, counts, level)
+    lines = [
+        {"name": name, "parameters": sizes[name], **score(rows.y[scored], predicted[name][scored]), **gap}
+        for name, gap in behind.items()
+    ]
+    return Comparison(pd.DataFrame(lines), [what for what, _ in held], refused, errors)
+
+
+def _left_out(law: Law, rows: Rows, held: list[folds.Fold], objective: Objective, starts: int, seed: int) -> np.ndarray:
+    """The law's predictions (rows,) of every row that a fold leaves out, from a fit without that fold; else NaN."""
+    values = np.full(len(rows.y), np.nan)
+    for _, mask in held:
+        left = replace(rows, held_out=mask)
+        problem = estimate.pose(left, law, objective, {})
+        left, _ = estimate.weighted(problem, left, seed)
+        theta = estimate.optimise(problem, left.weights, starts, seed).theta
+        values[mask] = np.asarray(law.predict(problem.reported(theta), rows.x), float)[mask]
+    return values
+
+
+def _behind(errors: dict[str, np.ndarray], counts: np.ndarray, level: float) -> dict[str, dict[str, float]]:
+    """Candidate -> how far its mean error is behind the best's, with an interval over resampled runs; best first.
+
+    Args:
+      errors: candidate -> absolute log error (rows,).
+      counts: how often each resample draws each row, (resamples, rows); the same draws for all, so gaps are paired.
+    """
+    order = sorted(errors, key=lambda name: errors[name].mean())
+    out = {}
     for name in order:
-        gap = (errors[name] - errors[order[0]])[scored]
-        with np.errstate(invalid="ignore"):
+        gap = errors[name] - errors[order[0]]
+        with np.errstate(invalid="ignore"):  # a resample may draw no scored row
             drawn = counts @ gap / counts.sum(axis=1)
         low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2])
-        lines.append(
-            {
-                "name": name, "parameters": sizes[name], **score(rows.y[scored], predicted[name][scored]),
-                "behind": float(gap.mean()), "behind_low": float(low), "behind_high": float(high),
-            }
-        )  # fmt: skip
-    return Comparison(pd.DataFrame(lines), [what for what, _ in held], refused, errors)
+        out[name] = {"behind": float(gap.mean()), "behind_low": float(low), "behind_high": float(high)}
+    return out

@@ -4,31 +4,27 @@ The law's own parameters and their bootstrap are what papers report; what is pre
 `Process`, which is the law corrected by how it missed. The two are asked for by name and never mixed.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cptlaw import atomic, laws
-from cptlaw.errors import UserError
-from cptlaw.fitting import intervals
+from cptlaw import runs
+from cptlaw.fields import plain
+from cptlaw.fitting import intervals, mixes, saved
 from cptlaw.fitting.process import TARGETS, Process
+from cptlaw.fitting.rows import column
+from cptlaw.fitting.saved import FitError
 from cptlaw.laws import Law
+from cptlaw.words import count, percent
 
-FORMAT, VERSION = "cptlaw.fit", 1
+__all__ = ["Fit", "FitError", "Prediction"]
 AUTO = "auto"  # in the place of a law's name: the one that predicts the table's own later rows best
 LAW = "law"  # the target of a prediction that is the law's own mean, with the bootstrap's interval
-
-
-class FitError(UserError):
-    """A fit that cannot be made, read or asked what it was asked."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,9 @@ class Fit:
       influence: run -> the fitted parameters less those without that run (see `sensitivity.run_influence`).
       scores: {"fit": {...}, "held_out": {"what", "n", "law": {...}, baseline: {...}, "beaten_by": [...]}}.
       residuals: fitted and held-out rows with `observed`, `predicted`, `held_out`.
-      ranges: column -> (smallest, largest) fitted.
+      ranges: column of the law -> (smallest, largest) fitted.
+      rests: column that never varied -> the parameters that say how the loss changes with it, which are therefore not
+        determined.
       settings: everything that was asked for.
       process: evaluated corpus -> the law conditioned on its rows, which predictions and decisions come from; empty
         for a fit of the law alone.
@@ -84,10 +82,16 @@ class Fit:
     n_rows: int
     digest: str
     settings: dict[str, Any]
+    rests: dict[str, tuple[str, ...]] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     process: dict[str, Process] = field(default_factory=dict)
+
+    @property
+    def unmoved(self) -> tuple[str, ...]:
+        """Columns of the law that never varied in the fitted rows: how the loss changes with them is not known."""
+        return saved.unmoving(self.ranges)
 
     def predict(
         self,
@@ -112,9 +116,11 @@ class Fit:
           eval: which corpus, for a joint fit.
 
         Raises:
-          FitError: a column that the law does not read or lacks, a value out of range, a target that there is not.
+          FitError: a column is missing, unknown or out of its range; shares do not sum to 1; a column that never varied
+            in the fitted rows is asked at another value; or there is no such target or run.
         """
         x = self._columns(columns, shares, eval)
+        self.check_moved(x)
         shape = x[self.law.columns[0]].shape
         target = target or (LAW if method or not self.process else "run")
         if target not in (LAW, *TARGETS):
@@ -165,26 +171,66 @@ class Fit:
         found = []
         for run, move in self.influence.items():
             without = {k: v - move.get(k, 0.0) for k, v in self.params.items()}
-            found.append((run, base / float(self.law.predict(without, corner)) - 1))
+            with np.errstate(all="ignore"):  # a first-order move may leave the values that the law can take
+                found.append((run, float(base / np.asarray(self.law.predict(without, corner)) - 1)))
         return sorted(found, key=lambda item: -abs(item[1]))
 
     def extrapolation(self, **columns: ArrayLike) -> list[str]:
-        """How far outside the fitted ranges a question is, in words."""
-        out = []
-        for name, value in columns.items():
-            low, high = self.ranges.get(name, (-np.inf, np.inf))
-            values = np.asarray(value, float)
-            if (values > high * (1 + 1e-9)).any():
-                by = f" ({values.max() / high:.2g}x)" if high > 0 else ""
-                out.append(f"{name} {values.max():g} is above the fitted range, which ends at {high:g}{by}")
-            if (values < low * (1 - 1e-9)).any():
-                out.append(f"{name} {values.min():g} is below the fitted range, which begins at {low:g}")
-        return out
+        """Where a question lies outside the fitted ranges, and how far, in words: a note a column and side."""
+        of = self.eval if isinstance(self.eval, str) else ", ".join(self.eval)
+        notes = []
+        for name, value in self.with_shares(columns).items():
+            if name not in self.ranges:
+                continue
+            (low, high), values = self.ranges[name], np.asarray(value, float)
+            if name == "ratio" or name.startswith("w_"):
+                corpus = of if name == "ratio" else name.removeprefix("w_")
+                for share in np.unique(values[(values < low - 1e-9) | (values > high + 1e-9)]):
+                    notes.append(
+                        f"a share of {percent(float(share))} of {corpus} is outside the fitted shares "
+                        f"({percent(low)} to {percent(high)})"
+                    )
+                continue
+            if (most := float(values.max())) > high * (1 + 1e-6):
+                times = f"{most / high:.3g} times" if high > 0 else "over"
+                far = f"{times} the largest fitted for {of} ({count(high)})"
+                notes.append(f"{name} {count(most)} is above the fitted range: {far}")
+            if (least := float(values.min())) < low * (1 - 1e-6):
+                times = f"{low / least:.3g} times " if least > 0 else ""
+                far = f"{times}below the smallest fitted for {of} ({count(low)})"
+                notes.append(f"{name} {count(least)} is below the fitted range: {far}")
+        return notes
+
+    def check_moved(self, x: Mapping[str, ArrayLike]) -> None:
+        """Refuses a question whose answer the fitted rows do not hold.
+
+        Args:
+          x: columns of the law, any that broadcast.
+
+        Raises:
+          FitError: a column that never varied is asked at another value, or shares that always moved together are
+            asked apart.
+        """
+        x = self.with_shares(x)
+        for name in self.unmoved:
+            low, high = self.ranges[name]
+            values = np.asarray(x.get(name, low), float)
+            off = values[(values < low - saved.slack(name, low)) | (values > high + saved.slack(name, high))]
+            if off.size:
+                raise FitError(
+                    f"{name} = {off.flat[0]:g}: every fitted row has {name} = {high:g}, so how the loss changes with "
+                    f"{name} was not measured; add runs at other values of {name} and fit again, or ask at {high:g}"
+                )
+        if group := mixes.outside(self.residuals[~self.residuals["held_out"]], x):
+            raise FitError(
+                f"the shares of {', '.join(group)} moved in step in every fitted row, so their effects cannot be told "
+                "apart, and this mix moves them apart; add runs that do, or ask for a mix like those fitted"
+            )
 
     def summary(self, level: float = 0.9) -> dict[str, Any]:
         """The fit without samples and rows, for programs: JSON-ready."""
         sure = self._count > 0
-        return _plain(
+        return plain(
             {
                 "law": {"name": self.law.name, "title": self.law.title, "equation": self.law.equation},
                 "eval": self.eval,
@@ -192,8 +238,9 @@ class Fit:
                 "params": self.params,
                 "level": level,
                 "intervals": {name: self.interval(name, level) for name in self.samples} if sure else {},
-                **{key: getattr(self, key) for key in ("codes", "scores", "ranges", "digest", "settings", "warnings")},
-                "versions": self.versions,
+                "billions": self.law.billions,
+                **{key: getattr(self, key) for key in ("codes", "scores", "ranges", "unmoved", "rests", "digest")},
+                **{key: getattr(self, key) for key in ("settings", "warnings", "versions")},
             }
         )
 
@@ -201,7 +248,7 @@ class Fit:
         """The fit of one corpus out of a joint fit, under the parameters' own names."""
         if isinstance(self.eval, str) or corpus not in self.eval:
             raise FitError(f"{corpus!r} is not among the jointly fitted corpora: {self.eval}")
-        law = laws.get(self.law.name, **self.law.options)
+        law = self.law.base or self.law
 
         def pick(values: Mapping[str, Any]) -> dict[str, Any]:
             names = [*law.names, *law.fixed]
@@ -212,6 +259,8 @@ class Fit:
             }
 
         rows = self.residuals[self.residuals["eval"] == corpus]
+        fitted = rows[~rows["held_out"]]
+        x = {name: column(fitted, name, law, (corpus,)) for name in law.columns}
         return Fit(
             **{
                 **self.__dict__,
@@ -221,84 +270,28 @@ class Fit:
                 "samples": pick(self.samples),
                 "influence": {run: pick(value) for run, value in self.influence.items()},
                 "residuals": rows,
-                "n_rows": int((~rows["held_out"]).sum()),
+                "ranges": {name: (float(values.min()), float(values.max())) for name, values in x.items()},
+                "n_rows": len(fitted),
                 "process": {corpus: self.process[corpus]} if corpus in self.process else {},
             }
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes JSON atomically."""
-        source = Path(self.law.file).read_bytes() if self.law.file else b""
-        data = {
-            "format": FORMAT,
-            "version": VERSION,
-            "law": {
-                "name": self.law.name,
-                "options": dict(self.law.options),
-                "sha256": hashlib.sha256(source).hexdigest(),
-            },
-            "eval": self.eval,
-            "samples": {k: _plain(v) for k, v in self.samples.items()},
-            "residuals": {k: _plain(v.to_numpy()) for k, v in self.residuals.items()},
-            "process": {corpus: _plain(found.to_json()) for corpus, found in self.process.items()},
-        }
-        rest = (
-            "params",
-            "codes",
-            "influence",
-            "scores",
-            "ranges",
-            "n_rows",
-            "digest",
-            "settings",
-            "warnings",
-            "versions",
-        )
-        data |= {name: _plain(getattr(self, name)) for name in (*rest, "command")}
-        atomic.write_text(path, json.dumps(data, allow_nan=False) + "\n")
+        """Writes JSON atomically (see `saved`)."""
+        saved.write(path, self.law.base or self.law, {name: getattr(self, name) for name in saved.CONTENT})
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> "Fit":
-        """Reads a saved fit; needs no JAX.
+    def load(cls, path: str | os.PathLike[str], law: str | Law | None = None) -> "Fit":
+        """Reads and validates a saved fit; needs no JAX and runs nothing that the file names.
+
+        Args:
+          law: the user's law that the fit is by, `FILE.py:NAME` or a `Law`: such a fit loads only with it, and only if
+            its source is the one that was fitted. Of a fit by a built-in law it is not read.
 
         Raises:
-          FitError: missing, truncated or foreign file, another version, or a user's law that has changed.
+          FitError: a file that is missing, damaged, foreign or of another version, by field; or of another law.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FitError(f"{path}: no such file; `cptlaw fit TABLE --law NAME --out {path}` makes one")
-        try:
-            data = json.loads(path.read_text())
-        except ValueError as error:
-            raise FitError(f"{path}: truncated or not JSON ({error}); fit again") from error
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
-            raise FitError(f"{path}: not a saved fit; `cptlaw fit TABLE --out {path}` makes one")
-        if data.get("version") != VERSION:
-            raise FitError(
-                f"{path}: saved by version {data.get('version')} of the format, this is {VERSION}; fit again"
-            )
-        try:
-            about = data["law"]
-            law = laws.get(about["name"], **about["options"])
-            if law.file and hashlib.sha256(Path(law.file).read_bytes()).hexdigest() != about["sha256"]:
-                raise FitError(f"{path}: {law.file} has changed since the fit; fit again")
-            corpora = data["eval"] if isinstance(data["eval"], str) else tuple(data["eval"])
-            process = {name: Process.from_json(found, law) for name, found in data.get("process", {}).items()}
-            if not isinstance(corpora, str):
-                law = laws.joint(law, corpora, data["settings"]["shared"])
-            return cls(
-                law=law,
-                eval=corpora,
-                params={k: _float(v) for k, v in data["params"].items()},
-                samples={k: np.array(v, float) for k, v in data["samples"].items()},
-                residuals=pd.DataFrame(data["residuals"]),
-                ranges={k: (v[0], v[1]) for k, v in data["ranges"].items()},
-                **{k: data[k] for k in ("codes", "influence", "scores", "n_rows", "digest", "settings")},
-                **{k: data[k] for k in ("warnings", "versions", "command")},
-                process=process,
-            )
-        except (KeyError, TypeError, IndexError, AttributeError) as error:
-            raise FitError(f"{path}: incomplete ({type(error).__name__}: {error}); fit again") from error
+        return cls(**saved.read(path, law))
 
     @property
     def _count(self) -> int:
@@ -374,31 +367,13 @@ class Fit:
         names = list(given)
         arrays = dict(zip(names, np.broadcast_arrays(*(np.asarray(given[n], float) for n in names))))
         for name, values in arrays.items():
-            share = name == "ratio" or name.startswith("w_")
-            bad = ~np.isfinite(values) | (((values < 0) | (values > 1)) if share else False)
-            bad = bad | ((values <= 0) if name in ("params", "tokens") else False)
+            share, count = name == "ratio" or name.startswith("w_"), name in ("params", "tokens")
+            bad = ~np.isfinite(values) | (((values < 0) | (values > 1)) & share) | ((values <= 0) & count)
             if bad.any():
-                rule = (
-                    "a share in [0, 1]" if share else "a positive count" if name in ("params", "tokens") else "finite"
-                )
+                rule = "a share in [0, 1]" if share else "a positive count" if count else "finite"
                 raise FitError(f"{name} = {values[bad].flat[0]:g} is not {rule}")
+        if shares_of := [name for name in self.law.columns if name.startswith("w_")]:
+            total = np.asarray(sum(arrays[name] for name in shares_of))
+            if (off := np.abs(total - 1) > runs.SHARE_TOLERANCE).any():
+                raise FitError(f"the shares {', '.join(shares_of)} sum to {total[off].flat[0]:.6g}, not 1")
         return arrays
-
-
-def _plain(value: Any) -> Any:
-    """JSON-ready: arrays to lists, non-finite numbers to null."""
-    if isinstance(value, Mapping):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, np.ndarray):
-        return [_plain(v) for v in value.tolist()]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
-
-
-def _float(value: Any) -> float:
-    return float("nan") if value is None else float(value)

@@ -1,6 +1,6 @@
 """Predictions that need no law, from the fitted rows; every fit is scored beside them on the same held-out rows."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -40,8 +40,8 @@ def predict(fitted: pd.DataFrame, wanted: pd.DataFrame) -> dict[str, np.ndarray]
     return {name: values for name, values in out.items() if np.isfinite(values).all()}
 
 
-def distinct(found: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], dict[str, list[str]]]:
-    """Rivals that predict the same are one, under the first's name; and the names of the others, by the first's."""
+def distinct(found: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Rivals that predict the same are one, under the first's name; and which are one, as "a = b"."""
     out: dict[str, np.ndarray] = {}
     alike: dict[str, list[str]] = {}
     for name, values in found.items():
@@ -49,8 +49,13 @@ def distinct(found: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], di
         if twin is None:
             out[name] = values
         else:
-            alike.setdefault(twin, []).append(name)
-    return out, alike
+            alike.setdefault(twin, [twin]).append(name)
+    return out, [" = ".join(names) for names in alike.values()]
+
+
+def shown(name: str, alike: Sequence[str]) -> str:
+    """A rival's name, with those of the rivals that are one with it."""
+    return next((text for text in alike if text.split(" = ")[0] == name), name)
 
 
 def _each(train: pd.DataFrame, rows: pd.DataFrame, corpus: str) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from cptlaw import runs
-from cptlaw.fitting.result import FitError
+from cptlaw.fitting.saved import FitError
 from cptlaw.laws import Law
 
 
@@ -16,7 +16,8 @@ from cptlaw.laws import Law
 class Rows:
     """The rows of one fit: columns `x` (rows,), observed loss `y`, and the run of each as an index into `runs`.
 
-    `runs` are the sorted run ids of the WHOLE table, so that fits of two corpora resample the same runs.
+    `runs` are the sorted run ids of the WHOLE table, so that fits of two corpora resample the same runs. `precision` is
+    how much each row weighs, of mean 1 over the fitted rows; None weighs all alike.
     """
 
     frame: pd.DataFrame
@@ -25,11 +26,17 @@ class Rows:
     run: np.ndarray
     runs: tuple[str, ...]
     held_out: np.ndarray
+    precision: np.ndarray | None = None
 
     @property
     def fitted(self) -> np.ndarray:
         """Rows that are fitted."""
         return ~self.held_out
+
+    @property
+    def weights(self) -> np.ndarray:
+        """What each row weighs in the objective, (rows,): 0 if held out."""
+        return self.fitted * (1.0 if self.precision is None else self.precision)
 
 
 def evaluated(table: pd.DataFrame, eval: str | Sequence[str] | None) -> tuple[str, ...]:
@@ -41,12 +48,17 @@ def evaluated(table: pd.DataFrame, eval: str | Sequence[str] | None) -> tuple[st
         return tuple(present)
     wanted = (eval,) if isinstance(eval, str) else tuple(eval)
     if absent := [name for name in wanted if name not in present]:
-        raise FitError(f"no rows with eval {', '.join(absent)}; the table evaluates {', '.join(present)}")
+        unnamed = "; a table without a column eval names its corpus with --eval CORPUS" * (present == ["loss"])
+        raise FitError(f"no rows with eval {', '.join(absent)}; the table evaluates {', '.join(present)}{unnamed}")
     return wanted
 
 
 def collect(table: pd.DataFrame, law: Law, corpora: Sequence[str], hold_out: str | ArrayLike | None = None) -> Rows:
-    """Selects the usable rows of `corpora` with the law's columns: no failed runs, no rows at zero tokens."""
+    """The usable rows of `corpora` with the law's columns. Failed runs and rows at zero tokens are left out.
+
+    Raises:
+      FitError: no row is usable, the hold-out is no mask or takes all, or a column of the law is absent or empty.
+    """
     held = pd.Series(False, index=table.index)
     if isinstance(hold_out, str):
         held[runs.select(table, hold_out, "hold-out").index] = True
@@ -61,7 +73,7 @@ def collect(table: pd.DataFrame, law: Law, corpora: Sequence[str], hold_out: str
     frame = table[usable]
     if frame.empty:
         raise FitError(f"no usable rows with eval {', '.join(corpora)}: all failed or at zero tokens")
-    x = {name: _column(frame, name, law, corpora) for name in law.columns}
+    x = {name: column(frame, name, law, corpora) for name in law.columns}
     everyone = tuple(sorted(map(str, table["run"].unique())))
     position = {name: i for i, name in enumerate(everyone)}
     index = np.array([position[name] for name in frame["run"].astype(str)])
@@ -71,7 +83,12 @@ def collect(table: pd.DataFrame, law: Law, corpora: Sequence[str], hold_out: str
     return Rows(frame, x, frame["loss"].to_numpy(float), index, everyone, held_rows)
 
 
-def _column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> np.ndarray:
+def column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> np.ndarray:
+    """A column that a law reads, (rows,): "corpus" is the index into `corpora`, "ratio" the row's own `w_<eval>`.
+
+    Raises:
+      FitError: the table lacks it, or it is empty in a row.
+    """
     if name == "corpus":
         return frame["eval"].map({c: i for i, c in enumerate(corpora)}).to_numpy(float)
     own = {"ratio": "w_", "unique_tokens": "unique_tokens_"}.get(name)
@@ -89,7 +106,7 @@ def _column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) ->
         values = np.full(len(frame), np.nan)
     bad = ~np.isfinite(values)
     if bad.all():
-        raise FitError(f"law {law.name} reads {name!r}, which the table lacks; name it with --columns {name}=HEADER")
+        raise FitError(f"law {law.name} reads {name!r}, which the table lacks{runs.missing(frame, name)}")
     if bad.any():
         raise FitError(
             f"law {law.name} reads {name!r}, which is empty in row {frame.index[np.argmax(bad)]}; drop the row"

@@ -64,7 +64,7 @@ def run_influence(problem: Problem, rows: Rows, theta: np.ndarray) -> dict[str, 
     Exact, by a refit from `theta`, where there are at most `REFITTED` runs; else to first order, by the derivative by
     the weight of the run's rows (infinitesimal jackknife), which on small tables can be many times too large.
     """
-    weights = rows.fitted.astype(float)
+    weights = rows.weights
     runs = np.unique(rows.run[rows.fitted])
     if len(runs) <= REFITTED:
         found = solve(
@@ -79,7 +79,7 @@ def run_influence(problem: Problem, rows: Rows, theta: np.ndarray) -> dict[str, 
         reported = np.stack([np.broadcast_to(whole[n] - parts[n], len(runs)) for n in problem.law.names])
     else:
         by_weight, _ = data_derivatives(problem, weights, theta)
-        moved = np.stack([by_weight[:, (rows.run == i) & rows.fitted].sum(axis=1) for i in runs])  # (runs, P)
+        moved = np.stack([by_weight @ (weights * (rows.run == i)) for i in runs])  # (runs, P)
         reported = reported_jacobian(problem, theta) @ moved.T
     return {rows.runs[i]: dict(zip(problem.law.names, column.tolist())) for i, column in zip(runs, reported.T)}
 

@@ -1,15 +1,11 @@
-"""Many small robust fits at once: damped Newton on rows' Huber terms, lanes vmapped in one compiled program.
+"""Many small robust fits at once: lanes of one compiled program (`newton`), fed from a queue.
 
-A step solves (J' diag(rho'') J + lam (J' diag(rho'/r) J + diag)) d = -J' rho'(r): Newton in the residuals (finite
-for piecewise-quadratic objectives, where reweighting crawls), damped by the reweighted least-squares matrix, so that
-the path does not depend on how parameters are scaled. Geodesic acceleration (Transtrum & Sethna 2012) adds the
-second-order bend of the curved valleys such laws have: on D-CPT tables it takes the median number of steps from 98 to
-38 for cold starts and from 19 to 13 for resamples. Boxes are kept by an active set, so a bound is reached exactly.
-Lanes that end are replaced from the queue, so one slow lane costs itself only.
+A lane is one start or one resample. Lanes that end are replaced from the queue, so a slow lane delays nobody else.
+
+Shapes: L lanes of one pool, P free parameters, R rows, K linear parameters.
 """
 
 import concurrent.futures
-import functools
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,31 +16,17 @@ import jax.numpy as jnp
 import numpy as np
 
 from cptlaw import cores
+from cptlaw.fitting import newton
+from cptlaw.fitting.newton import CODES as CODES
+from cptlaw.fitting.newton import RUNNING
 from cptlaw.fitting.objective import Objective
 from cptlaw.laws.base import Law
 
-CODES = ("converged", "on a bound", "stalled", "non-finite")
-CONVERGED, ON_BOUND, STALLED, NON_FINITE = range(4)
-RUNNING = -1
-BURST = 8  # steps between looks at which lanes have ended
-MAX_STEPS = 400
-LAM_START, LAM_MAX, LAM_MIN = 1e-2, 1e12, 1e-12
 TOLERANCE, ROUGH = 1e-12, 1e-6  # relative decrease of the objective at which a lane has converged; in early stages
-MAX_TURN = 0.4
 LANES = 16
 LANE_BYTES = 32 << 20
 SWEEPS = 50
-
-
-class State(NamedTuple):
-    theta: Any  # (P,)
-    value: Any
-    gradient: Any  # (P,)
-    curvature: Any  # (P, P)
-    metric: Any  # (P, P)
-    lam: Any
-    steps: Any
-    code: Any
+OfLanes = np.ndarray | Callable[[np.ndarray], np.ndarray] | None
 
 
 @dataclass(frozen=True)
@@ -66,7 +48,7 @@ class Problem:
     def box(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds (P,)."""
         chosen = [p for p in self.law.params if p.name in self.free]
-        return np.array([p.low for p in chosen]), np.array([p.high for p in chosen])
+        return np.array([p.low for p in chosen], float), np.array([p.high for p in chosen], float)
 
     def reported(self, theta: np.ndarray) -> dict[str, np.ndarray]:
         """Solutions (..., P) as the law's reported parameters, fixed ones included."""
@@ -84,11 +66,32 @@ class Solution(NamedTuple):
     steps: np.ndarray
 
 
+def draw_starts(problem: Problem, count: int, seed: int) -> np.ndarray:
+    """A Latin hypercube over the start ranges, (count, P); linear parameters are to be solved for."""
+    rng = np.random.default_rng(seed)
+    chosen = [p for p in problem.law.params if p.name in problem.free]
+    ranks = np.stack([rng.permutation(count) for _ in chosen], axis=1)
+    unit = (ranks + rng.random((count, len(chosen)))) / count
+    low, high = np.array([p.start for p in chosen]).T
+    return low + unit * (high - low)
+
+
+def objective_at(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> float:
+    """The objective at one point (P,), rows weighted by `weights` (R,)."""
+    with jax.enable_x64():
+        predicted_R = problem.law.predict(problem.reported(theta), problem.x)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            off_R = np.log(predicted_R) - np.log(problem.y) if problem.objective.in_log else predicted_R - problem.y
+        delta = jnp.asarray(problem.objective.stages()[-1])
+        terms = problem.objective.terms(jnp.asarray(np.where(weights > 0, off_R, 0.0)), jnp.asarray(weights), delta)
+        return float(terms.value.sum())
+
+
 def solve(
     problem: Problem,
     starts: np.ndarray,
-    weights: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
-    y: np.ndarray | Callable[[np.ndarray], np.ndarray] | None = None,
+    weights: OfLanes = None,
+    y: OfLanes = None,
     project: bool | np.ndarray = False,
     stages: Sequence[float] | None = None,
     tolerance: float = TOLERANCE,
@@ -110,100 +113,115 @@ def solve(
     steps = np.zeros(len(theta), int)
     for delta in stages:
         last = delta == stages[-1]
-        found = _run(
-            problem, theta, weights, y, todo, (delta, tolerance if last else ROUGH), progress if last else None
-        )
+        level = (delta, tolerance if last else ROUGH)
+        found = _Stage(problem, theta, weights, y, todo, level, progress if last else None).run()
         finite = np.isfinite(found.theta).all(axis=1, keepdims=True)
         theta, todo, steps = np.where(finite, found.theta, theta), np.zeros_like(todo), steps + found.steps
     return found._replace(steps=steps)
 
 
-def _run(
-    problem: Problem,
-    starts: np.ndarray,
-    weights: Any,
-    y: Any,
-    project: np.ndarray,
-    level: tuple[float, float],
-    progress: Any,
-) -> Solution:
-    """All lanes of one stage: a pool of lanes for each core, fed from one queue."""
-    count, size = starts.shape
-    rows, padded = len(problem.y), bucket(len(problem.y))
-    advance = program(problem.law, problem.objective, problem.free)
-    out = Solution(np.empty((count, size)), np.empty(count), np.full(count, RUNNING), np.zeros(count, int))
-    queue, lock = iter(range(count)), threading.Lock()
-    workers = max(1, min(cores.usable(), count // LANES))
-    lanes = min(LANES, max(4, LANE_BYTES // (8 * padded * (size + 6))))  # the same for few and many: one compilation
+class _Stage:
+    """All starts of one stage: one pool of lanes for each core, fed from one queue."""
 
-    def of_lanes(source: Any, index: np.ndarray, default: np.ndarray, fill: float) -> np.ndarray:
-        chosen = default if source is None else source(index) if callable(source) else source[index]
-        values = np.full((lanes, padded), fill)
-        values[:, :rows] = chosen
+    def __init__(
+        self,
+        problem: Problem,
+        starts: np.ndarray,
+        weights: OfLanes,
+        y: OfLanes,
+        project: np.ndarray,
+        level: tuple[float, float],
+        progress: Callable[[int], Any] | None,
+    ):
+        count, size = starts.shape
+        self.problem, self.starts, self.weights, self.y = problem, starts, weights, y
+        self.project, self.level, self.progress = project, level, progress
+        self.rows = len(problem.y)
+        self.padded = bucket(self.rows)
+        # The same number of lanes for few starts and for many: it is a shape, so another would be compiled again.
+        self.lanes = min(LANES, max(4, LANE_BYTES // (8 * self.padded * (size + 6))))
+        self.out = Solution(np.empty((count, size)), np.empty(count), np.full(count, RUNNING), np.zeros(count, int))
+        self.queue, self.lock = iter(range(count)), threading.Lock()
+
+    def run(self) -> Solution:
+        """Solves every start."""
+        pools = max(1, min(cores.usable(), len(self.starts) // LANES))
+        if pools == 1:
+            self._work()
+        else:
+            with concurrent.futures.ThreadPoolExecutor(pools) as executor:
+                for done in [executor.submit(self._work) for _ in range(pools)]:
+                    done.result()
+        return self.out
+
+    def _work(self) -> None:
+        """One pool: fills free lanes from the queue, advances all, stores those that ended, until no start is left."""
+        problem = self.problem
+        advance = newton.program(problem.law, problem.objective, problem.free)
+        with jax.enable_x64():  # a setting of this thread only: training elsewhere keeps its float32
+            common = self._common()
+            owner_L = np.full(self.lanes, -1)  # which start each lane is solving
+            held: tuple[newton.State, newton.Lane] | None = None
+            while True:
+                free = np.flatnonzero(owner_L < 0)
+                with self.lock:
+                    fresh = np.array([start for _, start in zip(free, self.queue)], int)
+                if len(fresh):
+                    taken = free[: len(fresh)]
+                    owner_L[taken] = fresh
+                    held = self._refill(held, taken, fresh)
+                elif (owner_L < 0).all():
+                    return
+                assert held is not None
+                state = advance(*held, common)
+                held = (state, held[1])
+                self._store(state, owner_L)
+
+    def _common(self) -> newton.Common:
+        low, high = self.problem.box
+        return newton.Common(
+            x={name: jnp.asarray(_pad(np.asarray(v, float), self.padded)) for name, v in self.problem.x.items()},
+            fixed={name: jnp.asarray(float(v)) for name, v in self.problem.fixed.items()},
+            low=jnp.asarray(low),
+            high=jnp.asarray(high),
+            delta=jnp.asarray(self.level[0]),
+            tolerance=jnp.asarray(self.level[1]),
+        )
+
+    def _refill(
+        self, held: tuple[newton.State, newton.Lane] | None, taken: np.ndarray, fresh: np.ndarray
+    ) -> tuple[newton.State, newton.Lane]:
+        """The pool with the `fresh` starts in the lanes `taken`. Where a pool is new, its other lanes idle."""
+        start_L = np.full(self.lanes, fresh[0])
+        start_L[taken] = fresh
+        taken_L = np.zeros(self.lanes, bool)
+        taken_L[taken] = True
+        weight_LR = self._of_lanes(self.weights, start_L, np.ones(self.rows), fill=0.0)
+        y_LR = self._of_lanes(self.y, start_L, self.problem.y, fill=1.0)
+        begin_LP = self.starts[start_L]
+        if (cold_L := self.project[start_L] & taken_L).any():
+            begin_LP[cold_L] = project_linear(
+                self.problem, begin_LP[cold_L], weight_LR[cold_L, : self.rows], y_LR[cold_L, : self.rows]
+            )
+        new = jax.tree.map(jnp.asarray, (newton.fresh(begin_LP, taken_L), newton.Lane(weight_LR, y_LR)))
+        return new if held is None else newton.merge(jnp.asarray(taken_L), new, held)
+
+    def _of_lanes(self, source: OfLanes, start_L: np.ndarray, default: np.ndarray, fill: float) -> np.ndarray:
+        """Weights or losses of these starts, padded with `fill`: (L, padded rows)."""
+        chosen = default if source is None else source(start_L) if callable(source) else source[start_L]
+        values = np.full((self.lanes, self.padded), fill)
+        values[:, : self.rows] = chosen
         return values
 
-    def work() -> None:
-        with jax.enable_x64():  # a setting of this thread only: training elsewhere keeps its float32
-            x = {k: jnp.asarray(_pad(np.asarray(v, float), padded)) for k, v in problem.x.items()}
-            fixed = {k: jnp.asarray(float(v)) for k, v in problem.fixed.items()}
-            common = (x, fixed, *map(jnp.asarray, problem.box), jnp.asarray(level[0]))
-            owner = np.full(lanes, -1)
-            held: Any = None
-            while True:
-                free = np.flatnonzero(owner < 0)
-                with lock:
-                    fresh = np.array([i for _, i in zip(free, queue)], int)
-                if len(fresh):
-                    index = np.full(lanes, fresh[0])
-                    index[free[: len(fresh)]] = owner[free[: len(fresh)]] = fresh
-                    taken = np.zeros(lanes, bool)
-                    taken[free[: len(fresh)]] = True
-                    w, target = of_lanes(weights, index, np.ones(rows), 0.0), of_lanes(y, index, problem.y, 1.0)
-                    begin = starts[index]
-                    if (cold := project[index] & taken).any():
-                        begin[cold] = project_linear(problem, begin[cold], w[cold, :rows], target[cold, :rows])
-                    new = jax.tree.map(jnp.asarray, (fresh_state(begin, taken), w, target))
-                    held = new if held is None else _merge(jnp.asarray(taken), new, held)
-                elif (owner < 0).all():
-                    return
-                state = advance(*held, *common, jnp.asarray(level[1]))
-                held = (state, *held[1:])
-                code = np.asarray(state.code)
-                ended = np.flatnonzero((owner >= 0) & (code != RUNNING))
-                to, owner[ended] = owner[ended], -1
-                out.theta[to], out.value[to] = np.asarray(state.theta)[ended], np.asarray(state.value)[ended]
-                out.code[to], out.steps[to] = code[ended], np.asarray(state.steps)[ended]
-                if progress is not None and len(ended):
-                    progress(len(ended))
-
-    if workers == 1:
-        work()
-    else:
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-            for done in [pool.submit(work) for _ in range(workers)]:
-                done.result()
-    return out
-
-
-def fresh_state(theta: np.ndarray, running: np.ndarray) -> State:
-    """Lanes not yet measured: their first step stays in place and is accepted, which measures them."""
-    lanes, size = theta.shape
-    eye = np.broadcast_to(np.eye(size), (lanes, size, size))
-    return State(
-        theta=theta,
-        value=np.full(lanes, np.inf),
-        gradient=np.zeros((lanes, size)),
-        curvature=0 * eye,
-        metric=eye,
-        lam=np.full(lanes, LAM_START),
-        steps=np.zeros(lanes, np.int64),
-        code=np.where(running, RUNNING, CONVERGED),
-    )
-
-
-@jax.jit
-def _merge(taken: jax.Array, new: Any, old: Any) -> Any:
-    return jax.tree.map(lambda a, b: jnp.where(taken.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
+    def _store(self, state: newton.State, owner_L: np.ndarray) -> None:
+        """Keeps what has ended and frees its lanes."""
+        code_L = np.asarray(state.code)
+        ended = np.flatnonzero((owner_L >= 0) & (code_L != RUNNING))
+        to, owner_L[ended] = owner_L[ended], -1
+        self.out.theta[to], self.out.value[to] = np.asarray(state.theta)[ended], np.asarray(state.value)[ended]
+        self.out.code[to], self.out.steps[to] = code_L[ended], np.asarray(state.steps)[ended]
+        if self.progress is not None and len(ended):
+            self.progress(len(ended))
 
 
 def bucket(n: int, smallest: int = 32) -> int:
@@ -218,130 +236,42 @@ def _pad(column: np.ndarray, size: int) -> np.ndarray:
     return np.concatenate([column, np.repeat(column[:1], size - len(column))])
 
 
-@functools.lru_cache(maxsize=64)
-def program(law: Law, objective: Objective, names: tuple[str, ...]) -> Callable[..., State]:
-    """Compiled BURST steps for lanes of one law and objective."""
-
-    def predict(theta: jax.Array, x: Any, fixed: Any) -> jax.Array:
-        values = {name: theta[i] for i, name in enumerate(names)} | fixed
-        return law.predict(law.expanded(values), x)
-
-    def residual(theta: jax.Array, x: Any, y: jax.Array, fixed: Any) -> jax.Array:
-        predicted = predict(theta, x, fixed)
-        if objective.in_log:
-            return jnp.where(predicted > 0, jnp.log(jnp.where(predicted > 0, predicted, 1.0)), jnp.nan) - jnp.log(y)
-        return predicted - y
-
-    def measure(theta: jax.Array, x: Any, w: jax.Array, y: jax.Array, fixed: Any, delta: Any) -> tuple[jax.Array, ...]:
-        r, push = jax.linearize(lambda t: residual(t, x, y, fixed), theta)
-        jacobian = jax.vmap(push)(jnp.eye(len(names)))  # (P, rows)
-        # Rows of weight zero must not spoil the sums by a non-finite value.
-        r = jnp.where(w > 0, r, 0.0)
-        jacobian = jnp.where(w > 0, jacobian, 0.0)
-        terms = objective.terms(r, w, delta)
-        # One product for both matrices: XLA's CPU code for it is three times as fast as for two.
-        both = jnp.concatenate([jacobian * terms.curvature, jacobian * terms.secant]) @ jacobian.T
-        return jnp.sum(terms.value), jacobian @ terms.slope, both[: len(names)], both[len(names) :]
-
-    def bend(theta: jax.Array, move: jax.Array, lam: Any, x: Any, w: Any, y: Any, fixed: Any, delta: Any) -> jax.Array:
-        """J' W times the second derivative of the residuals along `move`."""
-
-        def along(t: jax.Array) -> jax.Array:
-            return jax.jvp(lambda u: residual(u, x, y, fixed), (t,), (move,))[1]
-
-        r, back = jax.vjp(lambda t: residual(t, x, y, fixed), theta)
-        second = jax.jvp(along, (theta,), (move,))[1]
-        terms = objective.terms(jnp.where(w > 0, r, 0.0), w, delta)
-        return back(jnp.where(w > 0, second * (terms.curvature + lam * terms.secant), 0.0))[0]
-
-    def step(s: State, w: Any, y: Any, x: Any, fixed: Any, low: Any, high: Any, delta: Any, tolerance: Any) -> State:
-        held = ((s.theta <= low) & (s.gradient > 0)) | ((s.theta >= high) & (s.gradient < 0))
-        gradient = jnp.where(held, 0.0, s.gradient)
-        diagonal = jnp.diag(s.metric)
-        floor = 1e-14 * diagonal + 1e-300
-        matrix = s.curvature + s.lam * (s.metric + jnp.diag(diagonal)) + jnp.diag(floor)
-        matrix = jnp.where(held[:, None] | held[None, :], 0.0, matrix) + jnp.diag(jnp.where(held, 1.0, 0.0))
-        root = jnp.sqrt(jnp.where(held, 1.0, jnp.diag(matrix)))
-        factor = jnp.linalg.cholesky(matrix / root[:, None] / root[None, :])
-
-        def newton(right: jax.Array) -> jax.Array:
-            return jax.scipy.linalg.cho_solve((factor, True), jnp.where(held, 0.0, right) / root) / root
-
-        move = -newton(s.gradient)
-        turn = -0.5 * newton(bend(s.theta, move, s.lam, x, w, y, fixed, delta))
-        length = jnp.sqrt(jnp.sum(move**2 * diagonal))
-        gentle = jnp.sqrt(jnp.sum(turn**2 * diagonal)) <= MAX_TURN * length  # false for a non-finite turn
-        theta = jnp.clip(s.theta + jnp.where(gentle, move + turn, move), low, high)
-        moved = theta - s.theta
-        expected = -(gradient @ moved) - 0.5 * moved @ s.curvature @ moved
-        value, new_gradient, curvature, metric = measure(theta, x, w, y, fixed, delta)
-        finite = jnp.isfinite(value) & jnp.isfinite(metric).all() & jnp.isfinite(move).all()
-        better = finite & (value <= s.value)
-        gain = (s.value - value) / jnp.maximum(expected, 1e-300)
-        shrink = jnp.where(gain > 0.75, 0.2, jnp.where(gain > 0.25, 0.5, 1.0))
-        lam = s.lam * jnp.where(better, shrink, 3.0)
-        enough = tolerance * jnp.abs(s.value)
-        small = finite & (jnp.abs(s.value - value) <= enough) & (expected <= 100 * enough)
-        perfect = (s.value >= 0) & (s.value <= 1e-28 * jnp.sum(w))  # a likelihood may be negative
-        first = jnp.isinf(s.value)
-        flat = jnp.all(gradient == 0)
-        converged = (small | perfect | flat) & ~first
-        lam = jnp.where(first, LAM_START, lam)
-        exhausted = (s.steps + 1 >= MAX_STEPS) | (lam > LAM_MAX)
-        end = jnp.where(converged, CONVERGED, jnp.where(exhausted, STALLED, RUNNING))
-        end = jnp.where(first & ~finite, NON_FINITE, end)
-        new = State(theta, value, new_gradient, curvature, metric, lam, s.steps, end)
-        old = s._replace(lam=lam, code=end)
-        out = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, old)
-        at_bound = jnp.any((out.theta <= low) | (out.theta >= high))
-        code = jnp.where((out.code == CONVERGED) & at_bound, ON_BOUND, out.code)
-        return out._replace(lam=jnp.maximum(out.lam, LAM_MIN), steps=s.steps + 1, code=code)
-
-    def advance(s: State, w: Any, y: Any, *common: Any) -> State:
-        def body(carry: tuple[Any, State]) -> tuple[Any, State]:
-            i, s = carry
-            stepped = jax.vmap(lambda *lane: step(*lane, *common))(s, w, y)
-            return i + 1, _merge(s.code == RUNNING, stepped, s)
-
-        def going(carry: tuple[Any, State]) -> jax.Array:
-            return (carry[0] < BURST) & jnp.any(carry[1].code == RUNNING)
-
-        return jax.lax.while_loop(going, body, (0, s))[1]
-
-    return jax.jit(advance)
-
-
 def project_linear(problem: Problem, theta: np.ndarray, weights: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Starts (lanes, P) with the linear parameters solved for, given the others: least squares in their box.
 
     Residuals are relative where the objective is of log loss. `weights` and `y` are (lanes, rows).
     """
-    free = problem.free
     low, high = problem.box
-    which = [i for i, name in enumerate(free) if problem.law[name].linear]
-    if not which:
+    linear = [i for i, name in enumerate(problem.free) if problem.law[name].linear]
+    if not linear:
         return theta
     theta = np.clip(theta, low, high)
-    theta[:, which] = 0.0
+    theta[:, linear] = 0.0
 
-    def predict(t: np.ndarray) -> np.ndarray:
-        values = {name: t[:, i, None] for i, name in enumerate(free)} | problem.fixed
+    def predict(theta_LP: np.ndarray) -> np.ndarray:
+        values = {name: theta_LP[:, i, None] for i, name in enumerate(problem.free)} | problem.fixed
         with np.errstate(all="ignore"):
             predicted = problem.law.predict(problem.law.expanded(values), problem.x)
         return np.nan_to_num(np.broadcast_to(predicted, weights.shape), nan=0.0, posinf=0.0, neginf=0.0)
 
-    offset = predict(theta)
-    basis = np.stack([predict(theta + np.eye(len(free))[i]) - offset for i in which], axis=1)  # (lanes, k, rows)
-    weight = weights / y**2 if problem.objective.in_log else weights
-    gram = np.einsum("lkr,lr,lmr->lkm", basis, weight, basis, optimize=True)
-    right = np.einsum("lkr,lr,lr->lk", basis, weight, y - offset, optimize=True)
-    diagonal = np.einsum("lkk->lk", gram) + 1e-300
-    gram = gram + (1e-10 * diagonal + 1e-30)[:, :, None] * np.eye(len(which))
-    lo, hi = low[which], high[which]
-    found = np.clip(np.nan_to_num(np.linalg.solve(gram, right[..., None])[..., 0]), lo, hi)
-    for _ in range(SWEEPS):  # coordinate descent settles which of them stay on a bound
-        for k in range(len(which)):
-            slack = right[:, k] - np.einsum("lm,lm->l", gram[:, k], found)
-            found[:, k] = np.clip(found[:, k] + slack / gram[:, k, k], lo[k], hi[k])
-    theta[:, which] = found
+    # The law is offset + coefficients @ basis: each basis row is what a linear parameter of 1 adds.
+    offset_LR = predict(theta)
+    unit = np.eye(len(problem.free))
+    basis_LKR = np.stack([predict(theta + unit[i]) - offset_LR for i in linear], axis=1)
+    weight_LR = weights / y**2 if problem.objective.in_log else weights
+    gram_LKK = np.einsum("lkr,lr,lmr->lkm", basis_LKR, weight_LR, basis_LKR, optimize=True)
+    right_LK = np.einsum("lkr,lr,lr->lk", basis_LKR, weight_LR, y - offset_LR, optimize=True)
+    diagonal_LK = np.einsum("lkk->lk", gram_LKK) + 1e-300
+    gram_LKK = gram_LKK + (1e-10 * diagonal_LK + 1e-30)[:, :, None] * np.eye(len(linear))
+    theta[:, linear] = _box_least_squares(gram_LKK, right_LK, low[linear], high[linear])
     return theta
+
+
+def _box_least_squares(gram_LKK: np.ndarray, right_LK: np.ndarray, low_K: np.ndarray, high_K: np.ndarray) -> np.ndarray:
+    """Coefficients (L, K) in their box: the free solution, clipped, then coordinate descent on which bounds hold."""
+    found_LK = np.clip(np.nan_to_num(np.linalg.solve(gram_LKK, right_LK[..., None])[..., 0]), low_K, high_K)
+    for _ in range(SWEEPS):
+        for k in range(len(low_K)):
+            slack_L = right_LK[:, k] - np.einsum("lm,lm->l", gram_LKK[:, k], found_LK)
+            found_LK[:, k] = np.clip(found_LK[:, k] + slack_L / gram_LKK[:, k, k], low_K[k], high_K[k])
+    return found_LK

@@ -1,11 +1,10 @@
 """Scaling laws as data: `get("dcpt")`, `names()`, `load("my_laws.py:name")`. Equations only; fitting is next door."""
 
 import dataclasses
-import difflib
 import functools
 import hashlib
-import importlib.util
 import inspect
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from cptlaw import runs
+from cptlaw.errors import did_you_mean
 from cptlaw.laws import chinchilla, cmr, cross_domain, dcpt, dynamics, forgetting, mixing, perplexity
 from cptlaw.laws.base import Law, LawError, Param, joint, law
 
@@ -57,19 +57,18 @@ def get(name: str, **options: Any) -> Law:
     Raises:
       LawError: no such law or option.
     """
+    if ".py:" in name:
+        if options:
+            raise LawError(f"{name}: a law from a file takes no options")
+        return load(name)
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
     return _get(name, tuple(sorted(options.items())))
 
 
 @functools.lru_cache(maxsize=256)
 def _get(name: str, options: tuple[tuple[str, Any], ...]) -> Law:
-    if ".py:" in name:
-        if options:
-            raise LawError(f"{name}: a law from a file takes no options")
-        return load(name)
     if name not in BUILDERS:
-        near = difflib.get_close_matches(name, BUILDERS, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(BUILDERS)}, or FILE.py:NAME"
+        hint = did_you_mean(name, BUILDERS) or f"there are {', '.join(BUILDERS)}, or FILE.py:NAME"
         raise LawError(f"no law {name!r}; {hint}")
     known = options_of(name)
     for option, _ in options:
@@ -90,10 +89,14 @@ def example(name: str) -> Law:
 
 
 def for_table(text: str, table: pd.DataFrame) -> Law:
-    """`parse`, with the corpora of a mixing law taken from the table's shares."""
+    """`parse`, with the corpora of a mixing law taken from the table's shares.
+
+    They are taken in the order of their names: the law's parameters depend on that order, and must not depend on the
+    order of a table's columns.
+    """
     name = text.partition(":")[0]
     known = options_of(name) if name in BUILDERS else {}
-    return parse(text, **({"corpora": tuple(runs.corpora(table))} if "corpora" in known else {}))
+    return parse(text, **({"corpora": tuple(sorted(runs.corpora(table)))} if "corpora" in known else {}))
 
 
 def parse(text: str, **options: Any) -> Law:
@@ -109,19 +112,36 @@ def parse(text: str, **options: Any) -> Law:
     return get(name, **options)
 
 
-def load(spec: str) -> Law:
-    """A user's law from `FILE.py:NAME`, where NAME is a `Law` (see `cptlaw.laws.law`)."""
+def load(spec: str, sha256: str | None = None) -> Law:
+    """A user's law from `FILE.py:NAME`, where NAME is a `Law` (see `cptlaw.laws.law`). This runs FILE.
+
+    Args:
+      sha256: of the bytes that FILE must hold; other content is refused before any of it runs. What FILE imports is not
+        covered.
+
+    Raises:
+      LawError: no such file, other content, or no such law in it.
+    """
     path_text, _, name = spec.rpartition(":")
     path = Path(path_text)
     if not path.is_file():
         raise LawError(f"{spec}: no such file {path}; a user's law is given as FILE.py:NAME")
-    module_spec = importlib.util.spec_from_file_location(
-        f"cptlaw_user_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}", path
-    )
-    assert module_spec is not None and module_spec.loader is not None
-    module = importlib.util.module_from_spec(module_spec)
+    source = path.read_bytes()
+    if sha256 is not None and hashlib.sha256(source).hexdigest() != sha256:
+        raise LawError(
+            f"{path} has changed since the fit, or is another file; nothing of it was run. Fit again with it"
+        )
+    return _run(str(path.resolve()), name, source)
+
+
+@functools.lru_cache(maxsize=256)
+def _run(path: str, name: str, source: bytes) -> Law:
+    """The law `name` of a file's content. The same content gives the same object, so its programs compile once."""
+    sha256 = hashlib.sha256(source).hexdigest()
+    module = types.ModuleType(f"cptlaw_user_{sha256[:8]}")
+    module.__file__ = path
     try:
-        module_spec.loader.exec_module(module)
+        exec(compile(source, path, "exec"), vars(module))
     except Exception as error:
         raise LawError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
@@ -130,7 +150,7 @@ def load(spec: str) -> Law:
         raise LawError(
             f"{path}: {name} is no law; it defines {', '.join(laws) or 'none (decorate with @cptlaw.laws.law)'}"
         )
-    return dataclasses.replace(found, name=f"{path.resolve()}:{name}", file=str(path.resolve()))
+    return dataclasses.replace(found, name=f"{path}:{name}", file=path, sha256=sha256)
 
 
 def _value(text: str) -> Any:

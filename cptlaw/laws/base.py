@@ -49,7 +49,9 @@ class Law:
       expand: maps the freely fitted parameters to the reported ones, where a constraint ties them.
       derived: the names that `expand` rewrites.
       options: what `laws.get(name, **options)` needs to rebuild this law.
-      file: the user's file it came from, if any.
+      billions: the columns that the equation divides by 1e9, so its parameters are of billions.
+      file, sha256: the user's file it came from, if any, and the digest of what that file held.
+      base: of a joint law, the law of one corpus.
     """
 
     name: str
@@ -63,7 +65,10 @@ class Law:
     expand: Callable[[Any, Any], Mapping[str, Array]] | None = None
     derived: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    billions: tuple[str, ...] = ()
     file: str | None = None
+    sha256: str | None = None
+    base: "Law | None" = None
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.params]
@@ -174,4 +179,6 @@ def joint(law: Law, corpora: Sequence[str], shared: Sequence[str]) -> Law:
         columns=(*law.columns, "corpus"),
         function=function,
         expand=expand if law.expand else None,
+        derived=tuple(f"{name}[{corpus}]" for name in law.derived for corpus in corpora),
+        base=law,
     )

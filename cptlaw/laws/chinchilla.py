@@ -31,6 +31,7 @@ def chinchilla() -> Law:
         params=TERMS,
         columns=("params", "tokens"),
         function=function,
+        billions=("params", "tokens"),
     )
 
 
@@ -72,6 +73,7 @@ def repetition(tied: bool = False) -> Law:
         params=params,
         columns=("params", "tokens", "unique_tokens"),
         function=function,
+        billions=("params", "tokens", "unique_tokens"),
     )
 
 

@@ -11,7 +11,10 @@ SOURCE = "Gu et al. 2024, Critical Mixture Ratio (arXiv 2407.17467)"
 
 
 def cmr() -> Law:
-    """a R^s + b at fixed tokens. Domain loss falls: a < 0, s > 0 (a start with s < 0 slides to a log law and stays)."""
+    """a R^s + b at fixed tokens. The domain loss falls with its share, so a < 0 and s > 0.
+
+    s is bounded below by 0 because a start with s < 0 drifts towards a logarithm and does not come back.
+    """
 
     def function(p: Any, x: Any, xp: Any) -> Array:
         return p.a * power(x.ratio, p.s, xp) + p.b
@@ -40,6 +43,7 @@ def cmr_tokens() -> Law:
         source=SOURCE,
         params=(Param("a1", linear=True), Param("s1", -5, 5, (-1.0, 0.5)), Param("b1", linear=True)),
         columns=("tokens",),
+        billions=("tokens",),
         function=function,
     )
 
@@ -64,5 +68,6 @@ def cmr_general() -> Law:
             Param("b2", linear=True),
         ),
         columns=("tokens",),
+        billions=("tokens",),
         function=function,
     )

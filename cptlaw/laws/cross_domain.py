@@ -50,6 +50,7 @@ def cross_domain(K: str = "K3", constrained: bool = False) -> Law:
         source=dcpt.SOURCE,
         params=(*base.params, *extra),
         columns=(*base.columns, *reads),
+        billions=base.billions,
         function=function,
         fixed=base.fixed,
         expand=base.expand,

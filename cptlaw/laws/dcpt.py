@@ -93,6 +93,7 @@ def compared(form: str, constrained: bool = False, free_sign: bool = False, d_mi
         source=SOURCE,
         params=params,
         columns=("params", "tokens", "ratio"),
+        billions=("params", "tokens"),
         function=function,
         fixed={"D_min": smallest} if constrained else {},
         expand=expand if constrained else None,

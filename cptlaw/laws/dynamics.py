@@ -1,49 +1,29 @@
 """The learning-rate-aware law of continual pre-training (Wang et al. 2025, arXiv 2505.07796).
 
 Columns: `lr_sum` (S1 of CPT, the sum of learning rates over its steps), `lr_anneal` (S2 of CPT), and the same of
-pre-training, `lr_sum_pretrain` and `lr_anneal_pretrain`; `areas` computes them from a schedule. Learning rates in raw
-units. Laws of tokens alone confound tokens with the schedule's decay; this one need not.
+pre-training, `lr_sum_pretrain` and `lr_anneal_pretrain`; `cptlaw.schedules.dynamics` computes them from the learning
+rates. Learning rates are in raw units. A law that reads tokens alone takes the effect of the schedule's decay for an
+effect of tokens; this law tells them apart.
 """
 
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from cptlaw.laws.base import Array, Law, LawError, Param
 
-LAMBDA = 0.999
 SOURCE = "Wang et al. 2025, Learning Dynamics in CPT (arXiv 2505.07796)"
 KINDS = ("old", "new")
-
-
-def areas(lr: ArrayLike, previous: float | None = None, decay: float = LAMBDA) -> tuple[np.ndarray, np.ndarray]:
-    """S1 and S2 after each step of a schedule, (steps,) each.
-
-    S1 = sum of learning rates; S2 = sum_i sum_{k<=i} (lr_{k-1} - lr_k) decay^(i-k), negative while warming up.
-
-    Args:
-      lr: learning rate of each step.
-      previous: the rate before the first step; None for the first step's own.
-    """
-    rates = np.asarray(lr, float)
-    drops = -np.diff(rates, prepend=rates[0] if previous is None else previous)
-    momentum, total, out = 0.0, 0.0, np.empty(len(rates))
-    for i, drop in enumerate(drops):
-        momentum = decay * momentum + drop
-        total += momentum
-        out[i] = total
-    return np.cumsum(rates), out
 
 
 def dynamics(corpus: str = "old", replay: bool = False, from_weights: bool = False) -> Law:
     """L0 + A (S1_pt + S1_cpt)^-alpha - C1 S2_pt - C2 S2_cpt + B (1 - (1 + E S1_cpt)^-beta).
 
     Args:
-      corpus: "old" (general: B > 0, forgotten) or "new" (domain: B < 0, learnt).
+      corpus: "old" (the general corpus, which is forgotten: B > 0) or "new" (the domain, which is learnt: B < 0).
       replay: with the evaluated corpus's share r: old shift x (1 - exp(-a2 r_new)), new shift x (exp(a2 r_new) - 1),
         S2_cpt x exp(a1 r).
-      from_weights: an open-weights base: S1_pt is unknown and fitted, and there is no S2_pt column (part of L0).
+      from_weights: the base is an open-weights model: S1_pt is unknown, so it is fitted, and S2_pt is part of L0.
     """
     if corpus not in KINDS:
         raise LawError(f"dynamics: corpus {corpus!r} is none of {', '.join(KINDS)}")

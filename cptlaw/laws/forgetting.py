@@ -29,5 +29,6 @@ def forgetting() -> Law:
             Param("alpha", 1e-3, 5, (0.05, 1.0)),
         ),
         columns=("params", "unique_tokens", "ratio"),
+        billions=("params", "unique_tokens"),
         function=function,
     )

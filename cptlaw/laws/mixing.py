@@ -24,7 +24,7 @@ def mixing(corpora: Sequence[str] = ()) -> Law:
         equation="c + k exp(sum_j t_j r_j), t of the last corpus 0",
         source=MIXING,
         params=(
-            Param("c", low=0, linear=True, about="loss no mix goes below"),
+            Param("c", low=0, linear=True, about="the loss that no mix goes below"),
             Param("k", low=0, linear=True),
             *(Param(f"t[{name}]", -50, 50, (-3.0, 3.0)) for name in names[:-1]),
         ),
@@ -48,6 +48,7 @@ def additive(corpora: Sequence[str] = ()) -> Law:
         source=OPTIMAL,
         params=(*TERMS, *_mix_params(names)),
         columns=("params", "tokens", *(f"w_{name}" for name in names)),
+        billions=("params", "tokens"),
         function=function,
     )
 
@@ -81,6 +82,7 @@ def joint_mixture(corpora: Sequence[str] = ()) -> Law:
             Param("gB", -10, 10, (0.2, 2.0)),
         ),
         columns=("params", "tokens", *(f"w_{name}" for name in names)),
+        billions=("params", "tokens"),
         function=function,
     )
 
@@ -99,5 +101,5 @@ def _mix_params(names: Sequence[str]) -> list[Param]:
 def _mix_term(p: Any, x: Any, xp: Any, names: Sequence[str]) -> Array:
     values, h = vars(p), vars(x)
     total = sum(values[f"C[{name}]"] * power(h[f"w_{name}"], values[f"g[{name}]"], xp) for name in names)
-    # All strengths of the shares present may be zero on the way; infinite loss there is refused, not divided by.
+    # While solving, the strengths of all shares present may be zero. The loss is then huge, and the solver turns back.
     return 1 / xp.maximum(total, 1e-12)

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from cptlaw import units
 from cptlaw.laws.base import BILLION, Array, Law, LawError, Param
 
 SPREADS = ("std", "variance")
-UNITS = ("perplexity", "log-perplexity", "bits-per-byte")
 SOURCE = "Liu et al. 2026 (arXiv 2512.21515); form only, its coefficients are not public"
 E = Param("E", low=0, linear=True, about="irreducible loss")
 AD = Param("aD", 0, 5, (0.05, 1.0))
@@ -32,7 +32,7 @@ def perplexity(form: str = "full", spread: str = "std", unit: str = "perplexity"
       spread: whether sigma in the law is the standard deviation or the variance; the table holds `ppl_std` either way.
       unit: what `ppl_mean` and `ppl_std` are measured in; kept with the fit.
     """
-    for value, known in ((form, tuple(EQUATIONS)), (spread, SPREADS), (unit, UNITS)):
+    for value, known in ((form, tuple(EQUATIONS)), (spread, SPREADS), (unit, units.PERPLEXITY)):
         if value not in known:
             raise LawError(f"perplexity: {value!r} is none of {', '.join(known)}")
     powers = [Param(n, -20, 20, (-1.0, 1.0)) for n in ("a0", "a1", "b0", "b1")]
@@ -63,5 +63,6 @@ def perplexity(form: str = "full", spread: str = "std", unit: str = "perplexity"
         source=SOURCE,
         params=params,
         columns=("tokens",) if form == "tokens_only" else ("tokens", "ppl_mean", "ppl_std"),
+        billions=("tokens",),
         function=function,
     )

@@ -77,7 +77,7 @@ def mask_bias(segments_BT: jax.Array, window: int = 0) -> jax.Array:
     back_TS = index_T[:, None] - index_T[None, :]
     seen_TS = (back_TS >= 0) & (back_TS < window) if window else back_TS >= 0
     same_BTS = segments_BT[:, :, None] == segments_BT[:, None, :]
-    return jnp.where(seen_TS & same_BTS, 0.0, np.finfo(np.float32).min / 2)
+    return jnp.where(seen_TS[None] & same_BTS, 0.0, np.finfo(np.float32).min / 2)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -152,11 +152,11 @@ def _part_backward(saved, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC):
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
     # With p = e * inverse: dv = p' do, dp = do v', ds = p (dp - sum_S p dp), and sum_S p dp = sum_C do o.
     do_BKGTC = do_BKGTC.astype(jnp.float32) * inverse_BKGT1
-    mean_BKR1 = (do_BKGTC * o_BKGTC).sum(-1).reshape(*q_BKRC.shape[:3], 1)
+    mean_BKR1 = (do_BKGTC * o_BKGTC.astype(jnp.float32)).sum(-1).reshape(*q_BKRC.shape[:3], 1)
     do_BKRC = do_BKGTC.reshape(q_BKRC.shape).astype(dtype)
     dv_BKSC = contract_rows(e_BKRS, do_BKRC)
     dp_BKRS = einsum("bkrc,bksc->bkrs", do_BKRC, v_BKSC)
-    ds_BKRS = (e_BKRS * (dp_BKRS - mean_BKR1)).astype(dtype)
+    ds_BKRS = (e_BKRS.astype(jnp.float32) * (dp_BKRS - mean_BKR1)).astype(dtype)
     dq_BKRC = einsum("bkrs,bksc->bkrc", ds_BKRS, k_BKSC) * q_BKRC.shape[-1] ** -0.5
     dk_BKSC = contract_rows(ds_BKRS, q_BKRC)
     return dq_BKRC.reshape(o_BKGTC.shape), dk_BKSC, dv_BKSC

@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 from collections.abc import Callable
+from typing import Annotated
 
 import jax
 
-from cptlaw.errors import UserError
+from cptlaw import fields
+from cptlaw.fields import ConfigError, OneOf, above, at_least, between
 
 # What the backward pass keeps of each layer's forward pass.
 REMAT = {
@@ -32,69 +34,66 @@ class Config:
     "layer", bias "all", activation "gelu", gated false, parallel_residual, and rotary_fraction 0.25.
     """
 
-    vocab_size: int
-    d_model: int
-    layers: int
-    heads: int
-    kv_heads: int
-    d_ff: int
-    head_dim: int = 0  # 0: d_model // heads
-    rope_theta: float = 10_000.0
-    norm_eps: float = 1e-5
+    vocab_size: Annotated[int, at_least(1)]
+    d_model: Annotated[int, at_least(1)]
+    layers: Annotated[int, at_least(1)]
+    heads: Annotated[int, at_least(1)]
+    kv_heads: Annotated[int, at_least(1)]
+    d_ff: Annotated[int, at_least(1)]
+    head_dim: Annotated[int, at_least(0)] = 0  # 0: d_model // heads
+    rope_theta: Annotated[float, above(0)] = 10_000.0
+    norm_eps: Annotated[float, at_least(0)] = 1e-5
     tie_embeddings: bool = True
-    dtype: str = "float32"
-    remat: str = "none"
+    dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
+    remat: Annotated[str, OneOf(tuple(REMAT))] = "none"
     # One compiled layer for all: compiles faster when there are many, runs slower on a CPU.
     scan_layers: bool = False
-    loss_block: int = 0  # token ids whose logits are held at a time; 0: all that fit, else 4,096 (`loss.blocks`)
-    norm: str = "rms"  # or "layer": with mean and bias
-    bias: str = "none"  # of linear layers: "qkv", or "all" (not the embeddings)
-    activation: str = "silu"
+    loss_block: Annotated[int, at_least(0)] = (
+        0  # token ids whose logits are held at a time; 0: all that fit, else 4,096 (`loss.blocks`)
+    )
+    norm: Annotated[str, OneOf(("rms", "layer"))] = "rms"  # "layer": with mean and bias
+    bias: Annotated[str, OneOf(("none", "qkv", "all"))] = (
+        "none"  # of linear layers: "qkv", or "all" (not the embeddings)
+    )
+    activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "silu"
     gated: bool = True  # the feed-forward layer multiplies its activation with a second projection
     parallel_residual: bool = False  # attention and feed-forward read the same input
     qk_norm: bool = False  # RMSNorm of each head's queries and keys
-    sliding_window: int = 0  # keys a query sees, itself included; 0: all
-    rotary_fraction: float = 1.0  # share of a head's channels that carry position
-    rope_scaling: str = "none"
-    rope_factor: float = 1.0
+    sliding_window: Annotated[int, at_least(0)] = 0  # keys a query sees, itself included; 0: all
+    # Share of a head's channels that carry position.
+    rotary_fraction: Annotated[float, between(0, 1, open_low=True)] = 1.0
+    rope_scaling: Annotated[str, OneOf(("none", "linear", "llama3"))] = "none"
+    rope_factor: Annotated[float, above(0)] = 1.0
     # Of llama3 scaling alone.
-    rope_low_freq_factor: float = 1.0
-    rope_high_freq_factor: float = 4.0
-    rope_original_context: int = 8192
-    attention: str = "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
+    rope_low_freq_factor: Annotated[float, above(0)] = 1.0
+    rope_high_freq_factor: Annotated[float, above(0)] = 4.0
+    rope_original_context: Annotated[int, at_least(1)] = 8192
+    attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "splash"))] = (
+        "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
+    )
 
     def __post_init__(self):
-        for name in ("vocab_size", "d_model", "layers", "heads", "kv_heads", "d_ff"):
-            if getattr(self, name) < 1:
-                raise UserError(f"model.{name}: must be at least 1, not {getattr(self, name)}")
+        fields.check(self, "model")
         if self.heads % self.kv_heads:
-            raise UserError(f"model.kv_heads: {self.kv_heads} does not divide model.heads, {self.heads}")
+            raise ConfigError("model.kv_heads", f"{self.kv_heads} does not divide model.heads, {self.heads}")
         if not self.head_dim:
             if self.d_model % self.heads:
-                raise UserError(
-                    f"model.heads: {self.heads} does not divide model.d_model, {self.d_model}; set head_dim"
+                raise ConfigError(
+                    "model.heads", f"{self.heads} does not divide model.d_model, {self.d_model}; set head_dim"
                 )
             object.__setattr__(self, "head_dim", self.d_model // self.heads)
-        if self.rotary_dim % 2 or not 0 < self.rotary_dim <= self.head_dim:
-            raise UserError(
-                f"model.head_dim, rotary_fraction: rotary embeddings need an even number of channels, at most "
-                f"{self.head_dim}, not {self.rotary_dim}"
+        if self.rotary_dim % 2 or not self.rotary_dim:
+            raise ConfigError(
+                "model.head_dim",
+                f"rotary embeddings need an even number of channels, but {self.head_dim} channels a head and "
+                f"rotary_fraction {self.rotary_fraction:g} make {self.rotary_dim}",
             )
-        for name in ("sliding_window", "loss_block"):
-            if getattr(self, name) < 0:
-                raise UserError(f"model.{name}: a positive number, or 0, not {getattr(self, name)}")
-        choices: dict[str, tuple[str, ...]] = {
-            "dtype": ("float32", "bfloat16"),
-            "remat": tuple(REMAT),
-            "norm": ("rms", "layer"),
-            "bias": ("none", "qkv", "all"),
-            "activation": tuple(ACTIVATIONS),
-            "rope_scaling": ("none", "linear", "llama3"),
-            "attention": ("auto", "xla", "cudnn", "splash"),
-        }
-        for name, known in choices.items():
-            if getattr(self, name) not in known:
-                raise UserError(f"model.{name}: one of {', '.join(known)}, not {getattr(self, name)!r}")
+        if self.rope_scaling == "llama3" and self.rope_low_freq_factor >= self.rope_high_freq_factor:
+            raise ConfigError(
+                "model.rope_low_freq_factor",
+                f"must be below rope_high_freq_factor, {self.rope_high_freq_factor:g}, but is "
+                f"{self.rope_low_freq_factor:g}",
+            )
 
     @property
     def rotary_dim(self) -> int:

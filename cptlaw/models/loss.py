@@ -79,8 +79,8 @@ def _backward(parts, saved, g_BT):
     def add(carry, i):
         dx_BTD, dw_vnD = carry
         p_BTv = jnp.exp(_logits(x_BTD, w_vnD, i, len(unembed_VD)) - lse_BT[..., None])
-        is_target_BTv = (id_v * parts + i) == targets_BT[..., None]
-        d_BTv = ((p_BTv - is_target_BTv) * g_BT[..., None]).astype(x_BTD.dtype)
+        is_target_BTv = (id_v * parts + i)[None, None] == targets_BT[..., None]
+        d_BTv = ((p_BTv - is_target_BTv.astype(jnp.float32)) * g_BT[..., None]).astype(x_BTD.dtype)
         w_vD = jax.lax.dynamic_index_in_dim(w_vnD, i, axis=1, keepdims=False).astype(x_BTD.dtype)
         dx_BTD += einsum("btv,vd->btd", d_BTv, w_vD)
         dw_vD = contract_rows(d_BTv.reshape(-1, len(id_v)), x_BTD.reshape(-1, x_BTD.shape[-1]))
@@ -104,5 +104,5 @@ def _logits(x_BTD: jax.Array, w_vnD: jax.Array, i: jax.Array, vocab_size: int) -
     logits_BTv = logits(x_BTD, jax.lax.dynamic_index_in_dim(w_vnD, i, axis=1, keepdims=False))
     if vocab_size % w_vnD.shape[1]:
         exists_v = jnp.arange(len(w_vnD)) * w_vnD.shape[1] + i < vocab_size
-        logits_BTv = jnp.where(exists_v, logits_BTv, -jnp.inf)
+        logits_BTv = jnp.where(exists_v[None, None], logits_BTv, -jnp.inf)
     return logits_BTv

@@ -27,7 +27,7 @@ def frequencies(cfg: Config) -> np.ndarray:
 
 def tables(cfg: Config, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines (B, T, rotary_dim / 2) in float32, made once a batch."""
-    angles = positions_BT[..., None].astype(jnp.float32) * frequencies(cfg)
+    angles = positions_BT[..., None].astype(jnp.float32) * frequencies(cfg)[None, None]
     return jnp.cos(angles), jnp.sin(angles)
 
 

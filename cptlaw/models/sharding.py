@@ -125,7 +125,14 @@ class Layout:
 
     def put(self, local: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
         """Global arrays (B, ...) from this process's rows of them."""
-        return {
-            name: jax.make_array_from_process_local_data(self.batch, array, (batch_size, *array.shape[1:]))
-            for name, array in local.items()
-        }
+        return {name: _moved(self.batch, array, (batch_size, *array.shape[1:])) for name, array in local.items()}
+
+    def replicate(self, value: np.generic) -> jax.Array:
+        """A scalar that all processes have, on every device."""
+        return _moved(self.replicated, np.asarray(value), ())
+
+
+def _moved(sharding: jax.NamedSharding, local: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+    # Asked for by name, though with several processes JAX's transfer guard takes it for an implicit transfer.
+    with jax.transfer_guard_host_to_device("allow"):
+        return jax.make_array_from_process_local_data(sharding, local, shape)

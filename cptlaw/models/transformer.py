@@ -16,10 +16,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from cptlaw.models import attention, loss, rope
 from cptlaw.models.config import ACTIVATIONS, REMAT, Config
+from cptlaw.models.tree import differences, path_name
 
 Params = dict[str, Any]
 Rotate = Callable[[jax.Array], jax.Array]
@@ -33,13 +35,22 @@ def init(rng: jax.Array, cfg: Config) -> Params:
 def apply(
     params: Params, cfg: Config, tokens_BT: jax.Array, segments_BT: jax.Array, positions_BT: jax.Array
 ) -> jax.Array:
-    """Next-token logits_BTV, float32. Tokens attend only within their segment (packed document)."""
+    """Next-token logits_BTV, float32. Tokens attend only within their segment (packed document).
+
+    Raises ValueError naming a parameter or an input of another shape or type than the config's.
+    """
+    _check(params, cfg, tokens_BT=tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT)
     model = nnx.merge(_graph(cfg), params)
     return loss.logits(model(tokens_BT, segments_BT, positions_BT), model.unembed_VD)
 
 
 def token_nll(params: Params, cfg: Config, batch: dict[str, jax.Array]) -> jax.Array:
-    """Negative log-likelihood (nats) of `targets_BT` at every position: nll_BT, float32, not masked."""
+    """Negative log-likelihood (nats) of `targets_BT` at every position: nll_BT, float32, not masked.
+
+    `batch` has int32 arrays of one shape, tokens_BT, targets_BT, segments_BT and positions_BT; others are not looked
+    at. Raises ValueError as `apply` does.
+    """
+    _check(params, cfg, **{name: batch[name] for name in _INPUTS})
     model = nnx.merge(_graph(cfg), params)
     x_BTD = model(batch["tokens_BT"], batch["segments_BT"], batch["positions_BT"])
     return loss.nll(x_BTD, model.unembed_VD, batch["targets_BT"], cfg.loss_block)
@@ -79,6 +90,33 @@ def _biases(cfg: Config) -> int:
     return {"none": 0, "qkv": qkv, "all": qkv + rest}[cfg.bias]
 
 
+_INPUTS = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
+
+
+def _check(params: Params, cfg: Config, **inputs: jax.Array) -> None:
+    """Compares shapes and types with what the model takes: Python at tracing, and no operation of the program."""
+    shape = inputs["tokens_BT"].shape
+    for name, array in inputs.items():
+        if array.ndim != 2 or array.shape != shape:
+            wanted = "(B, T)" if len(shape) != 2 else f"{shape}, the shape of tokens_BT"
+            raise ValueError(f"{name}: shape {array.shape}; expected {wanted}")
+        if not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"{name}: {array.dtype}; expected integers, int32")
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    if wrong := differences(_shapes(cfg), {path_name(path): x.shape for path, x in leaves}, "is not in this model"):
+        raise ValueError(f"params: {'; '.join(wrong)}")
+    for path, array in leaves:
+        if not jnp.issubdtype(array.dtype, jnp.floating):
+            raise ValueError(f"params: {path_name(path)} is {array.dtype}; expected float32")
+
+
+@functools.lru_cache
+def _shapes(cfg: Config) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the parameters."""
+    abstract = jax.eval_shape(lambda: init(jax.random.key(0), cfg))
+    return {path_name(path): leaf.shape for path, leaf in jax.tree_util.tree_leaves_with_path(abstract)}
+
+
 @functools.lru_cache
 def _graph(cfg: Config) -> nnx.GraphDef:
     return nnx.graphdef(jax.eval_shape(lambda: Transformer(cfg, jax.random.key(0))))
@@ -97,8 +135,13 @@ def _norm(x: jax.Array, scale: nnx.Param, bias: nnx.Param | None, eps: float) ->
     y = x.astype(jnp.float32)
     if bias is not None:
         y -= jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * scale[...]
-    return (y if bias is None else y + bias[...]).astype(x.dtype)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * _aligned(scale[...], y)
+    return (y if bias is None else y + _aligned(bias[...], y)).astype(x.dtype)
+
+
+def _aligned(weight: jax.Array, like: jax.Array) -> jax.Array:
+    """A weight of the last dimensions, with an axis of 1 for each of the others."""
+    return weight.reshape((1,) * (like.ndim - weight.ndim) + weight.shape)
 
 
 def _linear(x: jax.Array, weight: nnx.Param, bias: nnx.Param | None, inputs: int = 1) -> jax.Array:
@@ -110,7 +153,7 @@ def _linear(x: jax.Array, weight: nnx.Param, bias: nnx.Param | None, inputs: int
     w = weight[...].astype(x.dtype)
     width = math.prod(w.shape[:inputs])
     y = (x.reshape(-1, width) @ w.reshape(width, -1)).reshape(*x.shape[: x.ndim - inputs], *w.shape[inputs:])
-    return y if bias is None else y + bias[...].astype(x.dtype)
+    return y if bias is None else y + _aligned(bias[...].astype(x.dtype), y)
 
 
 class Attention(nnx.Module):

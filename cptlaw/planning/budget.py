@@ -1,5 +1,7 @@
 """Usage 3 of the D-CPT Law: the best size and tokens for a compute budget, with or without the share."""
 
+import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -7,19 +9,39 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cptlaw.fitting.process import SILENT, Process
-from cptlaw.planning import decision as d
+from cptlaw.laws.base import BILLION
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.influence import with_influence
-from cptlaw.planning.tradeoff import RULES
+from cptlaw.planning.numbers import (
+    FEWEST,
+    Tabulated,
+    banded,
+    cautions,
+    check_positive,
+    check_share,
+    conditioned,
+    corpus,
+    expanded,
+    interval,
+    losses,
+    minimise,
+    notes_of_reach,
+    paired,
+    resamples,
+    stacked,
+    summarise_regret,
+)
+from cptlaw.planning.shares import RULES
+from cptlaw.words import count, percent
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
 
-BILLION = 1e9
 TRAINING, INFERENCE = 6.0, 2.0  # FLOPs a parameter a token: forward and backward, or forward alone
-SIZES_TABLED, MIXES_TABLED = 81, 65  # points of a table over sizes and shares, under the predictive distribution
-VAGUE = 100.0  # an interval of the size over this factor or more says nothing
-AGREE = 1.25  # sizes within this factor are the same decision
+SIZES_TABLED, SHARES_TABLED = 81, 65  # points of a table over sizes and shares
+LossOf = Callable[[Any, Any], np.ndarray]  # of log sizes and shares
+VAGUE = 100.0  # an interval of the size over this factor or more settles nothing
+SAME_SIZE = 1.25  # sizes within this factor are the same decision
 
 
 @with_influence
@@ -51,164 +73,234 @@ def budget(
     Raises:
       DecisionError: a number out of range, a budget that buys no tokens, a ceiling nothing meets.
     """
-    name = d.corpus(fit)
     _check(fit, flops, share, inference_tokens, general, ceiling)
-    wide = d.expanded(level, *([fit] if general is None else [fit, general]))
-    (fit, *rest), warnings = d.paired(fit, *([] if general is None else [general]))
-    general = rest[0] if rest else None
+    wide = expanded(level, *([fit] if general is None else [fit, general]))
+    (fit, *rest), warnings = paired(fit, *([] if general is None else [general]))
     menu = None if sizes is None else _affordable(sizes, flops, inference_tokens)
-    free = share is None and fit.of_share
-    most = flops / (TRAINING * d.FEWEST + INFERENCE * inference_tokens)
-    draws = d.draws(fit) + 1
+    bought = _Bought(fit, rest[0] if rest else None, flops, inference_tokens, share, ceiling, menu)
 
-    def tokens_of(n: np.ndarray) -> np.ndarray:
-        return (flops - INFERENCE * n * inference_tokens) / (TRAINING * n)
-
-    smallest, largest = d.FEWEST, most
-    if conditioned := d.conditioned(fit):
-        smallest, largest = _within(conditioned, tokens_of, d.FEWEST, most)
-
-    def exactly(one: "Fit", own: Callable[[Any], Any]) -> Callable[[Any, Any], np.ndarray]:
-        def at(log_n: np.ndarray, r: np.ndarray | float) -> np.ndarray:
-            x = {"params": np.exp(log_n), "tokens": tokens_of(np.exp(log_n))}
-            return d.losses(one, x | {"ratio": own(r)})
-
-        if not d.conditioned(one):
-            return at
-        sizes = np.linspace(math.log(smallest), math.log(largest), SIZES_TABLED) if menu is None else np.log(menu)
-        if len(sizes) == 1:
-            sizes = sizes + np.array([0.0, 1e-6])
-        mixes = np.linspace(0, 1, MIXES_TABLED) if free else np.array([0.0, 1.0])
-        n, r = np.meshgrid(sizes, mixes if free else np.full(2, 1.0 if share is None else share), indexing="ij")
-        return d.Tabulated(at(n.ravel(), r.ravel()).reshape(-1, *n.shape), (sizes, mixes))
-
-    loss_of = exactly(fit, lambda r: r)
-    ceiling_of = None if general is None else exactly(general, lambda r: 1 - np.asarray(r))
-
-    def both(log_n: np.ndarray, r: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
-        """(loss, nats over the ceiling)."""
-        value = loss_of(log_n, r)
-        if ceiling_of is None:
-            return value, np.zeros_like(value)
-        return value, np.maximum(ceiling_of(log_n, r) - ceiling, 0)
-
-    def allowed(log_n: np.ndarray, r: np.ndarray | float) -> np.ndarray:
-        value, over = both(log_n, r)
-        return np.where(over > 0, np.inf, value)
-
-    def best_share(log_n: np.ndarray, grid: int = 33, zoom: int = 9) -> np.ndarray:
-        """Each draw's best share at (draws, K) sizes."""
-        if not free:
-            return np.full(log_n.shape, 1.0 if share is None else share)
-
-        def flat(r: np.ndarray) -> np.ndarray:
-            return allowed(log_n[:, :, None], r.reshape(*log_n.shape, -1)).reshape(log_n.size, -1)
-
-        return d.minimise(flat, 0, 1, log_n.size, grid, zoom).reshape(log_n.shape)
-
-    def profile(log_n: np.ndarray) -> np.ndarray:
-        r = best_share(log_n)
-        return np.where(np.isnan(r), np.inf, allowed(log_n, np.nan_to_num(r)))
-
-    if menu is not None:
-        columns = np.broadcast_to(np.log(menu), (draws, len(menu)))
-        pick = np.argmin(profile(columns), axis=1)
-        own, chosen = columns[np.arange(draws), pick], np.array(menu)[pick]
-    elif not free and inference_tokens == 0 and not conditioned and fit.law.name in ("dcpt", "chinchilla"):
-        theta = {key: np.concatenate([[fit.params[key]], draw]) for key, draw in fit.samples.items()}
-        own = np.log(np.clip(closed_form(theta, 1.0 if share is None else share, flops)[0], d.FEWEST, most))
-    else:
-        own = d.minimise(profile, math.log(smallest), math.log(largest), draws, grid=41, zoom=11)
-        own = np.where(np.isnan(own), math.log(smallest), own)
-    if menu is None:
-        chosen = np.exp(own)
-    shares = best_share(own[:, None], 201, 41)[:, 0]
-    if np.isnan(shares[0]):
-        assert general is not None and ceiling is not None
-        over = both(np.linspace(math.log(smallest), math.log(largest), 401) if menu is None else np.log(menu), 0.0)[1][
-            0
-        ]
-        raise DecisionError(
-            f"nothing that {flops:.3g} FLOPs buy keeps the {d.corpus(general)} loss at or under {ceiling:.4f} nats: "
-            f"raise the ceiling to {ceiling + over.min():.4f} or more, or the budget"
-        )
-    lost = np.isnan(shares[1:])
+    log_sizes, all_sizes = _best_sizes(bought, menu)
+    all_shares = bought.best_share(log_sizes[:, None], 201, 41)[:, 0]
+    if np.isnan(all_shares[0]):
+        raise _impossible(bought, menu)
+    lost = np.isnan(all_shares[1:])
     if lost.any():
         warnings += (f"in {lost.mean():.0%} of resamples nothing meets the ceiling; they are left out",)
-    sizes_own, shares_own = np.where(lost, np.nan, chosen[1:]), shares[1:]
-    log_n, n, r = own[:1], float(chosen[0]), float(shares[0])
-    tokens = float(tokens_of(np.array(n)))
-    value, over = both(log_n, np.array([r]))
-    own_best = both(own[:, None], np.nan_to_num(shares)[:, None])[0][1:, 0]
-    regret = (np.maximum(value[1:, 0] - own_best, 0) + over[1:, 0])[~lost]
-
-    rows: tuple[dict[str, Any], ...] = ()
-    if menu is not None:
-        mixes, found = best_share(columns), profile(columns)
-        for i, size in enumerate(menu):
-            fits_in = np.isfinite(found[1:, i])
-            row = {"params": size, "tokens": float(tokens_of(np.array(size)))} | (
-                {"share": mixes[0, i]} if free else {}
-            )
-            row |= d.banded(found[np.r_[True, fits_in], i], wide) if fits_in.any() else {}
-            rows += (row | {"best in": float(np.mean(np.isclose(sizes_own[~lost], size)))},)
-
-    def predicted(size: float, r: float) -> tuple[dict[str, dict[str, float]], float | None]:
-        """Each corpus's loss at a size and share, and the share of resamples in which the ceiling holds there."""
-        x = {"params": size, "tokens": float(tokens_of(np.array(size)))}
-        found, holds = {name: d.banded(d.losses(fit, x | {"ratio": r})[:, 0], wide)}, None
-        if general is not None and ceiling is not None:
-            losses = d.losses(general, x | {"ratio": 1 - r})[:, 0]
-            found[d.corpus(general)], holds = d.banded(losses, wide), float(np.mean(losses[1:] <= ceiling))
-        return found, holds
-
-    options = []
-    if menu is None and inference_tokens == 0:
-        rule = math.sqrt(flops / (TRAINING * 20))
-        options.append(Option("20 tokens a parameter", {"params": rule, "tokens": 20 * rule}, *predicted(rule, r)))
-    for one, own_share in ((fit, r), *([(general, 1 - r)] if general is not None else [])):
-        notes, _ = d.cautions(one, {"params": n, "tokens": tokens, "ratio": own_share})
-        warnings += notes
-    near = (np.maximum(sizes_own / n, n / sizes_own)[~lost] < (1.0001 if menu is not None else AGREE)).mean()
-    samples = {"params": sizes_own, "tokens": tokens_of(sizes_own)} | ({"share": shares_own} if free else {})
-    point = {"params": n, "tokens": tokens} | ({"share": r} if free else {})
-    reach = d.extrapolation(fit, {"params": n, "tokens": tokens, "ratio": r})
-    if general is not None:
-        reach += d.extrapolation(general, {"params": n, "tokens": tokens, "ratio": 1 - r})
-    if free:
-        at = {"params": n, "tokens": tokens}
-        options += [Option(rule, at | {"share": rival}, *predicted(n, rival)) for rule, rival in RULES.items()]
-    mix = f", {d.percent(r)} {name} text" if free else ""
-    span = d.interval(sizes_own, wide)
+    own_sizes, own_shares = np.where(lost, np.nan, all_sizes[1:]), all_shares[1:]
+    size, best_share = float(all_sizes[0]), float(all_shares[0])
+    tokens = float(bought.tokens(np.array(size)))
+    spelled = {"params": own_sizes, "tokens": bought.tokens(own_sizes), "share": own_shares}
+    samples = {key: values for key, values in spelled.items() if key != "share" or bought.chooses_share}
+    point = {key: {"params": size, "tokens": tokens, "share": best_share}[key] for key in samples}
+    factor = 1.0001 if menu is not None else SAME_SIZE
+    span = interval(own_sizes, wide)
     supported = span[1] < VAGUE * span[0]
-    within = f"{level:.0%} interval of the size {d.count(span[0])} to {d.count(span[1])}"
     return Decision(
         kind="budget",
-        question=f"Which model size and how many tokens give the smallest {name} loss for {flops:.3g} FLOPs"
-        + (f", {d.count(inference_tokens)} tokens served included" if inference_tokens else "")
-        + (f", with the {d.corpus(general)} loss at or under {ceiling:.4f}" if general is not None else "")
-        + "?",
-        answer=f"{d.count(n)} parameters and {d.count(tokens)} tokens{mix} ({within})."
-        if supported
-        else f"These runs cannot say which size: {within}.",
+        question=_question(bought),
+        answer=_answer(bought, point, span, level, supported),
         inputs={
             "flops": flops, "share": share, "sizes": menu, "inference_tokens": inference_tokens, "ceiling": ceiling,
-            "domain": name, "general": None if general is None else d.corpus(general),
+            "domain": corpus(fit), "general": None if general is None else corpus(general),
         },
         point=point,
-        interval={key: d.interval(values, wide) for key, values in samples.items()},
+        interval={key: interval(values, wide) for key, values in samples.items()},
         samples=samples,
         level=level,
-        agreement=float(near),
-        agreement_means="their own size is " + ("the same" if menu is not None else "within a factor of 1.25 of it"),
-        regret=d.summarise_regret(regret),
-        losses=predicted(n, r)[0],
+        agreement=float((np.maximum(own_sizes / size, size / own_sizes)[~lost] < factor).mean()),
+        agreement_means="their own size is "
+        + ("the same" if menu is not None else f"within a factor of {SAME_SIZE} of it"),
+        regret=summarise_regret(_regret(bought, log_sizes, all_shares)[~lost]),
+        losses=bought.predicted(size, best_share, wide)[0],
         supported=supported,
-        options=tuple(options),
-        extrapolation=reach,
-        rows=rows,
-        warnings=warnings,
+        options=_options(bought, size, best_share, wide, free_size=menu is None),
+        extrapolation=notes_of_reach(*bought.columns_of_fits(size, best_share)),
+        rows=() if menu is None else _menu_rows(bought, menu, own_sizes[~lost], wide),
+        warnings=warnings
+        + tuple(note for one, x in bought.columns_of_fits(size, best_share) for note in cautions(one, x)[0]),
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Bought:
+    """What a budget buys: each size has its tokens, and each share its loss. S + 1 draws; see `numbers`."""
+
+    fit: "Fit"
+    general: "Fit | None"
+    flops: float
+    inference_tokens: float
+    share: float | None
+    ceiling: float | None
+    menu: list[float] | None
+
+    @property
+    def chooses_share(self) -> bool:
+        return self.share is None and self.fit.of_share
+
+    @functools.cached_property
+    def sizes(self) -> tuple[float, float]:
+        """The smallest size, and the largest: the one that is left `FEWEST` tokens, or of which something is known."""
+        largest = self.flops / (TRAINING * FEWEST + INFERENCE * self.inference_tokens)
+        if process := conditioned(self.fit):
+            return _within(process, self.tokens, FEWEST, largest)
+        return FEWEST, largest
+
+    def tokens(self, params: np.ndarray) -> np.ndarray:
+        return (self.flops - INFERENCE * params * self.inference_tokens) / (TRAINING * params)
+
+    def losses(self, log_params: np.ndarray, share: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
+        """(loss, nats over the ceiling), each (S + 1, K, ...), at log sizes and shares that broadcast to it."""
+        value = self._of_fit(log_params, share)
+        if self._of_general is None:
+            return value, np.zeros_like(value)
+        return value, np.maximum(self._of_general(log_params, share) - self.ceiling, 0)
+
+    @functools.cached_property
+    def _of_fit(self) -> LossOf:
+        return self._loss_of(self.fit, lambda share: share)
+
+    @functools.cached_property
+    def _of_general(self) -> LossOf | None:
+        return None if self.general is None else self._loss_of(self.general, lambda share: 1 - np.asarray(share))
+
+    def _loss_of(self, fit: "Fit", own: Callable[[Any], Any]) -> LossOf:
+        """The loss of a fit at log sizes and shares; under the predictive distribution, read from a table."""
+
+        def at(log_params: np.ndarray, share: np.ndarray | float) -> np.ndarray:
+            x = {"params": np.exp(log_params), "tokens": self.tokens(np.exp(log_params))}
+            return losses(fit, x | {"ratio": own(share)})
+
+        if not conditioned(fit):
+            return at
+        sizes = np.linspace(*np.log(self.sizes), SIZES_TABLED) if self.menu is None else np.log(self.menu)
+        if len(sizes) == 1:
+            sizes = sizes + np.array([0.0, 1e-6])
+        shares = np.linspace(0, 1, SHARES_TABLED) if self.chooses_share else np.array([0.0, 1.0])
+        asked = shares if self.chooses_share else np.full(2, 1.0 if self.share is None else self.share)
+        n, r = np.meshgrid(sizes, asked, indexing="ij")
+        return Tabulated(at(n.ravel(), r.ravel()).reshape(-1, *n.shape), (sizes, shares))
+
+    def allowed(self, log_params: np.ndarray, share: np.ndarray | float) -> np.ndarray:
+        """The loss where it keeps the ceiling, inf elsewhere."""
+        value, over = self.losses(log_params, share)
+        return np.where(over > 0, np.inf, value)
+
+    def best_share(self, log_params: np.ndarray, grid: int = 33, zoom: int = 9) -> np.ndarray:
+        """Each draw's best share at its log sizes (S + 1, K); NaN where no share keeps the ceiling."""
+        if not self.chooses_share:
+            return np.full(log_params.shape, 1.0 if self.share is None else self.share)
+
+        def flat(share: np.ndarray) -> np.ndarray:
+            """(rows, points) -> (rows, points), a row for each draw and size."""
+            own = share.reshape(*log_params.shape, -1)
+            return self.allowed(log_params[:, :, None], own).reshape(log_params.size, -1)
+
+        return minimise(flat, 0, 1, log_params.size, grid, zoom).reshape(log_params.shape)
+
+    def least(self, log_params: np.ndarray) -> np.ndarray:
+        """Loss at each draw's best share, (S + 1, K) -> (S + 1, K); inf where no share keeps the ceiling."""
+        share = self.best_share(log_params)
+        return np.where(np.isnan(share), np.inf, self.allowed(log_params, np.nan_to_num(share)))
+
+    def columns_of_fits(self, params: float, share: float) -> list[tuple["Fit", dict[str, float]]]:
+        """(fit, what its law reads) of one size and share."""
+        x = {"params": params, "tokens": float(self.tokens(np.array(params)))}
+        both = [(self.fit, x | {"ratio": share})]
+        return both if self.general is None else [*both, (self.general, x | {"ratio": 1 - share})]
+
+    def predicted(self, params: float, share: float, level: float) -> tuple[dict[str, dict[str, float]], float | None]:
+        """Each corpus's loss at one size and share, and the part of the resamples that keep the ceiling there."""
+        found = {corpus(fit): losses(fit, x)[:, 0] for fit, x in self.columns_of_fits(params, share)}
+        bands = {name: banded(values, level) for name, values in found.items()}
+        if self.general is None:
+            return bands, None
+        return bands, float(np.mean(found[corpus(self.general)][1:] <= self.ceiling))
+
+
+def _best_sizes(bought: _Bought, menu: list[float] | None) -> tuple[np.ndarray, np.ndarray]:
+    """(log size, size) that is best for each draw, (S + 1,) each; a size of the menu if there is one."""
+    draws, (smallest, largest) = resamples(bought.fit) + 1, bought.sizes
+    if menu is not None:
+        columns = np.broadcast_to(np.log(menu), (draws, len(menu)))
+        pick = np.argmin(bought.least(columns), axis=1)
+        return columns[np.arange(draws), pick], np.array(menu)[pick]
+    closed = not bought.chooses_share and bought.inference_tokens == 0 and not conditioned(bought.fit)
+    if closed and bought.fit.law.name in ("dcpt", "chinchilla"):
+        params, _ = closed_form(stacked(bought.fit), 1.0 if bought.share is None else bought.share, bought.flops)
+        found = np.log(np.clip(params, FEWEST, largest))
+    else:
+        found = minimise(bought.least, math.log(smallest), math.log(largest), draws, grid=41, zoom=11)
+        found = np.where(np.isnan(found), math.log(smallest), found)
+    return found, np.exp(found)
+
+
+def _regret(bought: _Bought, log_sizes: np.ndarray, shares: np.ndarray) -> np.ndarray:
+    """(S,) nats that the recommendation (draw 0's) costs each resample: loss over its own best, plus nats over the
+    ceiling. Log sizes and shares are each draw's own best, (S + 1,)."""
+    value, over = bought.losses(log_sizes[:1], shares[:1])
+    own = bought.losses(log_sizes[:, None], np.nan_to_num(shares)[:, None])[0]
+    return np.maximum(value - own, 0)[1:, 0] + over[1:, 0]
+
+
+def _impossible(bought: _Bought, menu: list[float] | None) -> DecisionError:
+    """The error of a ceiling that nothing meets: says how high it would have to be."""
+    assert bought.general is not None and bought.ceiling is not None
+    tried = np.linspace(*np.log(bought.sizes), 401) if menu is None else np.log(menu)
+    over = bought.losses(tried, 0.0)[1][0]
+    return DecisionError(
+        f"nothing that {bought.flops:.3g} FLOPs buy keeps the {corpus(bought.general)} loss at or under "
+        f"{bought.ceiling:.4f} nats: raise the ceiling to {bought.ceiling + over.min():.4f} or more, or the budget"
+    )
+
+
+def _menu_rows(bought: _Bought, menu: list[float], own_sizes: np.ndarray, level: float) -> tuple[dict[str, Any], ...]:
+    """What each size of the menu gives, and in what part of the resamples it is the best."""
+    columns = np.broadcast_to(np.log(menu), (resamples(bought.fit) + 1, len(menu)))
+    mixes, found = bought.best_share(columns), bought.least(columns)
+    rows = []
+    for i, size in enumerate(menu):
+        row: dict[str, Any] = {"params": size, "tokens": float(bought.tokens(np.array(size)))}
+        if bought.chooses_share:
+            row["share"] = mixes[0, i]
+        keeps = np.isfinite(found[1:, i])
+        if keeps.any():
+            row |= banded(found[np.r_[True, keeps], i], level)
+        rows.append(row | {"best in": float(np.mean(np.isclose(own_sizes, size)))})
+    return tuple(rows)
+
+
+def _options(bought: _Bought, size: float, share: float, level: float, free_size: bool) -> tuple[Option, ...]:
+    """Rules of thumb at the same cost: tokens per parameter where any size will do, shares where the share is free."""
+    options = []
+    if free_size and bought.inference_tokens == 0:
+        rule = math.sqrt(bought.flops / (TRAINING * 20))
+        point = {"params": rule, "tokens": 20 * rule}
+        options.append(Option("20 tokens a parameter", point, *bought.predicted(rule, share, level)))
+    if bought.chooses_share:
+        at = {"params": size, "tokens": float(bought.tokens(np.array(size)))}
+        for name, rival in RULES.items():
+            options.append(Option(name, at | {"share": rival}, *bought.predicted(size, rival, level)))
+    return tuple(options)
+
+
+def _question(bought: _Bought) -> str:
+    name, paid = corpus(bought.fit), f"{bought.flops:.3g} FLOPs"
+    text = f"Which model size and how many tokens give the smallest {name} loss for {paid}"
+    if bought.inference_tokens:
+        text += f", {count(bought.inference_tokens)} tokens served included"
+    if bought.general is not None:
+        text += f", with the {corpus(bought.general)} loss at or under {bought.ceiling:.4f}"
+    return text + "?"
+
+
+def _answer(
+    bought: _Bought, point: Mapping[str, float], span: tuple[float, float], level: float, supported: bool
+) -> str:
+    within = f"{level:.0%} interval of the size {count(span[0])} to {count(span[1])}"
+    if not supported:
+        return f"These runs cannot say which size: {within}."
+    mix = f", {percent(point['share'])} {corpus(bought.fit)} text" if bought.chooses_share else ""
+    return f"{count(point['params'])} parameters and {count(point['tokens'])} tokens{mix} ({within})."
 
 
 def _within(process: Process, tokens_of: Callable[[Any], Any], smallest: float, largest: float) -> tuple[float, float]:
@@ -248,19 +340,20 @@ def closed_form(
 def _check(
     fit: "Fit", flops: float, share: float | None, inference_tokens: float, general: "Fit | None", ceiling: float | None
 ) -> None:
-    d.check_positive("flops", flops, "FLOPs")
+    corpus(fit)
+    check_positive("flops", flops, "FLOPs")
     if not (math.isfinite(inference_tokens) and inference_tokens >= 0):
         raise DecisionError(f"inference_tokens {inference_tokens:g} is not a count of tokens")
     if share is not None:
-        d.check_share("share", share)
+        check_share("share", share)
     if (general is None) != (ceiling is None):
         raise DecisionError("a ceiling needs both the general fit and its value in nats per token")
     if general is not None and share is not None:
         raise DecisionError("a ceiling chooses the share: give one of ceiling and share")
-    least = d.FEWEST * (TRAINING * d.FEWEST + INFERENCE * inference_tokens)
+    least = FEWEST * (TRAINING * FEWEST + INFERENCE * inference_tokens)
     if flops < least:
         raise DecisionError(
-            f"{flops:.3g} FLOPs do not pay for {d.FEWEST:g} tokens of a model of {d.FEWEST:g} parameters: give at "
+            f"{flops:.3g} FLOPs do not pay for {FEWEST:g} tokens of a model of {FEWEST:g} parameters: give at "
             f"least {least:.3g}"
         )
     for name in ("params", "tokens"):
@@ -273,8 +366,8 @@ def _check(
 def _affordable(sizes: Sequence[float], flops: float, inference_tokens: float) -> list[float]:
     """The sizes the budget can train at all, in order."""
     for size in sizes:
-        d.check_positive("size", size, "parameters")
-    costs = {size: size * (TRAINING * d.FEWEST + INFERENCE * inference_tokens) for size in sorted(set(sizes))}
+        check_positive("size", size, "parameters")
+    costs = {size: size * (TRAINING * FEWEST + INFERENCE * inference_tokens) for size in sorted(set(sizes))}
     menu = [float(size) for size, cost in costs.items() if cost <= flops]
     if not menu:
         least = min(costs.values(), default=math.nan)

@@ -1,8 +1,8 @@
-"""Which runs an answer hangs on: the same decision with each run taken out.
+"""Which runs an answer depends on most: the same decision with each run taken out.
 
-A fit carries what every run moves its parameters by: exactly for small tables, by implicit differentiation for large
-ones. So one vectorised decision answers for all runs at once. `leave_one_out` refits, large tables too, from many
-starts.
+A fit keeps how far every run moves its parameters: exactly for small tables, by implicit differentiation for large
+ones. So one decision over "resamples" that are the fit without each run answers for all runs at once. `leave_one_out`
+fits again without each run instead, from many starts.
 """
 
 import dataclasses
@@ -22,7 +22,7 @@ Question = ParamSpec("Question")
 
 
 def with_influence(decide: Callable[Question, Decision]) -> Callable[Question, Decision]:
-    """Makes a decision carry the runs whose removal moves its first coordinate most. Its fits are positional."""
+    """Adds to a question's decisions the runs whose removal moves the first coordinate most. Fits are positional."""
 
     @functools.wraps(decide)
     def decided(*fits: Question.args, **question: Question.kwargs) -> Decision:
@@ -50,7 +50,7 @@ def without(fit: "Fit", runs: list[str]) -> "Fit":
 
 
 def leave_one_out(decide: Callable[..., Decision], *fits: "Fit", progress: bool = False, **question: Any) -> Decision:
-    """`decide(*fits, **question)` with its influential runs found by refitting without each: a fit a run and corpus."""
+    """`decide(*fits, **question)` with its influential runs found by fitting again, once for each run and corpus."""
     from tqdm import tqdm
 
     runs, decision = _runs(fits), decide(*fits, **question)

@@ -1,35 +1,40 @@
-"""The best mix of any number of corpora: a weighted sum or the worst of target losses over the simplex.
+"""The best mix of any number of corpora: the smallest weighted sum, or the smallest worst, of target losses."""
 
-Under the predictive distribution, among measured mixes and their blends; under laws alone, by mirror descent in JAX.
-"""
-
-import concurrent.futures
 import dataclasses
-import functools
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from cptlaw import cores
-from cptlaw.planning import decision as d
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.influence import with_influence
-from cptlaw.planning.tradeoff import AGREE
+from cptlaw.planning.numbers import (
+    banded,
+    cautions,
+    check_positive,
+    check_share,
+    conditioned,
+    corpus,
+    expanded,
+    interval,
+    losses,
+    notes_of_reach,
+    paired,
+    stacked,
+    summarise_regret,
+)
+from cptlaw.planning.shares import AGREE, WIDE, check_share_law
+from cptlaw.words import percent, spread
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
-    from cptlaw.laws import Law
+    from cptlaw.planning.simplex import Search
 
-STEPS = 300
-LANES = 256
 STARTS, RESTARTS = 64, 2  # of the fitted parameters, and of each resample beside the fitted parameters' optimum
 BLENDS, BLENDED, BLEND_STAGES = 2000, 4, 3  # blends a stage, measured mixes in one, stages
+PENALTY = 20.0  # nats charged for each nat over a ceiling, as in `simplex`
 CONVEX = ("mixing",)  # laws whose every descent ends in the one optimum
-PENALTY = 20.0  # nats a nat over a ceiling costs: more than any trade of one loss for another
 SLACK = 1e-3  # nats over a ceiling that count as meeting it
 
 
@@ -67,78 +72,52 @@ def mixture(
     Raises:
       DecisionError: an unknown corpus or target, limits that leave no mix, a ceiling that no mix meets.
     """
-    wide = d.expanded(level, *fits)
-    d.check_share_law(*fits)
-    targets = [d.corpus(fit) for fit in fits]
-    corpora = _corpora(fits)
-    scale = _named("weights", weights or dict.fromkeys(targets, 1.0), targets)
+    wide = expanded(level, *fits)
+    check_share_law(*fits)
+    targets, corpora = [corpus(fit) for fit in fits], _corpora(fits)
+    scale = _by_name("weights", weights or dict.fromkeys(targets, 1.0), targets)
     if not (np.isfinite(scale) & (scale >= 0)).all() or not scale.any():
         raise DecisionError("weights: give each target a weight of 0 or more, and one of them more than 0")
-    limit = _named("ceilings", ceilings or {}, targets, missing=np.inf)
+    limit = _by_name("ceilings", ceilings or {}, targets, missing=np.inf)
     low, high = _limits(corpora, floors or {}, caps or {}, corpus_tokens or {}, max_epochs, tokens)
-    x = {}
-    for name, value, unit in (("params", params, "parameters"), ("tokens", tokens, "tokens")):
-        if value is not None:
-            x[name] = d.check_positive(name, value, unit)
-        elif any(name in fit.law.columns for fit in fits):
-            raise DecisionError(f"these laws depend on {name}: give the planned run's")
-    kept, warnings = d.paired(*fits)
-
-    numbers = (scale, limit, low, high)
-
-    def judged(mixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(objective, nats over the ceilings) of mixes (K, corpora) in every draw, (S + 1, K) each, the point first."""
-        named = {f"w_{name}": mixes[:, i] for i, name in enumerate(corpora)}
-        each = [d.losses(fit, {**x, **named, "ratio": named.get(f"w_{t}", np.nan)}) for t, fit in zip(targets, kept)]
-        stacked = np.stack(each, axis=-1)
-        total = (stacked * scale).max(axis=-1) if worst else (stacked * scale).sum(axis=-1)
-        return total, np.maximum(stacked - limit, 0.0).sum(axis=-1)
-
-    def losses(mix: np.ndarray) -> dict[str, dict[str, float]]:
-        named = {f"w_{name}": share for name, share in zip(corpora, mix)}
-        return {
-            name: d.banded(d.losses(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})[:, 0], wide)
-            for name, fit in zip(targets, kept)
-        }
-
-    if d.conditioned(kept[0]):
-        point, own, at_own, own_over = _among(_blends(kept, corpora, low, high, beyond), judged)
+    x = _planned(fits, params, tokens)
+    kept, warnings = paired(*fits)
+    judge = _Judge(kept, targets, corpora, x, scale, limit, worst)
+    if conditioned(kept[0]):
+        point, own, at_own, own_over = _among(_blends(kept, corpora, low, high, beyond), judge)
     else:
-        asked = Asked(tuple(fit.law for fit in kept), tuple(targets), tuple(corpora), tuple(x.items()), worst)
-        point, own, at_own, own_over = _descended(asked, kept, numbers)
-    at_point, over = (value[:, 0] for value in judged(point[None]))
+        point, own, at_own, own_over = _descended(judge, low, high)
+
+    def predicted(mix: np.ndarray) -> dict[str, dict[str, float]]:
+        named = {f"w_{name}": share for name, share in zip(corpora, mix)}
+        columns = {name: {**x, **named, "ratio": named.get(f"w_{name}", np.nan)} for name in targets}
+        return {name: banded(losses(fit, columns[name])[:, 0], wide) for name, fit in zip(targets, kept)}
+
+    at_point, over = (value[:, 0] for value in judge(point[None]))
     if over[0] > SLACK:
-        near = losses(point)
+        near = ", ".join(f"{name} {predicted(point)[name]['point']:.4f}" for name in ceilings or {})
         raise DecisionError(
             f"no mix within the limits meets the ceilings: the nearest is over by {over[0]:.4f} nats in all. It gives "
-            + ", ".join(f"{name} {near[name]['point']:.4f}" for name in ceilings or {})
-            + ": raise the ceilings to there"
+            f"{near}: raise the ceilings to there"
         )
-    regret = np.maximum(at_point[1:] - at_own, 0) + np.maximum(over[1:] - own_over, 0)
-    distance = np.abs(own - point).sum(axis=1) / 2
-
     options = []
-    rules = {"equal shares": np.full(len(corpora), 1 / len(corpora))}
-    if corpus_tokens and set(corpus_tokens) == set(corpora):
-        size = np.array([corpus_tokens[name] for name in corpora])
-        rules["proportional to size"] = size / size.sum()
-    for rule, mix in rules.items():
-        held = None if not ceilings else float((judged(mix[None])[1][1:] <= 0).mean())
-        options.append(Option(rule, dict(zip(corpora, mix.tolist())), losses(mix), held))
-    spans = {name: d.interval(own[:, i], wide) for i, name in enumerate(corpora)}
-    supported = max(high - low for low, high in spans.values()) < d.WIDE
-    shares = ", ".join(f"{d.percent(share)} {name}" for name, share in zip(corpora, point))
+    for name, mix in _rules(corpora, corpus_tokens or {}).items():
+        holds = float((judge(mix[None])[1][1:] <= 0).mean()) if ceilings else None
+        options.append(Option(name, dict(zip(corpora, mix.tolist())), predicted(mix), holds))
+    spans = {name: interval(own[:, i], wide) for i, name in enumerate(corpora)}
+    supported = max(end - start for start, end in spans.values()) < WIDE
+    moved = np.abs(own - point).sum(axis=1) / 2  # (S,) shares that change hands
     named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
     for name, fit in zip(targets, kept):
-        notes, silent = d.cautions(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})
+        notes, silent = cautions(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})
         warnings, supported = warnings + notes, supported and not silent
     what = "largest" if worst else "weighted sum of the"
     return Decision(
         kind="mixture",
         question=f"Which mix of {', '.join(corpora)} gives the smallest {what} {', '.join(targets)} loss?",
-        answer=f"{shares}."
+        answer=", ".join(f"{percent(share)} {name}" for name, share in zip(corpora, point)) + "."
         if supported
-        else f"These runs cannot say which mix: {', '.join(f'{n} {d.spread(*s)}' for n, s in spans.items())}.",
+        else f"These runs cannot say which mix: {', '.join(f'{n} {spread(*s)}' for n, s in spans.items())}.",
         inputs={
             **x, "weights": dict(zip(targets, scale.tolist())), "worst": worst, "ceilings": dict(ceilings or {}),
             "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())), "beyond": beyond,
@@ -148,24 +127,45 @@ def mixture(
         interval=spans,
         samples={name: own[:, i] for i, name in enumerate(corpora)},
         level=level,
-        agreement=float(np.mean(distance <= AGREE)),
+        agreement=float(np.mean(moved <= AGREE)),
         agreement_means=f"their own mix moves at most {100 * AGREE:.0f} points of share",
-        regret=d.summarise_regret(regret),
-        losses=losses(point),
+        regret=summarise_regret(np.maximum(at_point[1:] - at_own, 0) + np.maximum(over[1:] - own_over, 0)),
+        losses=predicted(point),
         supported=supported,
         options=tuple(options),
-        extrapolation=tuple(dict.fromkeys(
-            note for fit in kept
-            for note in d.extrapolation(fit, x | {f"w_{name}": float(s) for name, s in zip(corpora, point)})
-        )),
+        extrapolation=notes_of_reach(
+            *((fit, x | {f"w_{name}": float(share) for name, share in zip(corpora, point)}) for fit in kept)
+        ),
         warnings=warnings,
     )  # fmt: skip
 
 
-Judge = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+@dataclasses.dataclass(frozen=True)
+class _Judge:
+    """What a mix is worth: targets' fits and names, corpora, the planned run, weights and ceilings (targets,)."""
+
+    fits: Sequence["Fit"]
+    targets: list[str]
+    corpora: list[str]
+    run: dict[str, float]
+    weights: np.ndarray
+    ceilings: np.ndarray
+    worst: bool
+
+    def __call__(self, mixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(objective, nats over the ceilings) of mixes (K, corpora) in every draw, (S + 1, K) each."""
+        named = {f"w_{name}": mixes[:, i] for i, name in enumerate(self.corpora)}
+        each = [
+            losses(fit, {**self.run, **named, "ratio": named.get(f"w_{name}", np.nan)})
+            for name, fit in zip(self.targets, self.fits)
+        ]
+        stacked_losses = np.stack(each, axis=-1)
+        weighted = stacked_losses * self.weights
+        total = weighted.max(axis=-1) if self.worst else weighted.sum(axis=-1)
+        return total, np.maximum(stacked_losses - self.ceilings, 0.0).sum(axis=-1)
 
 
-def _among(mixes: np.ndarray, judged: Judge) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _among(mixes: np.ndarray, judged: _Judge) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The best of the mixes and, around what the draws choose, of blends of their choices.
 
     Returns:
@@ -211,135 +211,65 @@ def _blends(fits: list["Fit"], corpora: list[str], low: np.ndarray, high: np.nda
 
 
 def _descended(
-    asked: "Asked", kept: list["Fit"], numbers: tuple[np.ndarray, ...]
+    judge: _Judge, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """What `_among` returns, by mirror descent under the laws alone."""
+    from cptlaw.planning.simplex import Search, Targets  # needs JAX
 
-    def solve(theta: list[dict[str, np.ndarray]], starts: np.ndarray) -> np.ndarray:
-        """Best shares (M, corpora) of M draws from starts (M, R, corpora)."""
-        draws, restarts = starts.shape[:2]
-        lanes = [{name: np.repeat(v, restarts) for name, v in own.items()} for own in theta]
-        mix, value = _chunked(asked, lanes, starts.reshape(draws * restarts, -1), numbers)
-        pick = np.argmin(value.reshape(draws, restarts), axis=1)
-        return mix.reshape(draws, restarts, -1)[np.arange(draws), pick]
+    laws = tuple(fit.law for fit in judge.fits)
+    asked = Targets(laws, tuple(judge.targets), tuple(judge.corpora), tuple(judge.run.items()), judge.worst)
+    search = Search(asked, judge.weights, judge.ceilings, low, high)
+    mixes = _best_mixes(search, judge.fits)
+    total, over = search.judge([stacked(fit) for fit in judge.fits], mixes)
+    return mixes[0], mixes[1:], total[1:], over[1:]
 
+
+def _best_mixes(search: "Search", fits: Sequence["Fit"]) -> np.ndarray:
+    """Each draw's best mix, (S + 1, K): the fit's from many starts, a resample's from there and a few others."""
     rng = np.random.default_rng(0)
-    draws, size = d.draws(kept[0]), len(asked.corpora)
-    cold = rng.dirichlet(np.ones(size), (1, STARTS))
-    point = solve([{n: np.array([v]) for n, v in fit.params.items()} for fit in kept], cold)[0]
-    others = 0 if all(fit.law.name in CONVEX for fit in kept) else RESTARTS
-    warm = np.concatenate([np.broadcast_to(point, (draws, 1, size)),
-                           rng.dirichlet(np.ones(size), (draws, others))], axis=1)  # fmt: skip
-    own = solve(_thetas(kept), warm)
-    at_own, over = _parts(np, asked, _thetas(kept), own, *numbers[:2])
-    return point, own, at_own, over
+    draws = [stacked(fit) for fit in fits]
+    corpora, resamples = len(search.low), len(next(iter(draws[0].values()))) - 1
+    cold = rng.dirichlet(np.ones(corpora), (1, STARTS))
+    point = search.best([{name: values[:1] for name, values in own.items()} for own in draws], cold)
+    others = 0 if all(fit.law.name in CONVEX for fit in fits) else RESTARTS
+    fresh = rng.dirichlet(np.ones(corpora), (resamples, others))
+    warm = np.concatenate([np.broadcast_to(point[0], (resamples, 1, corpora)), fresh], axis=1)
+    own = search.best([{name: values[1:] for name, values in own.items()} for own in draws], warm)
+    return np.concatenate([point, own])
 
 
-@dataclasses.dataclass(frozen=True)
-class Asked:
-    """What a descent is compiled for: the targets' laws and names, the corpora, params and tokens, sum or worst."""
-
-    laws: tuple["Law", ...]
-    targets: tuple[str, ...]
-    corpora: tuple[str, ...]
-    run: tuple[tuple[str, float], ...]
-    worst: bool
+def _rules(corpora: list[str], corpus_tokens: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Rules of thumb: name -> mix (K,)."""
+    rules = {"equal shares": np.full(len(corpora), 1 / len(corpora))}
+    if set(corpus_tokens) == set(corpora):
+        size = np.array([corpus_tokens[name] for name in corpora])
+        rules["proportional to size"] = size / size.sum()
+    return rules
 
 
-def _parts(xp: Any, asked: Asked, theta: list[dict[str, Any]], mix: Any, scale: Any, limit: Any) -> tuple[Any, Any]:
-    """(objective, nats over the ceilings), each (lanes,), of shares (lanes, corpora) under a theta a lane."""
-    shares = {f"w_{name}": mix[:, i] for i, name in enumerate(asked.corpora)}
-    values = []
-    for law, target, own in zip(asked.laws, asked.targets, theta):
-        given = {**dict(asked.run), **shares, "ratio": shares.get(f"w_{target}")}
-        values.append(law.predict(own, {c: given[c] for c in law.columns}) + 0 * mix[:, 0])
-    stacked = xp.stack(values, axis=-1)
-    weighted = stacked * scale
-    total = weighted.max(axis=-1) if asked.worst else weighted.sum(axis=-1)
-    return total, xp.maximum(stacked - limit, 0.0).sum(axis=-1)
+def _planned(fits: Sequence["Fit"], params: float | None, tokens: float | None) -> dict[str, float]:
+    """The columns of the planned run that are given; refuses what a law reads and is not given."""
+    x = {}
+    for name, value, unit in (("params", params, "parameters"), ("tokens", tokens, "tokens")):
+        if value is not None:
+            x[name] = check_positive(name, value, unit)
+        elif any(name in fit.law.columns for fit in fits):
+            raise DecisionError(f"these laws depend on {name}: give the planned run's")
+    return x
 
 
-def _chunked(
-    asked: Asked, theta: list[dict[str, np.ndarray]], starts: np.ndarray, numbers: Any
-) -> tuple[np.ndarray, np.ndarray]:
-    """`_descend` of any number of lanes, LANES at a time: one compiled program a set of laws, on every core."""
-    count = len(starts)
-    index = np.resize(np.arange(count), -(-count // LANES) * LANES).reshape(-1, LANES)
-
-    def run(lanes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        with jax.enable_x64(True):  # a setting of this thread only
-            own = [{name: value[lanes] for name, value in one.items()} for one in theta]
-            mix, value = _descend(asked, own, starts[lanes], *numbers)
-            return np.asarray(mix), np.asarray(value)
-
-    with concurrent.futures.ThreadPoolExecutor(min(len(index), cores.usable())) as pool:
-        found = list(pool.map(run, index))
-    return np.concatenate([mix for mix, _ in found])[:count], np.concatenate([value for _, value in found])[:count]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _descend(asked: Asked, theta: Any, starts: Any, scale: Any, limit: Any, low: Any, high: Any) -> Any:
-    """Mirror descent, w <- w exp(-step gradient), projected onto the limits; (shares, penalised value), the best seen.
-
-    The gradient is scaled to a spread of 1 over the corpora and the step falls from 1 to 1e-5, so that the kinks of a
-    worst case or a ceiling are met as closely as smooth optima.
-    """
-
-    def value(mix: Any) -> Any:
-        total, over = _parts(jnp, asked, theta, mix, scale, limit)
-        each = total + PENALTY * over
-        return each.sum(), each
-
-    slope = jax.value_and_grad(value, has_aux=True)
-
-    def step(i: Any, state: Any) -> Any:
-        mix, best, least = state
-        (_, found), gradient = slope(mix)
-        better = found < least
-        best, least = jnp.where(better[:, None], mix, best), jnp.where(better, found, least)
-        gradient = gradient - gradient.mean(axis=-1, keepdims=True)
-        size = 10.0 ** (-5.0 * i / STEPS)
-        moved = mix * jnp.exp(-size * gradient / (jnp.abs(gradient).max(axis=-1, keepdims=True) + 1e-12))
-        return _project(moved, low, high), best, least
-
-    mix = _project(starts, low, high)
-    return jax.lax.fori_loop(0, STEPS, step, (mix, mix, jnp.full(len(starts), jnp.inf)))[1:]
-
-
-def _project(mix: Any, low: Any, high: Any) -> Any:
-    """The nearest point by relative entropy: clip(c w, low, high) with c such that shares sum to 1, by bisection."""
-    mix = jnp.maximum(mix / mix.sum(axis=-1, keepdims=True), 1e-12)
-
-    def halve(_: Any, ends: Any) -> Any:
-        small, large = ends
-        middle = jnp.sqrt(small * large)
-        over = jnp.clip(mix * middle, low, high).sum(axis=-1, keepdims=True) > 1
-        return jnp.where(over, small, middle), jnp.where(over, middle, large)
-
-    ends = jnp.full((*mix.shape[:-1], 1), 1e6)
-    small, large = jax.lax.fori_loop(0, 32, halve, (1 / ends, ends))
-    return jnp.clip(mix * jnp.sqrt(small * large), low, high)
-
-
-def _thetas(fits: list["Fit"]) -> list[dict[str, Any]]:
-    """Parameters of every resample (S,)."""
-    return [
-        {name: fit.samples.get(name, np.full(d.draws(fit), value)) for name, value in fit.params.items()}
-        for fit in fits
-    ]
-
-
-def _corpora(fits: tuple["Fit", ...]) -> list[str]:
+def _corpora(fits: Sequence["Fit"]) -> list[str]:
     """The training corpora the laws read, in their order."""
     names = [c[2:] for fit in fits for c in fit.law.columns if c.startswith("w_")]
-    names += [d.corpus(fit) for fit in fits if "ratio" in fit.law.columns]
+    names += [corpus(fit) for fit in fits if "ratio" in fit.law.columns]
     found = list(dict.fromkeys(names))
     if len(found) < 2:
         raise DecisionError("a mixture needs laws of two corpora or more, e.g. --law mixing")
     return found
 
 
-def _named(what: str, given: Mapping[str, float], known: list[str], missing: float = 0.0) -> np.ndarray:
+def _by_name(what: str, given: Mapping[str, float], known: list[str], missing: float = 0.0) -> np.ndarray:
+    """The given numbers in the order of `known`, `missing` for those left out."""
     if unknown := [name for name in given if name not in known]:
         raise DecisionError(f"{what}: there is no {', '.join(unknown)}; there are {', '.join(known)}")
     return np.array([given.get(name, missing) for name in known], dtype=float)
@@ -349,21 +279,21 @@ def _limits(
     corpora: list[str], floors: Mapping[str, float], caps: Mapping[str, float], there: Mapping[str, float],
     max_epochs: float | Mapping[str, float], tokens: float | None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Smallest and largest share of each corpus, token limits included."""
+    """Smallest and largest share of each corpus, (K,) each; `there` are the unique tokens of the corpora."""
     for what, given in (("floors", floors), ("caps", caps)):
         for name, value in given.items():
-            d.check_share(f"{what}[{name}]", value)
-    low, high = _named("floors", floors, corpora), _named("caps", caps, corpora, missing=1.0)
-    size = _named("corpus_tokens", there, corpora, missing=np.inf)
+            check_share(f"{what}[{name}]", value)
+    low, high = _by_name("floors", floors, corpora), _by_name("caps", caps, corpora, missing=1.0)
+    size = _by_name("corpus_tokens", there, corpora, missing=np.inf)
     if there:
         if tokens is None:
             raise DecisionError("corpus_tokens limits the shares of a run of known tokens: give tokens")
         for name, value in there.items():
-            d.check_positive(f"corpus_tokens[{name}]", value, "tokens")
+            check_positive(f"corpus_tokens[{name}]", value, "tokens")
         epochs = max_epochs if isinstance(max_epochs, Mapping) else dict.fromkeys(corpora, max_epochs)
         if bad_epochs := [name for name, value in epochs.items() if not value > 0]:
             raise DecisionError(f"max_epochs of {bad_epochs[0]}: more than 0, e.g. 1 for a single pass")
-        high = np.minimum(high, size * _named("max_epochs", epochs, corpora, missing=1.0) / tokens)
+        high = np.minimum(high, size * _by_name("max_epochs", epochs, corpora, missing=1.0) / tokens)
     if (bad := low > high).any():
         i = int(np.argmax(bad))
         raise DecisionError(f"{corpora[i]}: its floor {low[i]:.3g} is over its largest share {high[i]:.3g}")

@@ -1,7 +1,7 @@
 """Which experiment to run next: the one expected to make a decision surer, for its cost.
 
 The candidate whose losses would explain most of the decision's variance per unit of cost, in the mean over the
-bootstrap's basins (`knowledge`), is taken; what is known is conditioned on it, and the next is chosen. This is the
+bootstrap's basins (`posterior`), is taken; the posterior is conditioned on it, and the next is chosen. This is the
 target-aware design of Li et al. 2026 (arXiv 2604.22753) with the bootstrap in the place of its basins.
 """
 
@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import runs
-from cptlaw.planning import decision as d
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.information import Knowledge, knowledge
 from cptlaw.planning.linear import columns
+from cptlaw.planning.numbers import check_positive, check_share, expanded, interval, losses, paired
+from cptlaw.planning.posterior import Posterior, posteriors
+from cptlaw.words import count, percent
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
@@ -48,43 +49,43 @@ def next_runs(
 
     Returns:
       a Decision whose rows are the chosen runs in order, each with the interval expected after it.
+
+    Raises:
+      DecisionError: bad candidates, a decision that no run makes surer, or a corpus of which there is no fit.
     """
     # What a run would tell is counted in parameters: of the laws, not of how they miss.
     fits = tuple(fit.alone() for fit in fits)
-    wide = d.expanded(level, *fits)
+    wide = expanded(level, *fits)
     if k < 1:
         raise DecisionError(f"k {k}: choose at least one run")
     if not isinstance(target, Decision):
         check_candidates(pd.DataFrame([dict(target)]), "the run to predict")
-    paired, warnings = d.paired(*fits)
+    kept, warnings = paired(*fits)
     table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
-    known = knowledge(target, paired, table)
+    known = posteriors(target, kept, table)
     cost = table["cost"].to_numpy(dtype=float)
     chosen, left = choose(known, cost, k)
 
-    name, half = _width(target, paired, wide)
+    name, half = _width(target, kept, wide)
     linear = NormalDist().inv_cdf((1 + wide) / 2) * math.sqrt(float(np.median(_variance(known))))
     if not 1 / UNLIKE < linear / max(half, 1e-300) < UNLIKE:
         warnings += (
             f"the runs hardly settle the {name} yet: its resamples reach {half:.2g} to either side, the laws' "
             f"derivatives {linear:.2g}. Take the widths as a guide, and ask again after these runs",
         )
-    rows: list[dict[str, Any]] = []
-    for index, shrink in zip(chosen, np.sqrt(left)):
-        shown = {
-            str(c): float(table[c][index]) for c in table if c in ("params", "tokens", "cost") or c.startswith("w_")
-        }
-        rows.append({**shown, "interval shrinks to": float(shrink), f"{name} +/-": float(shrink * half)})
+    shown = [c for c in map(str, table) if c in ("params", "tokens", "cost") or c.startswith("w_")]
+    rows = [
+        {c: float(table[c][index]) for c in shown}
+        | {"interval shrinks to": float(shrink), f"{name} +/-": float(shrink * half)}
+        for index, shrink in zip(chosen, np.sqrt(left))
+    ]
     total = float(cost[chosen].sum())
     by_chance = _at_random(known, cost, total)
-    what = ", ".join(f"{d.count(rows[0][c])} {word}" for c, word in (("params", "parameters"), ("tokens", "tokens"))
-                     if c in rows[0])  # fmt: skip
-    shares = " ".join(f"{c[2:]} {d.percent(rows[0][c])}" for c in rows[0] if c.startswith("w_"))
     kind = target.kind if isinstance(target, Decision) else "prediction"
     return Decision(
         kind="next",
         question=f"Which {'run' if k == 1 else f'{k} runs'} next would make the {name} of this {kind} surer?",
-        answer=f"{what}{', ' * bool(what)}{shares}{f', then {k - 1} more' if k > 1 else ''}: the {level:.0%} "
+        answer=f"{_run_in_words(rows[0])}{f', then {k - 1} more' if k > 1 else ''}: the {level:.0%} "
         f"interval of the {name} is expected to shrink to {rows[-1]['interval shrinks to']:.0%} of its width (random "
         f"runs of this cost: {by_chance:.0%}).",
         inputs={"about": kind, "k": k, "cost": total, "candidates": len(table), "random": by_chance},
@@ -124,17 +125,17 @@ def check_candidates(table: pd.DataFrame, what: str = "candidates") -> pd.DataFr
         raise DecisionError(f"{what}: every cost must be positive")
     for name in names:
         for share in table[name]:
-            d.check_share(f"{what}: {name}", share)
+            check_share(f"{what}: {name}", share)
     for name, unit in (("params", "parameters"), ("tokens", "tokens")):
-        for count in table.get(name, ()):
-            d.check_positive(f"{what}: {name}", count, unit)
+        for value in table.get(name, ()):
+            check_positive(f"{what}: {name}", value, unit)
     total = table[names].sum(axis=1)
     if len(bad := table.index[(total - 1).abs() > runs.SHARE_TOLERANCE]) and names:
         raise DecisionError(f"{what}: row {bad[0]}: shares sum to {total[bad[0]]:g}, not 1")
     return table
 
 
-def choose(known: Sequence[Knowledge], cost: np.ndarray, k: int) -> tuple[list[int], list[float]]:
+def choose(known: Sequence[Posterior], cost: np.ndarray, k: int) -> tuple[list[int], list[float]]:
     """Greedy choice of `k` candidates by the part of the variance explained per cost, in the mean over basins.
 
     Returns:
@@ -150,12 +151,12 @@ def choose(known: Sequence[Knowledge], cost: np.ndarray, k: int) -> tuple[list[i
     return chosen, left
 
 
-def _variance(known: Sequence[Knowledge]) -> np.ndarray:
+def _variance(known: Sequence[Posterior]) -> np.ndarray:
     """(B,) of the target, over all fits."""
     return np.sum([one.variance() for one in known], axis=0)
 
 
-def _at_random(known: Sequence[Knowledge], cost: np.ndarray, total: float) -> float:
+def _at_random(known: Sequence[Posterior], cost: np.ndarray, total: float) -> float:
     """Mean shrinkage of the interval by random candidates of the same total cost, the last one counted by its part."""
     rng = np.random.default_rng(0)
     start, found = _variance(known), []
@@ -175,10 +176,17 @@ def _width(target: Decision | Mapping[str, float], fits: Sequence["Fit"], level:
     """What is to be made surer, and half its interval now (of several coordinates, the widest)."""
     if not isinstance(target, Decision):
         at = pd.DataFrame([dict(target)])
-        spans = [d.interval(d.losses(fit, columns(fit, at))[1:, 0], level) for fit in fits]
+        spans = [interval(losses(fit, columns(fit, at))[1:, 0], level) for fit in fits]
         return "loss", max((high - low) / 2 for low, high in spans)
     if not target.samples:
         raise DecisionError(f"a {target.kind} has no coordinate to make surer")
     names = list(target.samples) if target.kind == "mixture" else list(target.samples)[:1]
-    widths = [np.ptp(d.interval(target.samples[name], level)) / 2 for name in names]
+    widths = [np.ptp(interval(target.samples[name], level)) / 2 for name in names]
     return names[0] if len(names) == 1 else "shares", float(max(widths))
+
+
+def _run_in_words(row: Mapping[str, Any]) -> str:
+    """Size, tokens and shares of a candidate, as far as it has them."""
+    sizes = [f"{count(row[c])} {word}" for c, word in (("params", "parameters"), ("tokens", "tokens")) if c in row]
+    shares = " ".join(f"{c.removeprefix('w_')} {percent(row[c])}" for c in row if c.startswith("w_"))
+    return ", ".join([*sizes, shares])

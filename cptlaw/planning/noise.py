@@ -1,4 +1,7 @@
-"""How far a run's losses lie from the law: a part its checkpoints share, and a part of each."""
+"""How far a run's losses lie from the law: a part its checkpoints share, and a part of each.
+
+Letters of shapes: n rows, Q columns of a matrix over them, G runs; "..." stands for several such matrices.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -45,32 +48,39 @@ def of_fit(fit: "Fit") -> tuple[float, float]:
     noise alone.
     """
     rows = fit.residuals[~fit.residuals["held_out"].astype(bool)]
-    off = rows["observed"].to_numpy(dtype=float) - rows["predicted"].to_numpy(dtype=float)
-    slopes = linear.jacobian(fit.law, fit.params, linear.columns(fit, rows), linear.free(fit))
-    basis, size, _ = np.linalg.svd(slopes / (np.linalg.norm(slopes, axis=0) + 1e-300), full_matrices=False)
-    basis = basis[:, size > RANK * size[0]]
-    group = pd.factorize(rows["run"])[0]
-    freedom = len(off) - basis.shape[1]
+    off_n = rows["observed"].to_numpy(dtype=float) - rows["predicted"].to_numpy(dtype=float)
+    basis_nQ = _basis(linear.jacobian(fit.law, fit.params, linear.columns(fit, rows), linear.free(fit)))
+    run_of_row = pd.factorize(rows["run"])[0]
+    freedom = len(off_n) - basis_nQ.shape[1]
     if freedom < 1:
-        return 0.0, max(float(np.sqrt(np.mean(off**2))), FINEST)
+        return 0.0, max(float(np.sqrt(np.mean(off_n**2))), FINEST)
     found = []
-    for ratio in RATIOS if np.max(np.bincount(group)) > 1 else RATIOS[:1]:
-        matrix, log_det = whitened(np.column_stack([basis, off]), group, ratio)
-        left = matrix[-1, -1] - matrix[-1, :-1] @ np.linalg.solve(matrix[:-1, :-1], matrix[:-1, -1])
+    for ratio in RATIOS if np.max(np.bincount(run_of_row)) > 1 else RATIOS[:1]:
+        gram, log_det = whitened(np.column_stack([basis_nQ, off_n]), run_of_row, ratio)
+        inner, cross, total = gram[:-1, :-1], gram[:-1, -1], gram[-1, -1]
+        left = total - cross @ np.linalg.solve(inner, cross)  # what the law's directions cannot take up
         variance = max(left / freedom, FINEST**2)
-        surprise = log_det + np.linalg.slogdet(matrix[:-1, :-1])[1] + freedom * np.log(variance) + left / variance
-        found.append((surprise, ratio * variance, variance))
+        # -2 log restricted likelihood, but for a constant
+        deviance = log_det + np.linalg.slogdet(inner)[1] + freedom * np.log(variance) + left / variance
+        found.append((deviance, ratio * variance, variance))
     _, run, checkpoint = min(found)
     return float(np.sqrt(run)), float(np.sqrt(checkpoint))
 
 
-def whitened(columns: np.ndarray, group: np.ndarray, ratio: float) -> tuple[np.ndarray, float]:
-    """X' V^-1 X of columns X (..., rows, Q) and log det V, V = I + `ratio` where two rows are of one run.
+def _basis(slopes_nP: np.ndarray) -> np.ndarray:
+    """(n, Q) orthonormal basis of the directions in which the parameters move the rows."""
+    scaled = slopes_nP / (np.linalg.norm(slopes_nP, axis=0) + 1e-300)
+    basis, size, _ = np.linalg.svd(scaled, full_matrices=False)
+    return basis[:, size > RANK * size[0]]
+
+
+def whitened(columns: np.ndarray, run_of_row: np.ndarray, ratio: float) -> tuple[np.ndarray, float]:
+    """X' V^-1 X (..., Q, Q) of columns X (..., n, Q) and log det V, V = I + `ratio` where two rows are of one run.
 
     By Sherman and Morrison, so its cost is linear in the rows.
     """
-    size = np.bincount(group)
-    sums = np.eye(len(size))[:, group] @ columns
-    shared = ratio / (1 + size * ratio)
-    matrix = columns.swapaxes(-1, -2) @ columns - np.einsum("...rp,r,...rq->...pq", sums, shared, sums)
-    return matrix, float(np.log1p(size * ratio).sum())
+    size_G = np.bincount(run_of_row)
+    sums_GQ = np.eye(len(size_G))[:, run_of_row] @ columns
+    shared_G = ratio / (1 + size_G * ratio)
+    gram = columns.swapaxes(-1, -2) @ columns - np.einsum("...gp,g,...gq->...pq", sums_GQ, shared_G, sums_GQ)
+    return gram, float(np.log1p(size_G * ratio).sum())

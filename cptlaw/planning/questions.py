@@ -1,15 +1,16 @@
-"""The same question asked of other fits: a decision knows its kind and its inputs, which is all that takes."""
+"""The same question asked of other fits, by the kind and the inputs that a decision keeps."""
 
 import inspect
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cptlaw.planning import decision as d
 from cptlaw.planning.budget import budget
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.limited_data import limited_data
-from cptlaw.planning.pareto import share_for_loss
+from cptlaw.planning.mixture import mixture
+from cptlaw.planning.numbers import corpus
+from cptlaw.planning.share_for_loss import share_for_loss
 from cptlaw.planning.tradeoff import trade_off
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
@@ -34,10 +35,8 @@ def decide(decision: Decision, fits: Sequence["Fit"]) -> Decision:
     Raises:
       DecisionError: a kind that cannot be asked again, or a corpus of which there is no fit.
     """
-    asked, of = decision.inputs, {d.corpus(fit): fit for fit in fits}
+    asked, of = decision.inputs, {corpus(fit): fit for fit in fits}
     if decision.kind == "mixture":
-        from cptlaw.planning.mixture import mixture  # needs JAX
-
         targets = list(asked["weights"])
         _there(targets, of)
         given: dict[str, Any] = {name: asked[name] for name in ("weights", "worst", "ceilings")}

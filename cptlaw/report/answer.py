@@ -5,9 +5,11 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
-from cptlaw.planning.decision import Decision, DecisionError, percent, spread
+from cptlaw.planning.confirmation import confirmation
+from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.tradeoff import base_loss
 from cptlaw.report.html import Markup, table, tag, text
+from cptlaw.words import percent, spread
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
@@ -48,27 +50,6 @@ def headline(decision: Decision) -> str:
     if share in (0, 1):
         return f"{(general, domain)[int(share)]} text only"
     return f"{percent(share)} {domain} text, {percent(1 - share)} {general} text"
-
-
-def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float) -> pd.DataFrame:
-    """Prediction beside measurement for each corpus at the confirming run's last evaluation.
-
-    The interval is that of one new run (of a fit of its law alone: of the law's mean).
-
-    Returns:
-      rows of eval, predicted, low, high, measured, difference, inside.
-    """
-    rows = []
-    for name, fit in fits.items():
-        for row in confirm[confirm["eval"] == name].sort_values("tokens").tail(1).to_dict("records"):
-            given = row | {"ratio": row[f"w_{name}"]}
-            found = fit.predict(**{column: given[column] for column in fit.law.columns}, level=level)
-            point, low, high = float(found.point), float(found.low), float(found.high)
-            rows.append({
-                "eval": name, "predicted": point, "low": low, "high": high, "measured": row["loss"],
-                "difference": row["loss"] - point, "inside": low <= row["loss"] <= high,
-            })  # fmt: skip
-    return pd.DataFrame(rows)
 
 
 def _cautions(fits: Mapping[str, "Fit"]) -> list[Markup]:

@@ -13,8 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from cptlaw.planning.decision import Decision, corpus, count, percent
+from cptlaw.planning.decision import Decision
+from cptlaw.planning.numbers import corpus
 from cptlaw.report import style
+from cptlaw.words import count, percent
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit

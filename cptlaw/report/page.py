@@ -10,10 +10,12 @@ import pandas as pd
 
 import cptlaw
 from cptlaw import atomic, runs
+from cptlaw.fitting import rivals
 from cptlaw.planning import noise
-from cptlaw.planning.decision import Decision, cells, count, percent
+from cptlaw.planning.decision import Decision, cells
 from cptlaw.report import answer, figures, html, style
 from cptlaw.report.html import Markup, tag
+from cptlaw.words import count, percent
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
@@ -252,13 +254,12 @@ def _scores(fits: Mapping[str, "Fit"]) -> Markup:
             score = found[key]
             sizes = (f"{100 * score['mean_log']:.2f}%", f"{100 * score['rms_log']:.2f}%", f"{score['mae']:.4f}")
             known = {"law": "the law alone", "process": "the law, corrected by how it missed"}
-            alike = [twin.replace("_", " ") for twin in held.get("alike", {}).get(key, ())]
-            rows.append([" = ".join([known.get(key, key.replace("_", " ")), *alike]), *sizes])
+            rows.append([known.get(key) or rivals.shown(key, held.get("alike", ())).replace("_", " "), *sizes])
         of_runs = f" of {held['runs']} runs" if "runs" in held else ""
         parts.append(tag("h3", f"{name} loss: {held['n']} rows{of_runs} that the fit never saw ({held['what']})"))
         header = ["Predictor", "typical error", "root mean square", "nats per token"]
         parts.append(html.table(header, rows, marked=ours))
-        if auto := fit.scores.get("auto"):
+        if auto := fit.settings.get("auto"):
             weights = ", ".join(f"{law} {100 * weight:.0f}%" for law, weight in auto["weights"].items())
             words = f"The law was chosen by how well it predicted the table's own later rows. Weights: {weights}."
             lost = f" It lost on {'; '.join(auto['lost'])}." if auto["lost"] else ""

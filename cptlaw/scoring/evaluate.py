@@ -54,10 +54,6 @@ class Scores:
         residual = self.nats_by_document - self.loss * self.tokens_by_document
         return math.sqrt(G / (G - 1) * math.fsum(residual**2)) / self.tokens
 
-    @property
-    def bits_per_byte(self) -> float:
-        return math.nan if self.bytes is None else self.nats / math.log(2) / self.bytes
-
 
 class Evaluator:
     """Scores corpora under one architecture; compiled once for each batch shape, shared by all evaluators."""

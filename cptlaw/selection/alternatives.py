@@ -1,4 +1,4 @@
-"""Other scores for the same subset builders: `subset.pool(rows, chunk, x=..., unit="excess")`."""
+"""Other scores than perplexity to choose by: `Pool.of(rows, chunk, x=..., unit="excess")`."""
 
 from collections.abc import Sequence
 
@@ -6,15 +6,15 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cptlaw.selection import landscape
+from cptlaw import units
 from cptlaw.selection.landscape import LandscapeError
 
 
 def excess(rows: pd.DataFrame, reference: pd.DataFrame) -> np.ndarray:
     """Excess loss of every chunk: its nats per token under the base less those under a reference model, (rows,).
 
-    High where a model trained on text one likes knows what the base could still learn; noise, which neither predicts,
-    is near zero (Rho-1: Lin et al. 2024, arXiv 2404.07965, equation 3, summed to chunks).
+    It is high where the reference, trained on text one likes, knows what the base could still learn. It is near zero
+    for noise, which neither predicts (Rho-1: Lin et al. 2024, arXiv 2404.07965, equation 3, summed to chunks).
 
     Raises:
       LandscapeError: the two tables do not score the same chunks.
@@ -27,8 +27,8 @@ def correlation(scores: Sequence[pd.DataFrame], quality: Sequence[float], groups
     """How well a group's bits-per-byte, over many models, tells which of them are good: (rows,), in [-1, 1].
 
     Perplexity correlations (Thrush et al. 2024, arXiv 2409.05816, equation 4): for each pair of models, the sign of
-    their difference in quality times their difference in rank among the models' losses on the group; text is worth the
-    more, the more a low loss on it goes with quality. A chunk has the value of its group (source, document).
+    their difference in quality times their difference in rank among the models' losses on the group; text whose
+    low loss goes with quality scores high. A chunk has the value of its group (source, document).
 
     Args:
       scores: one table a model, of the same chunks.
@@ -60,5 +60,5 @@ def _same_chunks(rows: pd.DataFrame, others: Sequence[pd.DataFrame]) -> None:
         if len(other) != len(rows) or (other[key].to_numpy() != rows[key].to_numpy()).any():
             raise LandscapeError(
                 "the tables score different chunks; score one corpus with one chunk length under every model, "
-                f"then choose a unit of {', '.join(landscape.UNITS)} or these scores"
+                f"then choose a unit of {', '.join(units.PERPLEXITY)} or these scores"
             )

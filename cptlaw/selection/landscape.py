@@ -1,6 +1,6 @@
 """The perplexity landscape of a corpus: how its chunks are spread, and which means and spreads a part of it can have.
 
-Only whole chunks count (see `score`): perplexities of different lengths do not compare. Units of a chunk's value x:
+Only whole chunks count, because perplexities of texts of different lengths do not compare. Units of a chunk's value x:
 perplexity exp(nats / tokens), log-perplexity nats / tokens, bits-per-byte nats / ln 2 / bytes.
 """
 
@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from cptlaw import units
 from cptlaw.errors import UserError
 
-UNITS = ("perplexity", "log-perplexity", "bits-per-byte")
 WINSOR = 0.995
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 DIRECTIONS = 64
@@ -28,8 +28,8 @@ def values(rows: pd.DataFrame, unit: str) -> np.ndarray:
     """x of every chunk, in `unit`: (rows,) float64."""
     if unit == "bits-per-byte":
         return rows["nats"].to_numpy() / (np.log(2) * np.maximum(rows["bytes"].to_numpy(), 1))
-    if unit not in UNITS:
-        raise LandscapeError(f"unit {unit!r}: one of {', '.join(UNITS)}")
+    if unit not in units.PERPLEXITY:
+        raise LandscapeError(f"unit {unit!r}: one of {', '.join(units.PERPLEXITY)}")
     mean = rows["nats"].to_numpy() / rows["tokens"].to_numpy()
     return np.exp(mean) if unit == "perplexity" else mean
 
@@ -52,7 +52,7 @@ def whole(rows: pd.DataFrame, chunk: int) -> pd.DataFrame:
 def winsorise(x: np.ndarray, quantile: float = WINSOR) -> tuple[np.ndarray, float, float]:
     """x with its upper tail set to its `quantile`: (values, that cap, share of x clipped).
 
-    A few chunks of noise would otherwise own the variance.
+    Without it a few chunks of noise would make most of the variance.
     """
     if not 0 < quantile <= 1:
         raise LandscapeError(f"winsorising quantile {quantile}: above 0 and at most 1 (1 clips nothing)")

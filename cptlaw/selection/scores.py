@@ -35,14 +35,9 @@ def meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except FileNotFoundError:
-        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch/score.py") from None
+        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch.score") from None
     except ValueError as error:
         raise ScoreError(f"{path}: cannot be read ({error}); delete the directory and score again") from None
-
-
-def by_document(rows: pd.DataFrame) -> pd.DataFrame:
-    """Sums over the chunks of each document, tails included: document, tokens, bytes, nats."""
-    return rows.groupby("document", sort=True)[["tokens", "bytes", "nats"]].sum().reset_index()
 
 
 def document_tokens(rows: pd.DataFrame, documents: pd.Series) -> np.ndarray:

@@ -1,209 +1,134 @@
-"""What a study's config may say, and the checks that name the field when it says something else.
+"""Reads a study's config, and names the field that cannot be.
 
-Configs are `ml_collections` ConfigDicts (`configs/*.py`), because command lines override those; here they
-become frozen dataclasses, so that a misspelt field is an error and not a silent default.
+Configs are `ml_collections` ConfigDicts (`configs/*.py`), because command lines override those. Here they become the
+frozen dataclasses of `settings`, so that a misspelt field is an error and not a silent default. Types and ranges are
+checked first, then how the fields fit together. No corpus is read: `inputs` looks at what lies outside the config.
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
+import math
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
-from cptlaw import fields as fields_lib
-from cptlaw import laws
-from cptlaw.execution.run import Monitor, Phase
+from cptlaw import fields, laws
+from cptlaw.data.corpora import Spec
+from cptlaw.errors import UserError, did_you_mean
+from cptlaw.execution.run import Phase
 from cptlaw.fields import ConfigError
 from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
+from cptlaw.models.sharding import AXES
+from cptlaw.studies.settings import Study
 from cptlaw.training.step import Optimizer
-from cptlaw.training.writers import KINDS as WRITERS
-
-
-@dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """`kind` is sentencepiece (of `size` ids, trained on the general corpus), bytes, or file: an open model's own.
-
-    `path` is then its folder, its tokenizer.json or SentencePiece model; `eos` the token that ends a document, where
-    the file does not say.
-    """
-
-    kind: str = "sentencepiece"
-    size: int = 1024
-    path: str = ""
-    eos: str = ""
-
-
-@dataclasses.dataclass(frozen=True)
-class SizeGrid:
-    """The continual pre-training runs of one model size.
-
-    `domain_shares` are trained with the study's seed; `repeat_shares` again with each of `repeat_seeds`, which is
-    how the noise between runs is measured.
-    """
-
-    domain_shares: tuple[float, ...]
-    repeat_shares: tuple[float, ...] = ()
-    repeat_seeds: tuple[int, ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class HeldOut:
-    """Rows of `size` with more than `tokens` tokens are never fitted: the law is judged on them."""
-
-    size: str
-    tokens: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's.
-
-    It is to hold with the probability `confidence`.
-    """
-
-    tolerance: float = 0.03
-    confidence: float = 0.9
-
-
-@dataclasses.dataclass(frozen=True)
-class Fit:
-    law: str = "auto"
-    bootstrap: int = 1000
-
-
-@dataclasses.dataclass(frozen=True)
-class Study:
-    """A whole study. Tokens are counts; shares are shares of tokens; learning rates are raw.
-
-    `corpora` maps a name to a source, or to the fields of `data.corpora.Spec`; `model` holds the fields of
-    `models.transformer.Config` but for vocab_size, and each of `sizes` overrides some of them; `optimizer` those of
-    `training.step.Optimizer`, its `mup_base` as the name of a size. `base` pre-trains the sizes that are not in
-    `init_from`, if there are any.
-    """
-
-    name: str
-    corpora: dict[str, Any]
-    general: str
-    domains: tuple[str, ...]
-    model: dict[str, Any]
-    sizes: dict[str, dict[str, Any]]
-    base: Phase | None
-    cpt: Phase
-    eval_tokens: tuple[int, ...]
-    grid: dict[str, SizeGrid]
-    held_out: HeldOut
-    seq_len: int = 128
-    batch_size: int = 16
-    eval_batch_size: int = 32
-    seed: int = 0
-    vocabulary: Vocabulary = Vocabulary()
-    # Expected share of the documents held out, and how many of their tokens an evaluation scores (None: all).
-    validation_share: float = 0.05
-    eval_max_tokens: int | None = None
-    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
-    # Parts to take a batch in, one after the other: less memory, the same gradient. 0 chooses, see
-    # `training.step.default_microbatches`.
-    microbatches: int = 0
-    # Sizes of the mesh axes data, fsdp, tensor; all devices on data unless it says otherwise.
-    mesh: dict[str, int] = dataclasses.field(default_factory=dict)
-    # Size -> Hugging Face folder whose weights are its base model, and whose config.json is its architecture. The
-    # vocabulary must be that model's; another folder's weights need another path.
-    init_from: dict[str, str] = dataclasses.field(default_factory=dict)
-    question: Question = Question()
-    fit: Fit = Fit()
-    # 0 chooses: one worker a core on a CPU (tiny models gain nothing from a second core), one in all elsewhere.
-    workers: int = 0
-    # How many runs of one size a worker trains in one program, which changes their numbers by rounding alone (1e-5).
-    # A small model leaves most of an accelerator idle: there, for instance, 8. On a CPU more than 1 gain nothing
-    # (benchmarks/cpu_step.py). Each on its own are still imported models, trunks and branches of `cpt.branch_cooldown`,
-    # all runs if `mesh` is given, and a run whose process has died.
-    together: int = 1
-    checkpoint_seconds: float = 60.0
-    monitor: Monitor = dataclasses.field(default_factory=Monitor)
-
-    def tokens_per_step(self) -> int:
-        return self.batch_size * self.seq_len
-
-    def seeds(self) -> set[int]:
-        """The seeds of all runs of the grid."""
-        return {self.seed, *(seed for grid in self.grid.values() for seed in grid.repeat_seeds)}
-
-    def model_fields(self, size: str) -> dict[str, Any]:
-        """The model config fields of one size: the shared ones, overridden by the size's own.
-
-        Of one in `init_from`: its architecture, and what of those fields is none (`models.config.COMPUTATION`).
-        """
-        given = {**self.model, **self.sizes[size]}
-        if size not in self.init_from:
-            return given
-        architecture = {name: value for name, value in self._imported(size).items() if name != "vocab_size"}
-        return architecture | {name: value for name, value in given.items() if name in COMPUTATION}
-
-    def vocab_size(self, size: str, vocabulary: int) -> int:
-        """The rows of one size's embedding for a vocabulary of so many ids, which an imported model may have padded."""
-        if size not in self.init_from:
-            return vocabulary
-        rows = self._imported(size)["vocab_size"]
-        if rows < vocabulary:
-            raise ConfigError(
-                f"config.init_from.{size}: the model has {rows} token ids and config.vocabulary {vocabulary}; "
-                "use the model's own vocabulary"
-            )
-        return rows
-
-    def _imported(self, size: str) -> dict[str, Any]:
-        from cptlaw.models import hf
-
-        return dataclasses.asdict(hf.read_config(self.init_from[size]))
-
-    def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
 
 
 def parse(config: Mapping[str, Any]) -> Study:
     """Checks a config (ConfigDict or dict) and returns it as a `Study`. Raises ConfigError naming the field."""
-    plain = config.to_dict() if hasattr(config, "to_dict") else dict(config)
-    study = fields_lib.build(Study, plain, "config")
-    _check(study)
+    study = fields.build(Study, plain(config), "config")
+    _check_corpora(study)
+    _check_sizes(study)
+    for size in study.sizes:
+        check_model(study, size)
+    _check_optimizer(study)
+    _check_tokens(study)
+    _check_devices(study)
+    _check_law(study)
     return study
 
 
-def _check(study: Study) -> None:
-    for field in ("seq_len", "batch_size", "eval_batch_size", "together"):
-        if getattr(study, field) < 1:
-            raise ConfigError(f"config.{field}: must be at least 1, not {getattr(study, field)}")
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config as a dictionary of plain values. Raises ConfigError for anything else."""
+    values = config.to_dict() if hasattr(config, "to_dict") else config
+    if not isinstance(values, Mapping):
+        raise ConfigError("config", f"expected a ConfigDict or a dictionary, got {values!r}")
+    return dict(values)
+
+
+def check_model(study: Study, size: str) -> None:
+    """Raises ConfigError when the fields of one size make no model."""
+    given, own = study.model_fields(size), study.sizes[size]
+
+    def where(field: str) -> str:
+        return f"config.sizes.{size}.{field}" if field in own else f"config.model.{field}"
+
+    for field in dataclasses.fields(transformer.Config):
+        if field.default is dataclasses.MISSING and field.name not in (*given, "vocab_size"):
+            raise ConfigError(where(field.name), f"missing; the model of size {size!r} needs it")
+    try:
+        transformer.Config(**given, vocab_size=1)
+    except ConfigError as error:
+        name = error.field.removeprefix("model.")
+        raise ConfigError(where(name), f"{error.said} (in the model of size {size!r})") from None
+
+
+def _check_corpora(study: Study) -> None:
+    for name, value in study.corpora.items():
+        path = f"config.corpora.{name}"
+        if not name.isidentifier() or name == "vocabulary":
+            raise ConfigError(path, "a corpus's name has letters, digits and underscores ('vocabulary' is taken)")
+        if isinstance(value, Spec):
+            continue
+        if not isinstance(value, str | Mapping):
+            raise ConfigError(path, f"expected a source or the fields of one, got {value!r}")
+        given = {"source": value} if isinstance(value, str) else value
+        fields.check_some(Spec, given, path)
+        if "source" not in given:
+            raise ConfigError(f"{path}.source", "missing; give recipe:NAME, tfds:NAME, a file or a folder")
     for field, names in {"general": (study.general,), "domains": study.domains}.items():
         for name in names:
-            if name not in study.corpora:
-                raise ConfigError(
-                    f"config.{field}: no corpus {name!r} in config.corpora, which has {', '.join(study.corpora)}"
-                )
+            _known(f"config.{field}", name, study.corpora, "corpus", "config.corpora")
     if study.general in study.domains or not study.domains:
-        raise ConfigError("config.domains: name at least one corpus that is not the general one")
-    for size in study.grid:
-        if size not in study.sizes:
-            raise ConfigError(f"config.grid.{size}: no such size; config.sizes has {', '.join(study.sizes)}")
-        for field in ("domain_shares", "repeat_shares"):
-            for share in getattr(study.grid[size], field):
-                if not 0 <= share <= 1:
-                    raise ConfigError(
-                        f"config.grid.{size}.{field}: a share lies between 0 and 1, not {share} (0.25 is a quarter)"
-                    )
-    for size in study.init_from:
-        if size not in study.sizes:
-            raise ConfigError(f"config.init_from.{size}: no such size; config.sizes has {', '.join(study.sizes)}")
-        for name in study.sizes[size]:
-            if name not in COMPUTATION:
-                raise ConfigError(f"config.sizes.{size}.{name}: the folder in config.init_from decides it; remove one")
+        raise ConfigError("config.domains", "name at least one corpus that is not the general one")
+    if len(set(study.domains)) < len(study.domains):
+        raise ConfigError("config.domains", f"each corpus once, not {', '.join(study.domains)}")
+
+
+def _check_sizes(study: Study) -> None:
+    for size in study.sizes:
+        if not re.fullmatch(r"\w[\w.-]*", size):
+            raise ConfigError(
+                f"config.sizes.{size}",
+                "a size's name has letters, digits, '_', '-' and '.': it is part of folders' names",
+            )
+    for field in ("grid", "init_from"):
+        for size in getattr(study, field):
+            if size not in study.sizes:
+                raise _no_size(study, f"config.{field}.{size}", size)
+    fields.check_some(transformer.Config, study.model, "config.model", but=("vocab_size",))
+    for size, own in study.sizes.items():
+        fields.check_some(transformer.Config, own, f"config.sizes.{size}", but=("vocab_size",))
+        decided = [name for name in own if name not in COMPUTATION]
+        if size in study.init_from and decided:
+            raise ConfigError(
+                f"config.sizes.{size}.{decided[0]}", "the folder in config.init_from decides it; remove one of them"
+            )
     if study.base is None and (scratch := [size for size in study.grid if size not in study.init_from]):
-        raise ConfigError(f"config.base: missing; {', '.join(scratch)} need it, being in no config.init_from")
+        raise ConfigError("config.base", f"missing; {', '.join(scratch)} need it, being in no config.init_from")
     if study.held_out.size not in study.grid:
-        raise ConfigError(f"config.held_out.size: {study.held_out.size!r} is not in config.grid")
-    if sorted(study.eval_tokens) != list(study.eval_tokens) or not study.eval_tokens:
-        raise ConfigError("config.eval_tokens: give increasing token counts, at least one")
+        raise ConfigError("config.held_out.size", f"{study.held_out.size!r} is not in config.grid")
+    if not study.grid[study.held_out.size].domain_shares:
+        raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares", "the held-out size needs runs")
+
+
+def _check_optimizer(study: Study) -> None:
+    given = {name: value for name, value in study.optimizer.items() if name != "mup_base"}
+    fields.check_some(Optimizer, given, "config.optimizer")
+    base = study.optimizer.get("mup_base")
+    if base not in (None, *study.sizes):
+        raise ConfigError(
+            "config.optimizer.mup_base",
+            f"the size whose learning rate it is, one of {', '.join(study.sizes)}, not {base!r}",
+        )
+
+
+def _check_tokens(study: Study) -> None:
+    """Steps, evaluations and learning-rate schedules."""
+    if not study.eval_tokens or any(a >= b for a, b in zip(study.eval_tokens, study.eval_tokens[1:])):
+        raise ConfigError("config.eval_tokens", "give increasing token counts, at least one")
     per_step = study.tokens_per_step()
     for field, tokens in [
         *([("base.tokens", study.base.tokens)] if study.base else []),
@@ -213,63 +138,95 @@ def _check(study: Study) -> None:
         if tokens % per_step or tokens <= 0:
             near = max(per_step, round(tokens / per_step) * per_step)
             raise ConfigError(
-                f"config.{field}: {tokens} is not a whole number of steps of {per_step} tokens "
-                f"(batch_size x seq_len); the nearest is {near}"
+                f"config.{field}",
+                f"{tokens} is not a whole number of steps of {per_step} tokens (batch_size x seq_len); the nearest is "
+                f"{near}",
             )
     if study.eval_tokens[-1] != study.cpt.tokens:
         raise ConfigError(
-            f"config.eval_tokens: the last, {study.eval_tokens[-1]}, must be config.cpt.tokens, {study.cpt.tokens}"
+            "config.eval_tokens",
+            f"the last, {study.eval_tokens[-1]}, must be config.cpt.tokens, {study.cpt.tokens}",
         )
-    _check_branches(study)
-    for writer in study.monitor.writers:
-        if writer not in WRITERS:
-            raise ConfigError(f"config.monitor.writers: {', '.join(WRITERS)} are known, not {writer!r}")
+    if study.base:
+        for field in ("branch_cooldown", "keep_optimizer"):
+            if getattr(study.base, field):
+                raise ConfigError(f"config.base.{field}", "belongs to config.cpt")
+        _check_schedule(study, "config.base", study.base)
+    if not study.cpt.branch_cooldown:
+        _check_schedule(study, "config.cpt", study.cpt)
+        return
+    if study.cpt.schedule not in ("constant", "infinite") or study.cpt.cooldown_tokens:
+        raise ConfigError(
+            "config.cpt.branch_cooldown",
+            "branches cool down from a constant or infinite schedule without a cool-down, "
+            f"not from {study.cpt.schedule} with {study.cpt.cooldown_tokens} cooldown_tokens",
+        )
+    for phase in (study.trunk(), *study.branches().values()):
+        _check_schedule(study, "config.cpt", phase)
+
+
+def _check_schedule(study: Study, path: str, phase: Phase) -> None:
+    try:
+        phase.in_steps(study.tokens_per_step())
+    except ConfigError as error:
+        raise error.moved(path) from None
+
+
+def _check_devices(study: Study) -> None:
+    if study.microbatches and study.batch_size % study.microbatches:
+        raise ConfigError(
+            "config.microbatches", f"{study.microbatches} does not divide config.batch_size, {study.batch_size}"
+        )
+    for axis, size in study.mesh.items():
+        if axis not in AXES:
+            raise ConfigError(f"config.mesh.{axis}", "no such axis; data, fsdp and tensor are the mesh's axes")
+        if size < 1 and size != -1:
+            raise ConfigError(f"config.mesh.{axis}", f"a number of devices, or -1 for the rest, not {size}")
+    if list(study.mesh.values()).count(-1) > 1:
+        raise ConfigError("config.mesh", "only one axis may be -1, the rest of the devices")
+    split = math.prod(size for axis, size in study.mesh.items() if axis in ("data", "fsdp") and size > 0)
+    for field in ("batch_size", "eval_batch_size"):
+        if getattr(study, field) % split:
+            raise ConfigError(
+                f"config.{field}",
+                f"{getattr(study, field)} sequences cannot be divided over the {split} devices that config.mesh splits "
+                "a batch over (data x fsdp)",
+            )
     if study.together > 1 and "wandb" in study.monitor.writers:
-        raise ConfigError("config.together: wandb follows one run of a process at a time; leave it at 1, or wandb out")
-    if study.monitor.log_steps < 1:
-        raise ConfigError(f"config.monitor.log_steps: must be at least 1, not {study.monitor.log_steps}")
-    _check_fields("model", study.model, transformer.Config, but="vocab_size")
-    for size, fields in study.sizes.items():
-        _check_fields(f"sizes.{size}", fields, transformer.Config, but="vocab_size")
-    _check_fields("optimizer", study.optimizer, Optimizer)
-    if study.optimizer.get("mup_base") not in (None, *study.sizes):
         raise ConfigError(
-            f"config.optimizer.mup_base: the size whose learning rate it is, one of {', '.join(study.sizes)}, "
-            f"not {study.optimizer['mup_base']!r}"
+            "config.together", "wandb follows one run of a process at a time; leave it at 1, or leave wandb out"
         )
-    if not study.grid[study.held_out.size].domain_shares:
-        raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares: the held-out size needs runs")
-    if study.fit.law != AUTO:
-        laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in (study.general, *study.domains)]))
-    if not 0 < study.question.tolerance < 1:
-        raise ConfigError("config.question.tolerance: a relative rise of the general loss, such as 0.03 for 3%")
-    if not 0 < study.question.confidence < 1:
-        raise ConfigError("config.question.confidence: a probability that the ceiling holds, such as 0.9 for 90%")
-    for axis in study.mesh:
-        if axis not in ("data", "fsdp", "tensor"):
-            raise ConfigError(f"config.mesh.{axis}: no such axis; data, fsdp and tensor are the mesh's axes")
-    if study.vocabulary.kind not in ("sentencepiece", "bytes", "file"):
-        raise ConfigError(f"config.vocabulary.kind: sentencepiece, bytes or file, not {study.vocabulary.kind!r}")
-    if bool(study.vocabulary.path) != (study.vocabulary.kind == "file"):
-        raise ConfigError("config.vocabulary.path: give it with kind 'file', and with no other")
 
 
-def _check_branches(study: Study) -> None:
-    share = study.cpt.branch_cooldown
-    if not 0 <= share < 1:
-        raise ConfigError(f"config.cpt.branch_cooldown: a share of the tokens, at least 0 and below 1, not {share}")
-    if share and (study.cpt.schedule not in ("constant", "infinite") or study.cpt.cooldown_tokens):
+def _check_law(study: Study) -> None:
+    if study.fit.law == AUTO:  # one of laws that can answer
+        return
+    names = (study.general, *study.domains)
+    try:
+        law = laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in names]))
+    except UserError as error:
+        raise ConfigError("config.fit.law", str(error)) from error
+    shares = {"ratio", *(f"w_{name}" for name in names)}
+    if unknown := set(law.columns) - shares - {"params", "tokens"}:
         raise ConfigError(
-            "config.cpt.branch_cooldown: branches cool down from a constant or infinite schedule without a cool-down, "
-            f"not from {study.cpt.schedule} with {study.cpt.cooldown_tokens} cooldown_tokens"
+            "config.fit.law",
+            f"{study.fit.law} reads {', '.join(sorted(unknown))}; a study's question is answered by a law of params, "
+            "tokens and the domain share, such as dcpt",
         )
-    for field in ("branch_cooldown", "keep_optimizer"):
-        if study.base and getattr(study.base, field):
-            raise ConfigError(f"config.base.{field}: belongs to config.cpt")
+    if not shares & set(law.columns):
+        raise ConfigError(
+            "config.fit.law", f"{study.fit.law} does not read the domain share, so no share follows from it"
+        )
 
 
-def _check_fields(path: str, given: Mapping[str, Any], kind: type, but: str = "") -> None:
-    known = [field.name for field in dataclasses.fields(kind) if field.name != but]
-    for name in given:
-        if name not in known:
-            raise fields_lib.unknown(f"config.{path}", name, known)
+def _no_size(study: Study, path: str, size: str) -> ConfigError:
+    near = did_you_mean(size, study.sizes)
+    return ConfigError(path, f"no such size; config.sizes has {', '.join(study.sizes)}" + (f"; {near}" if near else ""))
+
+
+def _known(path: str, name: str, known: Iterable[str], what: str, where: str) -> None:
+    if name not in known:
+        near = did_you_mean(name, known)
+        raise ConfigError(
+            path, f"no {what} {name!r} in {where}, which has {', '.join(known)}" + (f"; {near}" if near else "")
+        )

@@ -1,25 +1,31 @@
-"""What a size of a study asks of one device, evaluated abstractly: nothing is allocated."""
+"""The memory that a size of a study needs on one device, found without allocating any."""
 
 import dataclasses
 import math
-from pathlib import Path
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
-from cptlaw.data.vocabularies import open_vocabulary
 from cptlaw.errors import UserError
 from cptlaw.models import loss, transformer
 from cptlaw.models.sharding import AXES, Layout, mesh_sizes
-from cptlaw.studies import grid
-from cptlaw.studies.config import Study
+from cptlaw.studies import grid, inputs
+from cptlaw.studies.settings import Study
 from cptlaw.training.step import loss_sums, make_start
 
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """One size of a study on its mesh; memory in bytes a device."""
+    """One size of a study on its mesh.
+
+    Attributes:
+      cfg, layout: the model, and its mesh.
+      state: parameters and moments, bytes a device.
+      gradients: bytes a device.
+      activations: what the backward pass keeps of the forward pass, bytes a device.
+      work: what the largest piece of a step needs meanwhile, bytes a device.
+    """
 
     cfg: transformer.Config
     layout: Layout
@@ -42,10 +48,10 @@ def footprint(study: Study, size: str, devices: int) -> Footprint:
     Raises UserError for a model, a sharding or a batch that cannot be.
     """
     run = grid.base_run(study, size, vocabulary_ids(study), {})
-    cfg = transformer.Config(**run.model)
+    cfg = run.config
     sizes = mesh_sizes(devices, **study.mesh)
     mesh = jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
-    layout = Layout(cast(jax.sharding.Mesh, mesh))  # its shape and axes are all that is asked of it here
+    layout = Layout(cast(jax.sharding.Mesh, mesh))  # only its shape and axes are read here
     _, state = make_start(cfg, run.make_optimizer(), layout)
     split = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"]
     if study.batch_size % split or study.eval_batch_size % split:
@@ -75,10 +81,10 @@ def _logits(cfg: transformer.Config, tokens: int) -> int:
 
 
 def vocabulary_ids(study: Study) -> int:
-    """Token ids of the study's vocabulary. Of a file's they are asked only if a model from scratch needs them."""
-    if study.vocabulary.kind == "file" and not set(study.grid) <= set(study.init_from):
-        return open_vocabulary(Path(study.vocabulary.path), study.vocabulary.eos).size
-    return 256 + 3 if study.vocabulary.kind == "bytes" else study.vocabulary.size
+    """Token ids of the vocabulary; 1 where every model brings a size of its own, so that the file need not be there."""
+    if study.vocabulary.kind == "file" and set(study.grid) <= set(study.init_from):
+        return 1
+    return inputs.vocabulary_ids(study)
 
 
 def _residuals(cfg: transformer.Config, params: Any, rows: int, seq_len: int) -> int:

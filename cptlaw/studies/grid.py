@@ -7,7 +7,7 @@ from typing import Any
 
 from cptlaw.execution.run import Phase, Run
 from cptlaw.fields import ConfigError
-from cptlaw.studies.config import Study
+from cptlaw.studies.settings import Study
 
 
 def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
@@ -35,7 +35,7 @@ def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str]) -> 
     weights = study.init_from.get(size)
     phase = Phase(tokens=0, peak_lr=0.0, warmup_tokens=0) if weights else study.base
     if phase is None:
-        raise ConfigError(f"config.base: missing; {size} needs it, being in no config.init_from")
+        raise ConfigError("config.base", f"missing; {size} needs it, being in no config.init_from")
     return _with_id(
         f"base-{size}",
         size=size,
@@ -69,26 +69,13 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
     }
     if not study.cpt.branch_cooldown:
         return [_with_id(name, phase=study.cpt, eval_tokens=study.eval_tokens, **common)]
-    phases = {tokens: _branch(study, tokens) for tokens in study.eval_tokens}
+    phases = study.branches()
     keep = tuple(tokens - phase.cooldown_tokens for tokens, phase in phases.items())
-    stem = dataclasses.replace(study.cpt, tokens=max(keep), branch_cooldown=0.0)
-    trunk = _with_id(name, phase=stem, eval_tokens=(), keep_tokens=keep, **common)
+    trunk = _with_id(name, phase=study.trunk(), eval_tokens=(), keep_tokens=keep, **common)
     return [trunk] + [
         _with_id(f"{name}-{tokens}", phase=phase, eval_tokens=(tokens,), trunk=trunk.id, **common)
         for tokens, phase in phases.items()
     ]
-
-
-def _branch(study: Study, tokens: int) -> Phase:
-    """The phase of trunk and branch together: `tokens` long, the last share of them a cool-down."""
-    per_step = study.tokens_per_step()
-    cooldown = max(1, round(study.cpt.branch_cooldown * tokens / per_step)) * per_step
-    if cooldown == tokens:
-        raise ConfigError(f"config.eval_tokens: {tokens} tokens are one step, too few for a trunk and a cool-down")
-    schedule = "infinite" if study.cpt.schedule == "infinite" else "wsd"
-    return dataclasses.replace(
-        study.cpt, tokens=tokens, schedule=schedule, cooldown_tokens=cooldown, branch_cooldown=0.0
-    )
 
 
 def _common(study: Study, data: dict[str, str]) -> dict[str, Any]:
@@ -119,8 +106,6 @@ def _optimizer(study: Study) -> dict[str, Any]:
 def _with_id(name: str, **fields: Any) -> Run:
     """A run named readably, with a digest of everything that decides its numbers: another config, another id."""
     run = Run(id="", **fields)
-    if run.tokens:
-        run.schedule()  # one that cannot be is an error here, before anything is trained
     text = json.dumps({"name": name, **_chosen(run)}, sort_keys=True, default=_chosen)
     return dataclasses.replace(run, id=f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
 

@@ -2,27 +2,24 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from cptlaw import atomic
-from cptlaw.planning.decision import count
 from cptlaw.report import figures, html, style
 from cptlaw.report.figures import Drawing
 from cptlaw.report.html import Markup, tag
-
-if TYPE_CHECKING:
-    from cptlaw.studies.selection_study import Found
+from cptlaw.studies.selection_found import Found
+from cptlaw.words import count
 
 RULES = {"law": style.ACCENT, "competitor": style.SIZES[3], "random": style.MUTED, "low": style.SIZES[2],
          "mid": style.SIZES[4], "high": style.BAD}  # fmt: skip
 
 
 def write(
-    path: str | os.PathLike[str], found: "Found", *, title: str, summary: pd.DataFrame, examples: pd.DataFrame,
+    path: str | os.PathLike[str], found: Found, *, title: str, summary: pd.DataFrame, examples: pd.DataFrame,
     verdict: str, command: str = "",
 ) -> Path:  # fmt: skip
     """Writes the page of one domain, and every figure as PNG and CSV in the folder NAME_figures beside it.
@@ -80,7 +77,7 @@ def write(
     return path
 
 
-def fared(found: "Found") -> Drawing:
+def fared(found: Found) -> Drawing:
     """Final losses of the confirming runs, a dot a seed."""
     last = found.confirmed[found.confirmed["tokens"] == found.confirmed["tokens"].max()]
     data = last[["eval", "subset", "seed", "loss"]].reset_index(drop=True)
@@ -110,7 +107,7 @@ def fared(found: "Found") -> Drawing:
     )
 
 
-def plane(found: "Found") -> Drawing:
+def plane(found: Found) -> Drawing:
     """What can be reached, what was trained, what the law recommends, and where the held-out text lies."""
     names = list(found.cells)
     cells = np.array([found.cells[name] for name in names])
@@ -167,7 +164,7 @@ def plane(found: "Found") -> Drawing:
     )
 
 
-def histogram(found: "Found") -> Drawing:
+def histogram(found: Found) -> Drawing:
     """The pool's chunks by x, and those of each rule's subset."""
     edges = np.linspace(found.pool.first.min(), found.pool.first.max(), 61)
     values = {"pool": found.pool.first, **found.values}
@@ -196,7 +193,7 @@ def histogram(found: "Found") -> Drawing:
     )
 
 
-def _gaps(found: "Found") -> Markup:
+def _gaps(found: Found) -> Markup:
     rows = [
         [f"{row.eval} loss, {row.chosen} against {row.rule}", f"{row.gain:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}",
          tag("span", "better", class_="yes") if row.low > 0 else tag("span", "worse", class_="no") if row.high < 0
@@ -212,7 +209,7 @@ def _gaps(found: "Found") -> Markup:
     return Markup(html.table(["The choice of the", "gain, nats", "95% interval", ""], rows, cards=True) + note)
 
 
-def _moments(found: "Found") -> Markup:
+def _moments(found: Found) -> Markup:
     point, spans = found.decision.point, found.decision.interval
     rows = [["the law's recommendation", f"{point['mean']:.4g}", f"{point['spread']:.4g}"]]
     rows.append(["its interval", *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread"))])
@@ -229,7 +226,7 @@ def _moments(found: "Found") -> Markup:
     return Markup(lead + html.table(["", f"mean {found.pool.unit}", "spread"], rows))
 
 
-def headline(found: "Found") -> str:
+def headline(found: Found) -> str:
     """Whether what the law chose is better than random text."""
     gaps = found.gaps.set_index(["eval", "chosen", "rule"]).loc[(found.domain, "law", "random")]
     if gaps["low"] <= 0 <= gaps["high"]:
@@ -238,7 +235,7 @@ def headline(found: "Found") -> str:
     return f"The law's choice of {found.domain} text is {better} than random text, by {abs(gaps['gain']):.3f} nats"
 
 
-def _ranking(found: "Found", corpus: str) -> Markup:
+def _ranking(found: Found, corpus: str) -> Markup:
     rows = []
     for row in found.rankings[corpus].table.itertuples():
         behind = f"{row.behind:.2%} ({row.behind_low:.2%} to {row.behind_high:.2%})" if row.Index else ""
@@ -248,7 +245,7 @@ def _ranking(found: "Found", corpus: str) -> Markup:
     return Markup(tag("h3", f"{corpus} loss") + html.table(header, rows, marked=names.index("perplexity")))
 
 
-def _summary(found: "Found", summary: pd.DataFrame) -> Markup:
+def _summary(found: Found, summary: pd.DataFrame) -> Markup:
     shown = [name for name in summary if name not in ("group", "chunks", "share")]
     rows = [[r["group"], f"{r['chunks']:,}", *(f"{r[name]:.3g}" for name in shown)] for _, r in summary.iterrows()]
     return html.table(["Documents of", "chunks", *shown], rows)

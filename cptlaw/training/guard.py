@@ -12,12 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from cptlaw.fields import above, at_least
 from cptlaw.training.metrics import Metrics
 
 OnStep = Callable[[int, Any], Any]
@@ -31,9 +32,9 @@ class Spike:
     A reported loss is that of one step, every `log_every`. No loss is high before `window` are known.
     """
 
-    deviations: float = 8.0
-    patience: int = 3
-    window: int = 50
+    deviations: Annotated[float, above(0)] = 8.0
+    patience: Annotated[int, at_least(1)] = 3
+    window: Annotated[int, at_least(2)] = 50
 
 
 class Diverged(Exception):
@@ -49,37 +50,46 @@ class Diverged(Exception):
 
 
 class Guard:
-    """Sees all metrics in order.
+    """Sees a run's metrics in order.
 
     Attributes:
-      sound: whether the last loss was not high: only a sound state is worth keeping.
+      sound: whether the last loss was not high, and no high one that counts came directly before it: only a sound
+        state is worth keeping.
     """
 
     def __init__(self, spike: Spike | None):
         self._spike = spike
         self._losses = collections.deque[float](maxlen=spike.window if spike else 0)
         self._high = 0
+        self.sound = True
 
-    @property
-    def sound(self) -> bool:
-        return self._high == 0
+    def check(self, metrics: Metrics, counts: bool = True) -> None:
+        """Raises Diverged when the loss or its gradient is no number, or the spike rule says so.
 
-    def check(self, metrics: Metrics) -> None:
-        """Raises Diverged when the loss or its gradient is no number, or the spike rule says so."""
+        A loss that does not `count` leaves the rule's memory as it is. Such are the losses that are looked at because
+        a checkpoint is due: its time depends on the machine, and whether a run diverges must not.
+        """
         if not (math.isfinite(metrics.nats) and math.isfinite(metrics.grad_norm)):
             raise Diverged(metrics, "the loss or its gradient is not finite")
         if self._spike is None or not metrics.count:
             return
-        if len(self._losses) == self._spike.window:
-            median = statistics.median(self._losses)
-            deviation = 1.4826 * statistics.median(abs(loss - median) for loss in self._losses)
-            if metrics.loss > median + self._spike.deviations * deviation:
-                self._high += 1
-                if self._high >= self._spike.patience:
-                    raise Diverged(metrics, f"the loss is {self._high} times in a row above its median of {median:.4g}")
-                return
-        self._high = 0
-        self._losses.append(metrics.loss)
+        high = self._is_high(metrics.loss, self._spike)
+        if counts and high:
+            self._high += 1
+            if self._high >= self._spike.patience:
+                median = statistics.median(self._losses)
+                raise Diverged(metrics, f"the loss is {self._high} times in a row above its median of {median:.4g}")
+        elif counts:
+            self._high = 0
+            self._losses.append(metrics.loss)
+        self.sound = self._high == 0 and not high
+
+    def _is_high(self, loss: float, spike: Spike) -> bool:
+        if len(self._losses) < spike.window:
+            return False
+        median = statistics.median(self._losses)
+        deviation = 1.4826 * statistics.median(abs(seen - median) for seen in self._losses)
+        return loss > median + spike.deviations * deviation
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
-"""The training loop, one page from top to bottom."""
+"""The training loop, one page from top to bottom: for one run (`train`) and for several (`together.train_all`)."""
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypedDict, Unpack
 
 import jax
 import numpy as np
@@ -30,16 +30,65 @@ class Batches(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
+class Member:
+    """One of the runs that a program trains.
+
+    Attributes:
+      init: gives the state to start from, if there is no checkpoint; see `start.first_state`. It is donated.
+      checkpoints: restored from first; saved to when due, at the steps it keeps, when stopped, and at the end. They do
+        not depend on whether the run is trained alone or together with others, so it may change between the two.
+    """
+
+    schedule: Schedule
+    batches: Batches
+    init: Callable[[], State]
+    checkpoints: Checkpoints | None = None
+
+    def start(self, abstract: State) -> State:
+        """The state of the newest checkpoint, or that of `init`."""
+        restored = self.checkpoints.restore(abstract) if self.checkpoints else None
+        return restored[1] if restored else self.init()
+
+
+@dataclasses.dataclass(frozen=True)
 class Result:
     """How training ended: `status` is finished, stopped (resumable) or failed, with the reason.
 
-    `params` are those at `point`; of a failed run they are worthless.
+    `params` are those at `point`; a failed run has none.
     """
 
     status: str
     point: Point
     params: transformer.Params
     reason: str = ""
+
+
+class Options(TypedDict, total=False):
+    """When runs are logged, evaluated, saved and stopped: arguments of `run` that `train` and `train_all` pass on."""
+
+    eval_steps: Collection[int]
+    log_every: int
+    spike: Spike | None
+    should_stop: Callable[[], bool]
+    on_step: OnStep
+
+
+class Program(Protocol):
+    """The compiled step of one run or of several, and the state that it turns into the next."""
+
+    mesh: jax.sharding.Mesh
+
+    def start(self) -> tuple[int, Any]:
+        """The number of steps that are done, and the state after them."""
+
+    def step(self, step: int, state: Any) -> tuple[Any, Sums]:
+        """The state after `step` steps, and what the last of them measured; donates the state before."""
+
+    def state_of(self, state: Any, run: int) -> State:
+        """The state of one of the runs."""
+
+    def params_of(self, state: Any, run: int) -> transformer.Params:
+        """The parameters of one of the runs."""
 
 
 def train(
@@ -52,77 +101,185 @@ def train(
     layout: Layout | None = None,
     microbatches: int | None = None,
     checkpoints: Checkpoints | None = None,
-    eval_steps: Collection[int] = (),
     evaluate: Callable[[Point, transformer.Params], Any] = lambda point, params: None,
-    log_every: int = 10,
     log: Callable[[Metrics], Any] = lambda metrics: None,
+    **options: Unpack[Options],
+) -> Result:
+    """Trains one run up to step `schedule.steps`, or what is left until there.
+
+    Args:
+      init, checkpoints: see `Member`.
+      microbatches: parts to take a batch in; None, see `default_microbatches`.
+      evaluate, log, options: see `run`.
+    """
+    member = Member(schedule, batches, init, checkpoints)
+    program = _Alone(cfg, member, optimizer, layout or Layout(make_mesh()), microbatches)
+    (result,) = run(
+        cfg,
+        [member],
+        program,
+        evaluate=lambda _, point, params: evaluate(point, params),
+        log=lambda _, metrics: log(metrics),
+        **options,
+    )
+    return result
+
+
+def run(
+    cfg: transformer.Config,
+    members: Sequence[Member],
+    program: Program,
+    *,
+    eval_steps: Collection[int] = (),
+    evaluate: Callable[[int, Point, transformer.Params], Any],
+    log_every: int = 10,
+    log: Callable[[int, Metrics], Any],
     spike: Spike | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     on_step: OnStep = lambda step, state: None,
-) -> Result:
-    """Trains up to step `schedule.steps`, or what is left until there.
+) -> list[Result]:
+    """Trains what is left of the members, which have schedules of the same number of steps; a result for each.
+
+    A run that diverges, or whose evaluation is no number, fails alone: it is measured and saved no more.
 
     Args:
-      init: the state to start from, if there is no checkpoint; see `start.first_state`. It is donated.
-      microbatches: parts to take a batch in; None, see `default_microbatches`.
-      checkpoints: restored from first; saved to when due, at the steps it keeps, when stopped, and at the end.
       eval_steps: numbers of updates after which `evaluate` is called; 0 is before the first. An evaluation comes
         before the checkpoint of its step, so a crash may repeat it, with the same result, but never skip it.
+      evaluate: called with the index of the run, where it is, and its parameters.
       log_every: steps between calls of `log`, which come one step late: the host never waits for the device.
-      spike: which losses end the run; None, only those that are no number. The last checkpoint is then a sound one.
+      log: called with the index of the run and its metrics, whose speed is that of all runs together.
+      spike: which losses end a run; None, only those that are no number. The last checkpoint is then a sound one.
       should_stop: asked after every step; see `on_sigterm`.
-      on_step: called before every step with its number and the state before it.
+      on_step: called before every step with its number and the state before it, which is that of all runs.
     """
-    layout = layout or Layout(make_mesh())
-    rows = layout.rows(batches.batch_size)
-    parts = microbatches or default_microbatches(cfg, layout, batches.batch_size, batches.seq_len)
-    update = make_step(cfg, optimizer, layout, parts)
-    learning_rates = schedule.learning_rates()
-    at = points(cfg, schedule, batches)
-    guard = Guard(spike)
-    clock = Clock(at(1).tokens, at(1).flops / at(1).tokens, layout.mesh.devices.flat[0].device_kind, layout.mesh.size)
-
-    def report(step: int, sums: Sums) -> None:
-        nats, count, grad_norm = (float(x) for x in jax.device_get((sums.nats, sums.tokens, sums.grad_norm)))
-        metrics = Metrics(at(step), nats, count, grad_norm, clock.arrived(step))
-        if step % log_every == 0 or step == schedule.steps:
-            log(metrics)
-        guard.check(metrics)
-
-    restored = checkpoints.restore(make_start(cfg, optimizer, layout)[1]) if checkpoints else None
-    state = restored[1] if restored else init()
-    first = int(state.step)
-    clock.start(first)
-    if first == 0 and 0 in eval_steps:
-        evaluate(at(0), state.params)
-
+    steps = members[0].schedule.steps
+    watch = _Watch(cfg, members, program.mesh, log_every, log, spike)
+    step, state = program.start()
+    watch.clock.start(step)
+    if step == 0 and 0 in eval_steps:
+        watch.measure(0, state, program, evaluate)
     late: tuple[int, Sums] | None = None
-    try:
-        for step in range(first + 1, schedule.steps + 1):
-            on_step(step, state)
-            batch = layout.put(batches.batch(step - 1, rows), batches.batch_size)
-            state, sums = update(state, batch, learning_rates[step - 1])
-            if late:
-                report(*late)
-            late = (step, sums) if step % log_every == 0 else None
-            last = step == schedule.steps
-            keep = checkpoints is not None and (last or step in checkpoints.keep)
-            due = checkpoints is not None and checkpoints.due()
-            stop, due = agree(should_stop(), due, together=step % log_every == 0)
-            if last or keep or stop or due or step in eval_steps:
-                # Nothing is evaluated, kept or returned before its step is known to be sound.
-                report(step, sums)
-                late = None
-            with clock.paused():
-                if step in eval_steps:
-                    evaluate(at(step), state.params)
-                if checkpoints is not None and (keep or ((stop or due) and guard.sound)):
-                    checkpoints.save(step, state)
-            if stop and not last:
-                return Result(STOPPED, at(step), state.params, "asked to stop")
-    except Diverged as diverged:
-        return Result(FAILED, diverged.point, state.params, str(diverged))
-    return Result(FINISHED, at(schedule.steps), state.params)
+    stop = False
+    while step < steps and watch.alive() and not stop:
+        step += 1
+        on_step(step, state)
+        with jax.transfer_guard("disallow"):  # what moves to the device or back says so
+            state, sums = program.step(step, state)
+        if late:
+            watch.report(*late)
+        logs, last = step % log_every == 0, step == steps
+        late = (step, sums) if logs else None
+        keep = {i for i, m in enumerate(members) if m.checkpoints and (last or step in m.checkpoints.keep)}
+        # One clock for all, so that all are saved at the same step, from which they can go on together.
+        stop, due = agree(should_stop(), watch.due(), together=logs)
+        if last or keep or stop or due or step in eval_steps:
+            # Nothing is evaluated, kept or returned before its step is known to be sound.
+            watch.report(step, sums)
+            late = None
+        with watch.clock.paused():
+            if step in eval_steps:
+                watch.measure(step, state, program, evaluate)
+            for i in watch.alive():
+                checkpoints = members[i].checkpoints
+                # A run whose loss is high waits to be sound; the others do not.
+                if checkpoints is not None and (i in keep or ((stop or due) and watch.sound(i))):
+                    checkpoints.save(step, program.state_of(state, i))
+    stopped = step < steps
+    return [
+        watch.failed.get(i)
+        or Result(
+            STOPPED if stopped else FINISHED,
+            watch.at[i](step),
+            program.params_of(state, i),
+            "asked to stop" if stopped else "",
+        )
+        for i in range(len(members))
+    ]
+
+
+class _Watch:
+    """What the host knows of runs in training: where they are, how fast, whose losses are sound, and who has failed."""
+
+    def __init__(
+        self,
+        cfg: transformer.Config,
+        members: Sequence[Member],
+        mesh: jax.sharding.Mesh,
+        log_every: int,
+        log: Callable[[int, Metrics], Any],
+        spike: Spike | None,
+    ):
+        self.members, self.log_every, self.log = members, log_every, log
+        self.at = [points(cfg, m.schedule, m.batches) for m in members]
+        self.guards = [Guard(spike) for _ in members]
+        self.failed: dict[int, Result] = {}
+        step = self.at[0](1)
+        device = mesh.devices.flat[0].device_kind
+        self.clock = Clock(step.tokens * len(members), step.flops / step.tokens, device, mesh.size)
+
+    def alive(self) -> list[int]:
+        return [i for i in range(len(self.members)) if i not in self.failed]
+
+    def sound(self, i: int) -> bool:
+        return self.guards[i].sound
+
+    def due(self) -> bool:
+        """Whether the time to save a sound run has come."""
+        saved = [self.members[i].checkpoints for i in self.alive() if self.sound(i)]
+        return any(checkpoints.due(among=len(self.members)) for checkpoints in saved if checkpoints)
+
+    def report(self, step: int, sums: Sums) -> None:
+        """Waits for what the step measured, logs it if it is time, and fails the runs that have diverged."""
+        with jax.transfer_guard("disallow"):
+            fetched = jax.device_get((sums.nats, sums.tokens, sums.grad_norm))
+        speed = self.clock.arrived(step)
+        for i in self.alive():
+            nats, tokens, grad_norm = (float(np.reshape(values, -1)[i]) for values in fetched)
+            metrics = Metrics(self.at[i](step), nats, tokens, grad_norm, speed)
+            logged = step % self.log_every == 0 or step == self.members[i].schedule.steps
+            if logged:
+                self.log(i, metrics)
+            try:
+                self.guards[i].check(metrics, counts=logged)
+            except Diverged as diverged:
+                self.failed[i] = Result(FAILED, diverged.point, {}, str(diverged))
+
+    def measure(self, step: int, state: Any, program: Program, evaluate: Callable[..., Any]) -> None:
+        """Evaluates every run, and fails those whose loss is no number."""
+        for i in self.alive():
+            try:
+                evaluate(i, self.at[i](step), program.params_of(state, i))
+            except FloatingPointError as error:
+                self.failed[i] = Result(FAILED, self.at[i](step), {}, str(error))
+
+
+class _Alone:
+    """The program of one run, over the devices of its layout."""
+
+    def __init__(
+        self, cfg: transformer.Config, member: Member, optimizer: Optimizer, layout: Layout, microbatches: int | None
+    ):
+        self.member, self.layout, self.mesh = member, layout, layout.mesh
+        self.size = member.batches.batch_size
+        self.rows = layout.rows(self.size)
+        parts = microbatches or default_microbatches(cfg, layout, self.size, member.batches.seq_len)
+        self.update = make_step(cfg, optimizer, layout, parts)
+        self.abstract = make_start(cfg, optimizer, layout)[1]
+        self.learning_rates = member.schedule.learning_rates().astype(np.float32)
+
+    def start(self) -> tuple[int, State]:
+        state = self.member.start(self.abstract)
+        return int(state.step), state
+
+    def step(self, step: int, state: State) -> tuple[State, Sums]:
+        batch = self.layout.put(self.member.batches.batch(step - 1, self.rows), self.size)
+        return self.update(state, batch, self.layout.replicate(self.learning_rates[step - 1]))
+
+    def state_of(self, state: State, run: int) -> State:
+        return state
+
+    def params_of(self, state: State, run: int) -> transformer.Params:
+        return state.params
 
 
 def points(cfg: transformer.Config, schedule: Schedule, batches: Batches) -> Callable[[int], Point]:

@@ -3,13 +3,15 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from cptlaw import fields
 from cptlaw.errors import UserError
+from cptlaw.fields import Range, above, at_least, between
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout
 from cptlaw.training import mup
@@ -22,15 +24,23 @@ class Optimizer:
     """AdamW with decoupled decay (not of norms), after clipping to a global norm. The learning rate is data.
 
     Attributes:
+      b1, b2, eps: of Adam's moments.
+      weight_decay: of a weight in a step, as a share of the learning rate.
+      clip: the largest global norm of the gradient; infinite clips nothing.
       mup_base: with it, the learning rate is that of this model, and others' weights have theirs by `mup`.
+
+    Raises ConfigError for a field out of its range.
     """
 
-    b1: float = 0.9
-    b2: float = 0.95
-    eps: float = 1e-8
-    weight_decay: float = 0.1
-    clip: float = 1.0
+    b1: Annotated[float, between(0, 1, open_high=True)] = 0.9
+    b2: Annotated[float, between(0, 1, open_high=True)] = 0.95
+    eps: Annotated[float, above(0)] = 1e-8
+    weight_decay: Annotated[float, at_least(0)] = 0.1
+    clip: Annotated[float, Range(low=0, open_low=True, infinite=True)] = 1.0
     mup_base: transformer.Config | None = None
+
+    def __post_init__(self):
+        fields.check(self, "optimizer")
 
     def transform(self) -> optax.GradientTransformation:
         """The direction of the step, to be scaled by minus the learning rate."""
@@ -121,7 +131,7 @@ def default_microbatches(cfg: transformer.Config, layout: Layout, batch_size: in
 @functools.lru_cache(maxsize=64)
 def make_step(
     cfg: transformer.Config, optimizer: Optimizer, layout: Layout, microbatches: int = 1
-) -> Callable[[State, Batch, float], tuple[State, Sums]]:
+) -> Callable[[State, Batch, jax.Array], tuple[State, Sums]]:
     """The compiled step (state, batch, learning rate) -> (state, sums); cached, so many runs share one program.
 
     The state is donated. `microbatches`: see `plain_step`.
@@ -168,7 +178,8 @@ def plain_step(
     def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Sums]:
         (nats, tokens), grads = gradients(state.params, batch)
         grads = jax.tree.map(lambda g: g / jnp.maximum(tokens, 1), grads)
-        direction, moments = transform.update(grads, state.optimizer, state.params)
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises decays to integer powers
+            direction, moments = transform.update(grads, state.optimizer, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
         sums = Sums(nats=nats, tokens=tokens, grad_norm=optax.global_norm(grads))
         return State(step=state.step + 1, params=params, optimizer=moments), sums

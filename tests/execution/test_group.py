@@ -11,14 +11,15 @@ import pandas as pd
 import pytest
 
 from cptlaw.execution import group, job, rundir, sweep, worker
-from cptlaw.execution.run import Monitor
+from cptlaw.execution.run import Conditions, Monitor
 from cptlaw.execution.rundir import RunDir
+from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import ConfigError
 from cptlaw.studies import config as config_lib
-from cptlaw.studies import grid, mixture_study
+from cptlaw.studies import grid, prepared
 from cptlaw.training import checkpoints
 
-OPTIONS = {"checkpoint_seconds": 60.0, "monitor": Monitor(log_steps=1)}
+OPTIONS = {"monitor": Monitor(log_steps=1)}
 
 
 @pytest.fixture
@@ -58,11 +59,11 @@ def make_runs(make_config):
 
 def train_alone(runs, workdir):
     for run in runs:
-        assert worker.train(run, workdir, **OPTIONS)
+        assert worker.train_run(run, workdir, Conditions(**OPTIONS))
 
 
 def train_together(runs, workdir, most=8, progress=lambda *_: None, should_stop=lambda: False):
-    return group.train(runs, workdir, most, progress=progress, should_stop=should_stop, **OPTIONS)
+    return group.train_group(runs, workdir, most, Conditions(progress=progress, should_stop=should_stop, **OPTIONS))
 
 
 def metrics(run, workdir):
@@ -128,7 +129,8 @@ def test_stopped_together_they_go_on_together_or_alone(make_runs, workdir, most,
     else:
         for run in others:
             assert not train_together([run], workdir)
-            assert worker.train(run, workdir, progress=resumed.append, **OPTIONS)
+            conditions = Conditions(progress=lambda runs, run, tokens: resumed.append(tokens), **OPTIONS)
+            assert worker.train_run(run, workdir, conditions)
     assert min(tokens for tokens in resumed if tokens) > 5 * 64, "they did not start over"
     assert_same(sweep.collect(others, workdir), alone)
     assert [metrics(run, workdir)["step"].tolist() for run in others] == logged
@@ -140,7 +142,8 @@ def test_only_what_goes_on_from_the_same_step_goes_on_together(make_runs, workdi
     train_alone([base], workdir)
     seen = []
     with pytest.raises(job.Stopped):
-        worker.train(others[1], workdir, progress=seen.append, should_stop=lambda: len(seen) > 5, **OPTIONS)
+        stopping = Conditions(progress=lambda *told: seen.append(told), should_stop=lambda: len(seen) > 5, **OPTIONS)
+        worker.train_run(others[1], workdir, stopping)
     trained = []
     assert train_together(others, workdir, progress=lambda runs, *_: trained.append([run.id for run in runs]))
     assert trained[0] == [others[0].id, others[2].id, others[3].id]
@@ -226,13 +229,13 @@ def test_how_many_train_together_is_about_no_run(make_config, workdir):
     one, many = (config_lib.parse(make_config(together=count)) for count in (1, 8))
     data = {"prose": "p", "code": "c"}
     assert grid.plan(one, 32, data) == grid.plan(many, 32, data)
-    mixture_study._claim_workdir(one, workdir, False)
-    mixture_study._claim_workdir(many, workdir, False)
+    prepared.claim_workdir(one, Workdir(workdir), False)
+    prepared.claim_workdir(many, Workdir(workdir), False)
     # A workdir of before there was the field.
     saved = json.loads((workdir / "config.json").read_text())
     del saved["together"]
     (workdir / "config.json").write_text(json.dumps(saved))
-    mixture_study._claim_workdir(many, workdir, False)
+    prepared.claim_workdir(many, Workdir(workdir), False)
 
 
 @pytest.mark.parametrize(

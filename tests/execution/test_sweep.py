@@ -14,6 +14,7 @@ import pytest
 
 from cptlaw.errors import UserError
 from cptlaw.execution import rundir, sweep, worker
+from cptlaw.execution.run import Conditions
 from cptlaw.execution.rundir import RunDir
 
 # What a sweep in a process of its own needs, to be killed or to compete.
@@ -57,6 +58,16 @@ def start_sweep(runs, workdir, tmp_path, started):
     return process
 
 
+def telling(seen, **changes):
+    """Conditions that write down how many tokens are done."""
+    return Conditions(progress=lambda runs, run, tokens: seen.append(tokens), **changes)
+
+
+def stopping(seen):
+    """Conditions that ask to stop after two reports of progress."""
+    return telling(seen, should_stop=lambda: len(seen) > 2)
+
+
 def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -84,16 +95,16 @@ def test_a_sweep_measures_every_run_and_the_base_model_before_it(runs, workdir):
 def test_a_run_continues_where_it_was_asked_to_stop(runs, workdir, forget):
     _, mix = both = longer([runs[1], runs[3]], 60)
     for run in both:
-        assert worker.train(run, workdir)
+        assert worker.train_run(run, workdir)
     whole = sweep.collect(both, workdir)
     forget([mix])
 
     seen = []
     with pytest.raises(worker.Stopped):
-        worker.train(mix, workdir, progress=seen.append, should_stop=lambda: len(seen) > 2)
+        worker.train_run(mix, workdir, stopping(seen))
     assert RunDir(workdir, mix).state() == rundir.RESUMABLE
     resumed = []
-    assert worker.train(mix, workdir, progress=resumed.append)
+    assert worker.train_run(mix, workdir, telling(resumed))
     assert resumed[1] > seen[-2], "it did not start over"
     pd.testing.assert_frame_equal(sweep.collect(both, workdir), whole)
 
@@ -165,11 +176,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_starts_over(runs, workdir):
     (base,) = longer([runs[1]], 60)
     seen = []
     with pytest.raises(worker.Stopped):
-        worker.train(base, workdir, progress=seen.append, should_stop=lambda: len(seen) > 2)
+        worker.train_run(base, workdir, stopping(seen))
     for file in RunDir(workdir, base).checkpoints.rglob("*"):
         if file.is_file():
             file.write_bytes(b"rubbish")
-    assert worker.train(base, workdir)
+    assert worker.train_run(base, workdir)
     assert RunDir(workdir, base).state() == rundir.FINISHED
 
 
@@ -177,20 +188,20 @@ def test_a_run_that_fails_keeps_its_checkpoints_and_goes_on_from_them(runs, work
     (base,) = longer([runs[1]], 60)
     directory, seen = RunDir(workdir, base), []
     with pytest.raises(worker.Stopped):
-        worker.train(base, workdir, progress=seen.append, should_stop=lambda: len(seen) > 2)
+        worker.train_run(base, workdir, stopping(seen))
     with monkeypatch.context() as broken:
         broken.setattr("cptlaw.data.batches.TrainBatches.__init__", lambda *_, **__: 1 / 0)
-        worker.train(base, workdir)
+        worker.train_run(base, workdir)
     assert directory.result()["reason"] == "ZeroDivisionError: division by zero"
     directory.retry()
     resumed = []
-    assert worker.train(base, workdir, progress=resumed.append)
+    assert worker.train_run(base, workdir, telling(resumed))
     assert resumed[1] > seen[-2] and directory.state() == rundir.FINISHED
 
 
 def test_a_loss_that_is_no_number_fails_the_run(runs, workdir, monkeypatch):
     monkeypatch.setattr("cptlaw.scoring.evaluate.Scores.loss", float("nan"))
-    worker.train(runs[1], workdir)
+    worker.train_run(runs[1], workdir)
     assert "loss is nan after step" in RunDir(workdir, runs[1]).result()["reason"]
 
 
@@ -238,7 +249,7 @@ def test_a_full_disk_fails_the_run_with_its_reason(runs, workdir, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(RunDir, "add", full)
-    worker.train(runs[1], workdir)
+    worker.train_run(runs[1], workdir)
     assert "No space left on device" in RunDir(workdir, runs[1]).result()["reason"]
 
 

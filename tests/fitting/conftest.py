@@ -1,13 +1,17 @@
-"""Small tables with a known truth."""
+"""Small tables with a known truth, and fits of them that several files ask."""
+
+import sys
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from cptlaw import laws
+sys.path.insert(0, str(Path(__file__).parent))
 
-TRUTH = {"E": 1.4, "A": 0.45, "alpha": 0.35, "B": 0.12, "beta": 0.4, "eta": 1.4, "C": 0.8, "gamma": 0.5, "eps": 0.12}
-CHINCHILLA = {"E": 1.7, "A": 0.5, "alpha": 0.35, "B": 1.2, "beta": 0.37}
+from known_laws import CHINCHILLA, TRUTH
+
+from cptlaw import fitting, laws
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +36,15 @@ def chinchilla_table():
     n, d = (a.ravel() for a in np.meshgrid(np.geomspace(0.05e9, 3e9, 5), np.geomspace(1e9, 60e9, 6), indexing="ij"))
     loss = law.predict(CHINCHILLA, {"params": n, "tokens": d}) * np.exp(1e-3 * rng.normal(size=30))
     return pd.DataFrame({"run": [f"r{i:02}" for i in range(30)], "params": n, "tokens": d, "eval": "web", "loss": loss})
+
+
+@pytest.fixture(scope="session")
+def code(dcpt_table):
+    """D-CPT fitted to the code losses of `dcpt_table`."""
+    return fitting.fit(dcpt_table, "dcpt", "code", bootstrap=40, starts=16)
+
+
+@pytest.fixture(scope="session")
+def web(chinchilla_table):
+    """Chinchilla fitted to `chinchilla_table`."""
+    return fitting.fit(chinchilla_table, "chinchilla", bootstrap=60, starts=16)

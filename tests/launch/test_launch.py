@@ -17,14 +17,14 @@ from cptlaw.selection import scores
 ROOT = Path(__file__).parents[2]
 
 
-def launch(module, config, *arguments):
+def launch(module, config, *arguments, workdir=None):
     done = subprocess.run(
         [
             sys.executable,
             "-m",
             f"launch.{module}",
             f"--config={config}",
-            f"--workdir={config.parent / 'work'}",
+            f"--workdir={workdir or config.parent / 'work'}",
             *arguments,
         ],
         capture_output=True,
@@ -45,6 +45,7 @@ def test_one_run_then_the_grid_that_holds_it(config):
     grid = launch("sweep", config, "--config.workers=1")
     assert grid.returncode == 0, grid.stderr
     assert "runs.csv: 2 runs, 12 rows" in grid.stdout
+    assert "runs.csv --law dcpt --eval code" in grid.stdout, "the config's law"
     refused = launch("train", config, "--config.model.layers=2")
     assert refused.returncode == 2 and "config.model.layers" in refused.stderr and "--update-config" in refused.stderr
 
@@ -57,11 +58,15 @@ def test_one_run_then_the_grid_that_holds_it(config):
         (["--share=code=25"], "--share code=25: a share lies between 0 and 1"),
         (["--config.wrkers=1"], "wrkers: the config file has no such field"),
         (["share=code=0.25"], "unexpected argument 'share=code=0.25'"),
+        (["--share=code=0.5", "--share=code=0.6"], "--share code=0.6: code has a share already"),
+        (["--share=code=nan"], "--share code=nan: a share lies between 0 and 1"),
+        (["--config.cpt.peak_lr=0"], "config.cpt.peak_lr: a learning rate, above 0, not 0.0"),
     ],
 )
-def test_a_wrong_flag_is_named(config, arguments, message):
-    done = launch("train", config, *arguments)
+def test_a_wrong_flag_is_named(config, tmp_path, arguments, message):
+    done = launch("train", config, *arguments, workdir=tmp_path)
     assert done.returncode == 2 and message in done.stderr
+    assert not list(tmp_path.iterdir()), "it is said before anything is made"
 
 
 def test_a_config_that_is_not_there_is_named(config):

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cptlaw import laws
-from cptlaw.laws import Law, LawError, Param, dcpt, dynamics
+from cptlaw.laws import Law, LawError, Param, dcpt
+from cptlaw.schedules import dynamics
 
 DCPT = {
     "E": 1.2,
@@ -113,28 +114,17 @@ def test_dynamics_reference_vectors():
         x = {"lr_sum_pretrain": s1_pt, "lr_anneal_pretrain": s2_pt, "lr_sum": s1, "lr_anneal": s2}
         return [laws.get("dynamics", corpus=c).predict(p, x) for c, p in (("old", old), ("new", new))]
 
-    constant = dynamics.areas(np.full(20_000, 2e-4))
+    constant = dynamics(np.full(20_000, 2e-4))
     assert constant[0][-1] == pytest.approx(4.0) and constant[1][-1] == 0
     np.testing.assert_allclose(losses(4.0, 0.0, 0.0, 0.0), [3.3030, 3.1852], atol=1e-4)
     np.testing.assert_allclose(losses(4.0, 0.0, 2.0, 0.0), [3.4537, 2.6509], atol=1e-4)
     decayed = np.concatenate([np.full(16_000, 2e-4), np.linspace(2e-4, 0, 4_000)])
-    s1, s2 = (a[-1] for a in dynamics.areas(decayed))
+    s1, s2 = (a[-1] for a in dynamics(decayed))
     assert s1 == pytest.approx(3.6, abs=1e-3) and s2 == pytest.approx(0.151, abs=1e-3)
     warm = np.concatenate([np.linspace(0, 1, 500), np.linspace(1, 0, 9_500)])
     for peak, expected in ((2e-5, (3.350, 2.751)), (1e-4, (3.405, 2.687)), (2e-4, (3.420, 2.658))):
-        c1, c2 = (a[-1] for a in dynamics.areas(peak * warm, previous=0.0))
+        c1, c2 = (a[-1] for a in dynamics(peak * warm, before=0.0))
         np.testing.assert_allclose(losses(s1, s2, c1, c2), expected, atol=2e-3)
-
-
-def test_annealing_area_is_its_definition():
-    rng = np.random.default_rng(0)
-    lr = rng.uniform(0, 1, 12)
-    rates = np.concatenate([[0.3], lr])
-    expected = [
-        sum((rates[k - 1] - rates[k]) * 0.9 ** (i - k) for i in range(1, t + 1) for k in range(1, i + 1))
-        for t in range(1, 13)
-    ]
-    np.testing.assert_allclose(dynamics.areas(lr, previous=0.3, decay=0.9)[1], expected)
 
 
 @pytest.mark.parametrize("name", laws.names())

@@ -166,6 +166,29 @@ def test_scan_and_remat_change_no_gradient(params, fields):
     )
 
 
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"targets_BT": np.zeros((2, 11), np.int32)}, r"targets_BT: shape \(2, 11\); expected \(2, 12\), the shape of"),
+        ({"tokens_BT": np.zeros(12, np.int32)}, r"tokens_BT: shape \(12,\); expected \(B, T\)"),
+        ({"segments_BT": np.ones((2, 12), np.float32)}, "segments_BT: float32; expected integers"),
+    ],
+)
+def test_an_input_of_another_shape_or_type_is_named(params, change, says):
+    with pytest.raises(ValueError, match=says):
+        transformer.token_nll(params, CFG, {**packed(), **change})
+
+
+def test_parameters_of_another_model_are_named(params):
+    batch = packed()
+    wider = dataclasses.replace(CFG, d_ff=CFG.d_ff + 1)
+    with pytest.raises(ValueError, match=r"params: layers/mlp/down is \(.*\), this model's is \("):
+        transformer.token_nll(params, wider, batch)
+    counts = jax.tree.map(lambda x: x.astype(jnp.int32), params)
+    with pytest.raises(ValueError, match="params: embed is int32; expected float32"):
+        transformer.apply(counts, CFG, batch["tokens_BT"], batch["segments_BT"], batch["positions_BT"])
+
+
 @pytest.mark.parametrize("tie", [True, False])
 def test_counts_equal_the_tree(tie):
     cfg = dataclasses.replace(CFG, tie_embeddings=tie, head_dim=6, kv_heads=1)

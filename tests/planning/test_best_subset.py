@@ -4,7 +4,7 @@ import pytest
 
 from cptlaw import cli, laws
 from cptlaw.fitting import Fit
-from cptlaw.planning.best_subset import subset
+from cptlaw.planning.best_subset import best_subset
 from cptlaw.planning.decision import Decision, DecisionError
 
 MU, SIGMA = 20.0, 8.0
@@ -36,7 +36,7 @@ def bowl():
 
 
 def test_a_minimum_inside_is_found_and_called_one(bowl):
-    decision = subset(bowl, tokens=1e9)
+    decision = best_subset(bowl, tokens=1e9)
     assert decision.point["mean"] == pytest.approx(MU, rel=0.05)
     assert decision.point["spread"] == pytest.approx(SIGMA, rel=0.05)
     assert "a minimum of the law" in decision.answer and decision.supported
@@ -44,7 +44,7 @@ def test_a_minimum_inside_is_found_and_called_one(bowl):
 
 
 def test_out_of_reach_the_best_that_can_be_chosen_is_said_to_be_at_the_edge(bowl):
-    decision = subset(bowl, tokens=1e9, reachable=[(5, 3), (6, 3), (7, 4)])
+    decision = best_subset(bowl, tokens=1e9, reachable=[(5, 3), (6, 3), (7, 4)])
     assert decision.point == {"mean": 7, "spread": 4}
     assert "at its edge" in decision.answer
 
@@ -52,7 +52,7 @@ def test_out_of_reach_the_best_that_can_be_chosen_is_said_to_be_at_the_edge(bowl
 def test_a_saddle_is_told_and_the_best_of_the_box_taken():
     params = {"E": 2.0, "D_c": 1.0, "a0": 0.5, "a1": -0.02, "b0": 0.4, "b1": -0.01, "aD": 0.3}
     fit = make("perplexity", params)
-    decision = subset(fit, tokens=1e9)
+    decision = best_subset(fit, tokens=1e9)
     mu, sigma = np.meshgrid(np.geomspace(5, 60, 300), np.geomspace(2, 30, 300))
     best = fit.law.predict(params, {"tokens": 1e9, "ppl_mean": mu, "ppl_std": sigma}).min()
     assert decision.losses["bio"]["point"] == pytest.approx(best, abs=2e-3)
@@ -60,14 +60,14 @@ def test_a_saddle_is_told_and_the_best_of_the_box_taken():
 
 def test_the_best_subset_does_not_depend_on_tokens():
     fit = make("perplexity", {"E": 2.0, "D_c": 1.0, "a0": 0.5, "a1": -0.02, "b0": 0.4, "b1": -0.01, "aD": 0.3})
-    assert subset(fit, tokens=1e8).point == subset(fit, tokens=1e10).point
+    assert best_subset(fit, tokens=1e8).point == best_subset(fit, tokens=1e10).point
 
 
 def test_bad_questions_are_refused(bowl, code):
     with pytest.raises(DecisionError, match="knows no perplexity"):
-        subset(code, tokens=1e9)
+        best_subset(code, tokens=1e9)
     with pytest.raises(DecisionError, match="pairs of positive numbers"):
-        subset(bowl, tokens=1e9, reachable=[(1, -1)])
+        best_subset(bowl, tokens=1e9, reachable=[(1, -1)])
 
 
 def test_the_command(bowl, tmp_path, capsys):

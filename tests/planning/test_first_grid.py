@@ -4,7 +4,7 @@ import pytest
 from cptlaw import cli, laws
 from cptlaw.laws import Param
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.first_grid import CHECKPOINTS, design
+from cptlaw.planning.first_grid import CHECKPOINTS, first_grid
 
 AT = {"params": 1e6, "tokens": 1e6, "ratio": 0.5}
 GRID = {"sizes": [1e5, 4e5], "tokens": [1e6]}
@@ -17,7 +17,8 @@ def plane(p, x, xp):
 
 
 def test_precision_is_that_of_generalised_least_squares_on_a_linear_law():
-    decision = design(plane, {"a": 3.0, "b": -1.0}, at=AT, precision=1.0, **GRID, run_noise=0.3, checkpoint_noise=0.1)
+    theta, noise = {"a": 3.0, "b": -1.0}, {"run_noise": 0.3, "checkpoint_noise": 0.1}
+    decision = first_grid(plane, theta, at=AT, precision=1.0, **GRID, **noise)
     for grid in decision.rows:
         sizes = len(grid["sizes"].split())
         share = np.repeat(np.tile(np.linspace(0, 1, grid["shares"]), sizes * grid["seeds"]), len(CHECKPOINTS))
@@ -30,8 +31,8 @@ def test_precision_is_that_of_generalised_least_squares_on_a_linear_law():
 
 def test_it_is_the_cheapest_that_is_precise_enough(code):
     question = {"at": AT, "sizes": [5e4, 2e5, 8e5], "tokens": [5e5, 1e6]}
-    wide = design(LAW, code.params, precision=0.01, **question)
-    narrow = design(LAW, code.params, precision=0.003, **question)
+    wide = first_grid(LAW, code.params, precision=0.01, **question)
+    narrow = first_grid(LAW, code.params, precision=0.003, **question)
     assert narrow.point["cost"] > wide.point["cost"]
     assert narrow.point["+/-"] <= 0.003
     cheaper = [row for row in narrow.rows if row["cost"] < narrow.point["cost"]]
@@ -40,7 +41,7 @@ def test_it_is_the_cheapest_that_is_precise_enough(code):
 
 def test_less_noise_needs_less(code):
     question = {"at": AT, "sizes": [5e4, 2e5, 8e5], "tokens": [1e6], "precision": 0.003}
-    loud, quiet = (design(LAW, code.params, **question, run_noise=n, seeds=6).point["cost"] for n in (0.004, 0.001))
+    loud, quiet = (first_grid(LAW, code.params, **question, run_noise=n, seeds=6).point["cost"] for n in (0.004, 0.001))
     assert quiet < loud
 
 
@@ -59,7 +60,7 @@ def test_less_noise_needs_less(code):
 def test_bad_questions_are_refused(code, question, words):
     asked = {"law": LAW, "theta": code.params, "at": AT, "precision": 0.1, **GRID, **question}
     with pytest.raises(DecisionError, match=words):
-        design(asked.pop("law"), asked.pop("theta"), **asked)
+        first_grid(asked.pop("law"), asked.pop("theta"), **asked)
 
 
 def test_the_command(code, tmp_path, capsys):

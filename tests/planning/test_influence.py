@@ -4,7 +4,7 @@ import pytest
 
 from cptlaw import cli, fitting, laws
 from cptlaw.planning.influence import leave_one_out
-from cptlaw.planning.pareto import share_for_loss
+from cptlaw.planning.share_for_loss import share_for_loss
 
 QUESTION = {"loss": 3.1, "params": 4e5, "tokens": 1e6}
 

@@ -6,10 +6,11 @@ import pytest
 
 from cptlaw import cli, laws
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.information import Knowledge, knowledge
 from cptlaw.planning.mixture import mixture
 from cptlaw.planning.next_runs import check_candidates, choose, default_candidates, next_runs
-from cptlaw.planning.tradeoff import loss_functions, trade_off
+from cptlaw.planning.posterior import Posterior, posteriors
+from cptlaw.planning.shares import loss_functions
+from cptlaw.planning.tradeoff import trade_off
 
 X = {"params": 8e5, "tokens": 1e6}
 
@@ -38,7 +39,7 @@ def random_knowledge(seed, candidates=5, m=2, parameters=4):
     for _ in range(2):
         root = rng.normal(size=(parameters, parameters))
         target, slopes = rng.normal(size=(1, 1, parameters)), rng.normal(size=(1, candidates, m, parameters))
-        known.append(Knowledge((root @ root.T)[None], target, slopes, 0.3 * np.eye(m) + 0.1))
+        known.append(Posterior((root @ root.T)[None], target, slopes, 0.3 * np.eye(m) + 0.1))
     return known, rng.uniform(1, 3, candidates)
 
 
@@ -78,7 +79,7 @@ def test_knowledge_before_any_candidate_is_the_delta_method(both, decision):
     """The decision's variance is that of a linear function of the parameters, at the share where the ceiling binds."""
     at = {**X, "w_code": decision.point["share"], "w_general": 1 - decision.point["share"]}
     table = check_candidates(pd.DataFrame([at]))
-    known, of_loss = knowledge(decision, both, table), knowledge(at, both, table)
+    known, of_loss = posteriors(decision, both, table), posteriors(at, both, table)
     ends = decision.point["share"] + np.array([-1e-4, 1e-4])
     slope = np.diff(loss_functions(*both, X)[0](ends)[0]) / 2e-4
     loss_variance = np.einsum("p,pq,q", of_loss[0].target[0, 0], of_loss[0].covariance[0], of_loss[0].target[0, 0])
@@ -206,6 +207,6 @@ def test_a_mixture_of_three_corpora_is_made_surer_by_runs_near_it(both):
     found = next_runs(decision, *fits, k=2)
     assert found.rows[1]["interval shrinks to"] < found.rows[0]["interval shrinks to"] < 1
     assert found.rows[0]["cost"] == 1 and "shares +/-" in found.rows[0]
-    known = knowledge(decision, fits, default_candidates(fits))
+    known = posteriors(decision, fits, default_candidates(fits))
     assert known[0].target.shape[1:] == (3, 4)  # every share of the mix, by each of the law's parameters
     np.testing.assert_allclose(known[0].target.sum(axis=1), 0, atol=1e-6)  # shares sum to one, however they move

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from cptlaw.planning.decision import DecisionError
-from cptlaw.planning.pareto import pareto, share_for_loss
+from cptlaw.planning.pareto import pareto
+from cptlaw.planning.share_for_loss import share_for_loss
 
 X = {"params": 8e5, "tokens": 1e6}
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cptlaw import report
+from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.limited_data import limited_data
 from cptlaw.report import answer, style
 from cptlaw.report.html import Markup, table, tag
@@ -112,13 +113,13 @@ def test_figures_take_their_colours_from_the_theme(page):
 
 def test_the_confirming_run_is_judged_by_the_interval_of_one_run(study):
     _, fits, decision, confirm = study
-    checked = answer.confirmation(fits, confirm, decision.level).set_index("eval")
+    checked = confirmation(fits, confirm, decision.level).set_index("eval")
     law = fits["code"].predict(params=8e5, tokens=1e6, ratio=confirm["w_code"].iloc[0], target="mean")
     assert checked.loc["code", "predicted"] == pytest.approx(float(law.point))
     assert checked.loc["code", "high"] - checked.loc["code", "low"] > float(law.high - law.low)
     moved = confirm.assign(loss=confirm["loss"] + 1.0)
-    assert not answer.confirmation(fits, moved, decision.level)["inside"].any()
-    assert answer.confirmation(fits, confirm, decision.level)["inside"].all()
+    assert not confirmation(fits, moved, decision.level)["inside"].any()
+    assert confirmation(fits, confirm, decision.level)["inside"].all()
 
 
 def test_a_page_without_a_decision_still_reports_the_fits(study, tmp_path):

@@ -8,12 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cptlaw import fitting
 from cptlaw.execution import sweep
+from cptlaw.execution.workdir import Workdir
 from cptlaw.fitting import fit as real_fit
 from cptlaw.models import transformer
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid, mixture_study
-from cptlaw.studies.config import Fit, Question
+from cptlaw.studies.prepared import Prepared, repeated
+from cptlaw.studies.settings import FitSettings, Question
 
 LOSSES = {"prose": 4.0, "code": 3.0}
 BASE = 4.524  # 5% over it is the prose loss at a little over half code
@@ -36,9 +39,11 @@ def prepared(make_config, tmp_path):
         held_out__tokens=32_000,
     )
     settings = dataclasses.replace(
-        config_lib.parse(config), fit=Fit(law="dcpt:constrained=false", bootstrap=40), question=Question(tolerance=0.05)
+        config_lib.parse(config),
+        fit=FitSettings(law="dcpt:constrained=false", bootstrap=40),
+        question=Question(tolerance=0.05),
     )
-    return mixture_study.Prepared(settings, tmp_path, vocab_size=32, data={"prose": "p", "code": "c"}, progress=False)
+    return Prepared(settings, Workdir(tmp_path), vocab_size=32, data={"prose": "p", "code": "c"}, progress=False)
 
 
 def rows(run):
@@ -79,7 +84,7 @@ def trained(prepared, monkeypatch):
         lambda runs, workdir: pd.DataFrame([row for run in runs if run.init for row in rows(run)]),
     )
     monkeypatch.setattr(
-        mixture_study.fitting,
+        fitting,
         "fit",
         lambda table, *, eval, hold_out, **options: fitted(
             table.reset_index(drop=True).to_json(), eval, tuple(hold_out.tolist())
@@ -102,19 +107,19 @@ def test_the_recommended_share_is_trained_with_a_new_seed_and_shown_beside_its_p
     assert "The recommended mix, trained once" in text and "inside the interval" in text
     assert "measured afterwards" in answer.report.read_text()
     for name in ("runs.csv", "answer-code.json", "confirm-code.csv", "fits/code-prose.json", "fits/code-code.json"):
-        assert (prepared.workdir / name).exists()
+        assert (prepared.workdir.root / name).exists()
 
 
 def test_a_ceiling_no_share_meets_still_gives_a_report(prepared, trained):
     strict = dataclasses.replace(
         prepared, study=dataclasses.replace(prepared.study, question=Question(tolerance=1e-6)), workdir=prepared.workdir
     )
-    (prepared.workdir / "confirm-code.csv").write_text("left by an earlier answer")
+    prepared.workdir.confirm("code").write_text("left by an earlier answer")
     (answer,) = mixture_study.run(strict)
     if answer.decision is None:
         assert answer.reason and answer.text().startswith("No answer for code: no domain share keeps")
     assert answer.report.exists()
-    assert not (prepared.workdir / "confirm-code.csv").exists() or answer.checked is not None
+    assert not prepared.workdir.confirm("code").exists() or answer.checked is not None
 
 
 def test_a_failed_confirming_run_still_gives_a_report(prepared, trained, capsys):
@@ -122,7 +127,7 @@ def test_a_failed_confirming_run_still_gives_a_report(prepared, trained, capsys)
     (answer,) = mixture_study.run(prepared)
     assert answer.checked is None and answer.report.exists()
     assert "it broke" in capsys.readouterr().err
-    assert not (prepared.workdir / "confirm-code.csv").exists()
+    assert not prepared.workdir.confirm("code").exists()
 
 
 def test_too_many_failed_runs_leave_nothing_to_fit(prepared, trained, capsys):
@@ -134,8 +139,46 @@ def test_too_many_failed_runs_leave_nothing_to_fit(prepared, trained, capsys):
 
 def test_held_out_rows_are_in_no_fit(prepared, trained):
     (answer,) = mixture_study.run(prepared)
-    fit = mixture_study.fitting.Fit.load(prepared.workdir / "fits" / "code-code.json")
+    fit = fitting.Fit.load(prepared.workdir.fit("code", "code"))
     large = max(row["params"] for run in grid.plan(prepared.study, 32, prepared.data) if run.init for row in rows(run))
     held = fit.residuals[fit.residuals["held_out"]]
     assert set(held["params"]) == {large} and held["tokens"].min() > prepared.study.held_out.tokens
     assert answer.domain == "code"
+
+
+def test_an_answer_that_the_runs_do_not_settle_says_why_nothing_was_trained(prepared, trained, monkeypatch):
+    decide = mixture_study.trade_off
+    unsettled = {"interval": {"share": (0.05, 0.95)}, "supported": False}
+    monkeypatch.setattr(mixture_study, "trade_off", lambda *a, **k: dataclasses.replace(decide(*a, **k), **unsettled))
+    (answer,) = mixture_study.run(prepared)
+    assert answer.checked is None and [title for title, _ in trained[0]] == ["grid"]
+    assert "The recommended mix was not trained: the runs do not settle the share, whose interval is 5% to 95%." in (
+        answer.text()
+    )
+
+
+def test_an_earlier_answer_does_not_outlive_a_study_that_finds_none(prepared, trained, monkeypatch):
+    def refuse(*_, **__):
+        raise mixture_study.DecisionError("no domain share keeps the prose loss")
+
+    prepared.workdir.answer("code").write_text("{}")
+    monkeypatch.setattr(mixture_study, "trade_off", refuse)
+    (answer,) = mixture_study.run(prepared)
+    assert answer.decision is None and not prepared.workdir.answer("code").exists()
+
+
+def test_a_base_model_worse_than_guessing_is_said(prepared, trained, capsys):
+    mixture_study.train_grid(prepared)  # 32 token ids: a uniform guess has ln 32 = 3.466 nats, the base models 4.524
+    said = capsys.readouterr().err
+    assert "the large base model's loss on prose is 4.524 nats, above the 3.466 of a uniform guess" in said
+    assert said.count("warning:") == 6, "three sizes, two corpora, each once"
+    mixture_study.train_grid(dataclasses.replace(prepared, vocab_size=1000))
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_text_that_runs_read_again_and_again_is_said(prepared):
+    runs = grid.plan(prepared.study, 32, prepared.data)
+    assert not repeated(runs, {"prose": 64_000, "code": 64_000})
+    (one,) = repeated(runs, {"prose": 64_000, "code": 5_000})
+    assert one.split()[0].startswith(("small-code0.9", "medium-code0.9", "large-code0.9"))
+    assert "reads the 5,000 tokens of code 11.5 times" in one

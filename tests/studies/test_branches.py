@@ -29,7 +29,9 @@ def test_a_branch_for_every_evaluation_shares_one_trunk(make_config):
     for branch, tokens in [(short, 128), (long, 256)]:
         assert branch.needs == (base.id, trunk.id) and branch.eval_tokens == (tokens,)
         assert branch.first_token == tokens // 2
-        assert branch.schedule() == trunk.schedule().branched(tokens // 64, tokens // 128)
+        assert branch.schedule() == dataclasses.replace(
+            trunk.schedule(), kind="wsd", steps=tokens // 64, cooldown=tokens // 128
+        )
     assert long.flops() == 2 * short.flops(), "what its trunk has done is not counted again"
 
 
@@ -37,7 +39,7 @@ def test_branches_measure_what_whole_runs_would(make_config, workdir):
     runs = planned(make_config)
     trunk, *branches = runs[1:]
     for run in runs:
-        assert worker.train(run, workdir)
+        assert worker.train_run(run, workdir)
     table = sweep.collect(runs, workdir)
     assert table["run"].unique().tolist() == [trunk.id]
     assert table["tokens"].tolist() == [0, 0, 128, 128, 256, 256]
@@ -48,7 +50,7 @@ def test_branches_measure_what_whole_runs_would(make_config, workdir):
         assert (rows["lr_anneal"] == lr_anneal[-1]).all()
 
         whole = dataclasses.replace(branch, id=f"whole-{branch.tokens}", trunk=None)
-        assert worker.train(whole, workdir)
+        assert worker.train_run(whole, workdir)
         alone = pd.DataFrame(RunDir(workdir, whole).rows()).query("tokens > 0")
         pd.testing.assert_frame_equal(
             rows.drop(columns="run").reset_index(drop=True), alone.drop(columns="run").reset_index(drop=True)
@@ -84,3 +86,20 @@ def test_an_infinite_schedule_branches_from_its_level(make_config):
 def test_branches_that_cannot_be_say_why(make_config, changes, says):
     with pytest.raises(UserError, match=says):
         planned(make_config, **changes)
+
+
+def test_a_branch_retried_after_its_trunks_checkpoints_went_says_which_trunk_to_train_again(make_config, workdir):
+    base, trunk, branch, _ = planned(make_config)
+    for run in (base, trunk, branch):
+        assert worker.train_run(run, workdir)
+    RunDir(workdir, trunk).drop_checkpoints()
+    for name in ("result.json", "rows.jsonl"):
+        (RunDir(workdir, branch).path / name).unlink()
+    RunDir(workdir, branch).drop_checkpoints()
+    assert worker.train_run(branch, workdir)
+    reason = RunDir(workdir, branch).result()["reason"]
+    assert f"its trunk {trunk.id} has no checkpoints any more" in reason and f"{trunk.id}/result.json" in reason
+    (RunDir(workdir, trunk).path / "result.json").unlink()
+    RunDir(workdir, branch).retry()
+    summary = sweep.sweep([base, trunk, branch], workdir, workers=1, progress=False)
+    assert branch.id in summary.finished and not summary.failed, "doing what it says is enough"

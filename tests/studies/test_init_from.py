@@ -6,6 +6,7 @@ import pytest
 import tokenizers
 
 from cptlaw.execution import job, rundir, sweep, worker
+from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import ConfigError
 from cptlaw.models import hf, transformer
 from cptlaw.scoring.evaluate import Evaluator
@@ -35,18 +36,18 @@ def test_a_study_continues_the_weights_of_a_folder(make_config, folder, workdir)
     base, mix = grid.plan(study, 32, DATA)
     assert base.tokens == 0 and base.flops() == 0 and base.weights == folder
     assert base.model["d_ff"] == 24 and base.model["vocab_size"] == 40 and base.model["remat"] == "full"
-    assert worker.train(base, workdir) and worker.train(mix, workdir)
+    assert worker.train_run(base, workdir) and worker.train_run(mix, workdir)
     table = sweep.collect([base, mix], workdir)
     assert table["tokens"].tolist() == [0, 0, 128, 128, 256, 256]
     assert "pretrain_tokens" not in table, "nobody here knows"
 
     before = table[(table["tokens"] == 0) & (table["eval"] == "code")]["loss"].item()
-    batches = job._eval_batches(workdir, "code", 8, 32, None)
+    batches = job._eval_batches(Workdir(workdir), "code", 8, 32, None)
     stored = Evaluator(CFG).score(transformer.init(jax.random.key(5), CFG), batches)
     assert before == pytest.approx(stored.loss, rel=1e-5)
     after = table[(table["tokens"] == 256) & (table["eval"] == "code")]["loss"].item()
     assert after < before
-    assert rundir.read_result(rundir.path_of(workdir, base.id))["state"] == rundir.FINISHED
+    assert rundir.read_result(Workdir(workdir).run(base.id))["state"] == rundir.FINISHED
 
 
 def test_a_folder_that_lost_a_tensor_fails_the_base_by_its_name(make_config, folder, workdir):
@@ -57,8 +58,8 @@ def test_a_folder_that_lost_a_tensor_fails_the_base_by_its_name(make_config, fol
     del tensors["model.layers.0.mlp.up_proj.weight"]
     save_file({name: np.array(x) for name, x in tensors.items()}, file)
     base, *_ = grid.plan(imported(make_config, folder), 32, DATA)
-    worker.train(base, workdir)
-    assert "model.layers.0.mlp.up_proj.weight" in rundir.read_result(rundir.path_of(workdir, base.id))["reason"]
+    worker.train_run(base, workdir)
+    assert "model.layers.0.mlp.up_proj.weight" in rundir.read_result(Workdir(workdir).run(base.id))["reason"]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,7 @@ from cptlaw.configs import demo
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
 from cptlaw.studies import config as config_lib
-from cptlaw.studies import grid
-from cptlaw.studies import mixture_study as study_lib
+from cptlaw.studies import grid, prepared
 
 CONFIG = """
 from cptlaw.configs import demo
@@ -67,9 +66,9 @@ def test_a_workdir_of_another_config_is_refused_until_told(tmp_path, study, monk
     (tmp_path / "config.json").write_text(study.to_json())
     other = json.loads(study.to_json())
     other["cpt"]["peak_lr"] = 0.5
-    monkeypatch.setattr(study_lib.build, "prepare", lambda *args, **kwargs: pytest.fail("it must be refused first"))
+    monkeypatch.setattr(prepared.build, "prepare", lambda *args, **kwargs: pytest.fail("it must be refused first"))
     with pytest.raises(UserError, match=r"these fields differ: config\.cpt\.peak_lr\. .*--update-config"):
-        study_lib.prepare(config_lib.parse(other), tmp_path)
+        prepared.prepare(config_lib.parse(other), tmp_path)
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path, capsys):
@@ -92,6 +91,20 @@ def test_a_mistake_in_the_config_is_a_message_and_exit_code_2(tmp_path, capsys, 
     code, error = command(tmp_path, capsys, change)
     assert code == 2
     assert message in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ("config.sizes.small.d_model = width", "config.py, line 5: NameError: name 'width' is not defined"),
+        ("config = None", "config: expected a ConfigDict or a dictionary, got None"),
+        ("config.cpt.peak_lr = 'fast'", "config.py, line 5: TypeError"),
+        ("config[", "config.py, line 5: SyntaxError"),
+    ],
+)
+def test_a_config_file_that_fails_names_its_line(tmp_path, capsys, change, message):
+    code, error = command(tmp_path, capsys, change)
+    assert code == 2 and message in error and "Traceback" not in error
 
 
 def test_a_missing_config_file_is_named(tmp_path, capsys):

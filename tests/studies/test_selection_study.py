@@ -10,21 +10,22 @@ import pytest
 from cptlaw import cli, fitting, laws
 from cptlaw.configs import perplexity_small
 from cptlaw.fields import ConfigError
-from cptlaw.planning.best_subset import subset as best_subset
+from cptlaw.planning.best_subset import best_subset
 from cptlaw.selection import choose, landscape
+from cptlaw.selection.pool import Pool
+from cptlaw.studies import selection_found, selection_study
 from cptlaw.studies import selection_page as page
-from cptlaw.studies import selection_study
 
 CHUNK = 32
 TRUTH = {"E": 1.8, "D_c": 0.9, "a0": 0.5, "a1": -0.2, "b0": 0.1, "b1": -0.05, "aD": 0.2}
-RULES = (*selection_study.CHOSEN, *selection_study.CONTROLS)
+RULES = (*selection_found.CHOSEN, *selection_found.CONTROLS)
 
 
 @pytest.fixture(scope="module")
 def pool():
     rng = np.random.default_rng(0)
     rows = pd.DataFrame({"document": np.arange(4000), "chunk": 0, "tokens": CHUNK, "bytes": 90})
-    return choose.pool(rows.assign(nats=CHUNK * rng.lognormal(1.3, 0.2, 4000)), CHUNK, by="chunk")
+    return Pool.of(rows.assign(nats=CHUNK * rng.lognormal(1.3, 0.2, 4000)), CHUNK, by="chunk")
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +60,11 @@ def found(pool, cells):
     ranking = fitting.compare(rows, candidates, "code", fold="subset", bootstrap=50, starts=8)
     region = pool.region(0.2)
     decision = best_subset(fit, tokens=4e5, reachable=selection_study.inside(region, cells).tolist())
-    return selection_study.Found(
+    return selection_found.Found(
         domain="code", pool=pool, test=pool, fraction=0.2, region=region, cells=cells, table=table,
         confirmed=confirmed, values=dict.fromkeys(RULES, pool.first[:300]),
         fits=dict.fromkeys(("code", "prose"), fit), rankings=dict.fromkeys(("code", "prose"), ranking),
-        decision=decision, other=decision, rival="perplexity_quadratic", gaps=selection_study.gaps(confirmed, 4e5),
+        decision=decision, other=decision, rival="perplexity_quadratic", gaps=selection_found.gaps(confirmed, 4e5),
     )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def test_gaps_are_paired_by_seed():
     confirmed = losses(dict.fromkeys(RULES, (4.0, 1.0)), (1, 2, 3))
     # Whatever all runs of a seed have in common says nothing of the rules.
     shifted = confirmed.assign(loss=confirmed["loss"] + confirmed["seed"])
-    before, after = (selection_study.gaps(table, 4e5) for table in (confirmed, shifted))
+    before, after = (selection_found.gaps(table, 4e5) for table in (confirmed, shifted))
     np.testing.assert_allclose(before[["gain", "low", "high"]], after[["gain", "low", "high"]], atol=1e-9)
     assert len(before) == 2 * 2 * 4 and (before["seeds"] == 3).all()
     mine = confirmed[(confirmed["eval"] == "code") & (confirmed["tokens"] == 4e5)].groupby("subset")["loss"].mean()
@@ -103,14 +104,14 @@ def test_gaps_are_paired_by_seed():
 
 
 def test_the_verdict_says_what_the_seeds_can_tell_and_what_they_cannot(found):
-    assert "the law's choice is better than random, low, mid, high text" in selection_study.verdict(found)
-    assert "the competitor's choice is better" not in selection_study.verdict(found)
+    assert "the law's choice is better than random, low, mid, high text" in selection_found.verdict(found)
+    assert "the competitor's choice is better" not in selection_found.verdict(found)
     assert page.headline(found).startswith("The law's choice of code text is better than random text, by 0.")
     worse = dataclasses.replace(found, gaps=found.gaps.assign(gain=-0.02, low=-0.03, high=-0.01))
     assert page.headline(worse) == "The law's choice of code text is worse than random text, by 0.020 nats"
     even = dataclasses.replace(found, gaps=found.gaps.assign(gain=0.0, low=-0.1, high=0.1))
     assert page.headline(even) == "The law's choice of code text is not told from random text"
-    assert "the law's choice is not told from random, low, mid, high text" in selection_study.verdict(even)
+    assert "the law's choice is not told from random, low, mid, high text" in selection_found.verdict(even)
     assert "law's choice less random  -0.0" in found.text() and "held-out code text: mean" in found.text()
 
 
@@ -193,3 +194,47 @@ def test_the_whole_study_then_again_without_training(tmp_path, capsys):
     assert cli.main(words) == 0
     assert capsys.readouterr().out == first
     assert trained == {path: path.stat().st_mtime_ns for path in (tmp_path / "work" / "runs").glob("*/result.json")}
+
+
+@pytest.mark.parametrize(
+    "field, value, says",
+    [
+        ("share", float("nan"), "not nan"),
+        ("share", 0, "above 0 and at most 1"),
+        ("share", 1.01, "above 0 and at most 1"),
+        ("chunk", 0, "at least 1"),
+        ("chunk", 64.5, "expected int"),
+        ("by", "documents", "did you mean 'document'"),
+        ("unit", "ppl", "one of perplexity"),
+        ("spread", "standard", "one of std, variance"),
+        ("winsor", 2, "above 0 and at most 1"),
+        ("winsor", 0, "above 0 and at most 1"),
+        ("fraction", 1.5, "above 0 and below 1"),
+        ("fraction", 1, "above 0 and below 1"),
+        ("levels", (0.2, 1.2), "a level lies above 0 and below 1"),
+        ("levels", (0, 0.5), "a level lies above 0 and below 1"),
+        ("levels", (0.5,), "at least two"),
+        ("levels", (0.5, 0.5), "each once"),
+        ("levels", 3, "expected a list"),
+        ("seeds", (), "must not be empty"),
+        ("seeds", (0, 0), "each once"),
+        ("seeds", 1, "expected a list"),
+        ("confirm_seeds", (5,), "at least two"),
+        ("confirm_seeds", (5, 5), "each once"),
+        ("bootstrap", -1, "at least 0"),
+        ("bootstrap", "many", "expected int"),
+    ],
+)
+def test_every_field_of_the_plan_has_a_range(field, value, says):
+    config = perplexity_small.get_config().to_dict()
+    with pytest.raises(ConfigError, match=rf"^config\.subsets\.{field}: .*{says}"):
+        selection_study.parse(config | {"subsets": {field: value}})
+    config["subsets"] = "few"
+    with pytest.raises(ConfigError, match=r"^config\.subsets: expected fields"):
+        selection_study.parse(config)
+
+
+def test_no_field_of_the_plan_was_forgotten():
+    assert {field.name for field in dataclasses.fields(selection_study.Plan)} == {
+        "share", "chunk", "by", "unit", "spread", "winsor", "fraction", "levels", "seeds", "confirm_seeds", "bootstrap",
+    }  # fmt: skip

@@ -136,3 +136,9 @@ def test_steps_to_keep_are_saved_and_stay(layout, tmp_path):
 def test_divergence_is_noticed_without_evaluations_or_checkpoints(layout):
     result, _ = train(layout, schedule=Schedule(1e30, 12))
     assert result.status == loop.FAILED and result.point.step in (5, 10)
+
+
+def test_what_a_step_moves_to_the_device_says_so(layout, monkeypatch):
+    monkeypatch.setattr(Layout, "replicate", lambda self, value: value)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+        train(layout)

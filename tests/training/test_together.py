@@ -14,9 +14,9 @@ from cptlaw.schedules import Schedule
 from cptlaw.training import loop, together
 from cptlaw.training.checkpoints import Checkpoints, saved_steps
 from cptlaw.training.guard import Spike
+from cptlaw.training.loop import Member
 from cptlaw.training.start import first_state
 from cptlaw.training.step import Optimizer
-from cptlaw.training.together import Member
 
 ONE = Layout(make_mesh(devices=jax.devices()[:1]))
 # A large eps, because Adam's step for a gradient near zero is as large as for any other, whatever its sign.
@@ -45,7 +45,9 @@ MEMBERS = [
 
 def run(members=MEMBERS, **options):
     seen = []
-    results = together.train(CFG, members, optimizer=ADAMW, log_every=2, log=lambda *args: seen.append(args), **options)
+    results = together.train_all(
+        CFG, members, optimizer=ADAMW, log_every=2, log=lambda *args: seen.append(args), **options
+    )
     return results, seen
 
 
@@ -125,7 +127,7 @@ def test_a_high_loss_keeps_its_run_from_being_saved_and_no_other(tmp_path):
     with contextlib.ExitStack() as stack:
         members = saving(stack, tmp_path, [MEMBERS[0], rising], seconds=0.0, recent=9)
         losses = {}
-        together.train(
+        together.train_all(
             CFG,
             members,
             optimizer=ADAMW,
@@ -144,7 +146,7 @@ def test_each_device_trains_whole_runs():
 
 def test_one_that_diverges_fails_alone():
     wild = Member(Schedule(1e30, 6), MEMBERS[1].batches, MEMBERS[1].init)
-    results = together.train(CFG, [MEMBERS[0], wild, *MEMBERS[2:]], optimizer=ADAMW, log_every=1)
+    results = together.train_all(CFG, [MEMBERS[0], wild, *MEMBERS[2:]], optimizer=ADAMW, log_every=1)
     assert [result.status for result in results] == ["finished", "failed", "finished", "finished"]
     assert "not finite" in results[1].reason
 
@@ -152,7 +154,9 @@ def test_one_that_diverges_fails_alone():
 def test_nothing_is_trained_when_all_have_diverged():
     wild = [Member(Schedule(1e30, 60), member.batches, member.init) for member in MEMBERS]
     steps = []
-    results = together.train(CFG, wild, optimizer=ADAMW, log_every=1, on_step=lambda step, state: steps.append(step))
+    results = together.train_all(
+        CFG, wild, optimizer=ADAMW, log_every=1, on_step=lambda step, state: steps.append(step)
+    )
     assert {result.status for result in results} == {"failed"} and max(steps) < 10
 
 
@@ -169,4 +173,4 @@ def test_one_whose_evaluation_is_no_number_fails_alone():
 def test_runs_of_other_lengths_do_not_fit():
     longer = Member(Schedule(1e-2, 7), MEMBERS[0].batches, MEMBERS[0].init)
     with pytest.raises(UserError, match="the same steps"):
-        together.train(CFG, [*MEMBERS, longer])
+        together.train_all(CFG, [*MEMBERS, longer])

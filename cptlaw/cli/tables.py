@@ -1,0 +1,115 @@
+"""The flags with which every command reads a runs table, and lists of names on the command line.
+
+In such lists a comma inside double quotes belongs to the name: `--columns 'loss="bits_per_byte,none",params=N'`.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from cptlaw.errors import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: str = "--loss") -> None:
+    """Adds the flags that `read` reads.
+
+    Args:
+      eval: adds --eval, which names the corpus of a table without that column.
+      loss: the flag of wide tables; `--losses` where --loss is taken.
+    """
+    flags = parser.add_argument_group("how the table is read")
+    flags.add_argument(
+        "--columns", action="append", default=[], metavar="OURS=THEIRS,...",
+        help="""map foreign headers: params=N,loss=val; one with a comma: 'loss="eval/loss, code"'; may be repeated""",
+    )  # fmt: skip
+    flags.add_argument(
+        loss, *(["--losses"] if loss != "--losses" else []), dest="losses", action="append", default=[],
+        metavar="CORPUS=THEIRS,...",
+        help="a table with one loss column a corpus: med=val/loss_med,web=val/loss_web; may be repeated",
+    )  # fmt: skip
+    if eval:
+        flags.add_argument("--eval", metavar="CORPUS", help="the corpus of a table without a column eval")
+    flags.add_argument("--where", metavar="CONDITION", help="use only these rows: \"params < 1e9 and run != 'x'\"")
+    flags.add_argument("--encoding", metavar="NAME", help="of the text, where it is not UTF-8: gb18030, cp1252, ...")
+    flags.add_argument("--max-line", type=int, metavar="BYTES", help="refuse a text with a longer line (default 4 MiB)")
+    flags.add_argument(
+        "--trust-units", action="store_true", help="accept sizes, tokens and losses that look like another unit"
+    )
+
+
+def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where: bool = True) -> Any:
+    """The table at `path` under the flags of `add_arguments`; what was understood is told on stderr.
+
+    Args:
+      eval: the corpus of a table without that column, where the command knows it.
+      where: apply --where.
+
+    Raises:
+      UserError: a flag or a table that cannot be used.
+    """
+    from cptlaw import runs
+
+    limit = {} if args.max_line is None else {"max_line": args.max_line}
+    table = runs.read(
+        path,
+        pairs("--columns", args.columns, "OURS=THEIRS, e.g. params=N"),
+        args.where if where else None,
+        eval=eval or getattr(args, "eval", None),
+        losses=pairs("--loss", args.losses, "CORPUS=THEIRS, e.g. web=val/loss_web"),
+        encoding=args.encoding,
+        trust_units=args.trust_units,
+        **limit,
+    )
+    for note in table.attrs.get("notes", ()):
+        print(f"note: {path}: {note}", file=sys.stderr)
+    return table
+
+
+def names(text: str | None, known: Any = ()) -> list[str]:
+    """The names of a list; the whole text where it is one of `known`, so that a corpus may have a comma."""
+    if text is not None and text in set(known):
+        return [text]
+    return [_bare(part) for part in _split(text or "", ",") if part]
+
+
+def pairs(flag: str, texts: list[str] | str, form: str = "NAME=VALUE") -> dict[str, str]:
+    """`NAME=VALUE,...` as a dictionary. A part without `=` belongs to the value before it, comma included.
+
+    Raises:
+      UserError: a part that is no pair, or a name given twice.
+    """
+    found: dict[str, str] = {}
+    for text in [texts] if isinstance(texts, str) else texts:
+        parts: list[list[str]] = []
+        for part in _split(text, ","):
+            name, *value = _split(part, "=", 1)
+            if value:
+                parts.append([name, value[0]])
+            elif part and parts:
+                parts[-1][1] += f",{part}"
+            elif part:
+                raise UserError(f"{flag} {part}: write {form}")
+        for name, one in parts:
+            name = _bare(name)
+            if name in found:
+                raise UserError(f"{flag}: {name} is given twice")
+            found[name] = _bare(one)
+    return found
+
+
+def _split(text: str, sign: str, most: int = -1) -> list[str]:
+    """The text at each sign that stands outside double quotes."""
+    parts, inside = [""], False
+    for letter in text:
+        if letter == sign and not inside and len(parts) - 1 != most:
+            parts.append("")
+            continue
+        inside ^= letter == '"'
+        parts[-1] += letter
+    return parts
+
+
+def _bare(text: str) -> str:
+    text = text.strip()
+    return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text

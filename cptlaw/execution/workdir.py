@@ -1,0 +1,106 @@
+"""Where a study keeps everything: the only place that knows the names of its files and directories."""
+
+import dataclasses
+import os
+import uuid
+from pathlib import Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Workdir:
+    """A study's directory. A `Workdir` may be given wherever a path may.
+
+    ROOT/
+      config.json          the study that the runs belong to
+      data/                vocabulary and token stores; DATA/CORPUS/SPLIT is one store (see `data.store`)
+      runs/ID/             one run (see `rundir`)
+      plans/               what a sweep's workers read; removed with the sweep
+      scores/              chunks of a corpus under a run of the study (see `scoring.chunks`)
+      runs.csv             the runs table of the grid
+      fits/                saved fits: DOMAIN-CORPUS.json of the mixture study, subset-DOMAIN-CORPUS-LAW.json of the
+                           selection study
+      answer-DOMAIN.json, confirm-DOMAIN.csv   the mixture study's decision, and what the confirming run measured
+      report.html or report-DOMAIN.html        its report, with its figures beside it
+      subsets-DOMAIN.csv, confirm-DOMAIN.csv   the selection study's runs tables
+      subset-DOMAIN.json, selected-DOMAIN.parquet   its decision, and the list of what it chose
+      landscape-DOMAIN.html                    its report
+    """
+
+    root: Path
+
+    def __init__(self, root: str | os.PathLike[str]):
+        object.__setattr__(self, "root", Path(root))
+
+    def __fspath__(self) -> str:
+        return str(self.root)
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.json"
+
+    @property
+    def data(self) -> Path:
+        """What `data.build.prepare` makes: the vocabulary and the token stores."""
+        return self.root / "data"
+
+    def store(self, corpus: str, split: str) -> Path:
+        return self.data / corpus / split
+
+    @property
+    def runs(self) -> Path:
+        """The directory of all runs' directories."""
+        return self.root / "runs"
+
+    def run(self, run_id: str) -> Path:
+        return self.runs / run_id
+
+    def new_plan(self) -> Path:
+        """A file that no other sweep uses."""
+        return self.root / "plans" / f"{uuid.uuid4().hex}.json"
+
+    def scores(self, corpus: str, split: str, run_id: str, chunk: int) -> Path:
+        """The scores of one token store under one run."""
+        return self.root / "scores" / f"{corpus}-{split}-{run_id}-{chunk}"
+
+    @property
+    def table(self) -> Path:
+        """The runs table of the grid."""
+        return self.root / "runs.csv"
+
+    @property
+    def fits(self) -> Path:
+        return self.root / "fits"
+
+    def fit(self, domain: str, corpus: str) -> Path:
+        return self.fits / f"{domain}-{corpus}.json"
+
+    def answer(self, domain: str) -> Path:
+        return self.root / f"answer-{domain}.json"
+
+    def confirm(self, domain: str) -> Path:
+        return self.root / f"confirm-{domain}.csv"
+
+    def report(self, domain: str | None = None) -> Path:
+        """The report of one domain; without a domain, of a study's only one."""
+        return self.root / ("report.html" if domain is None else f"report-{domain}.html")
+
+    def subsets(self, domain: str) -> Path:
+        """The runs table of the subsets of a domain."""
+        return self.root / f"subsets-{domain}.csv"
+
+    def subset_fit(self, domain: str, corpus: str, law: str) -> Path:
+        return self.fits / f"subset-{domain}-{corpus}-{law}.json"
+
+    def subset(self, domain: str) -> Path:
+        """The decision on which subset of a domain is best."""
+        return self.root / f"subset-{domain}.json"
+
+    def selected(self, domain: str) -> Path:
+        """The list of the chosen documents or chunks."""
+        return self.root / f"selected-{domain}.parquet"
+
+    def landscape(self, domain: str) -> Path:
+        return self.root / f"landscape-{domain}.html"

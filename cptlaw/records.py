@@ -1,0 +1,98 @@
+"""JSON files that one process writes and another reads back: whole or absent, sealed by a hash, checked when read.
+
+The seal is a field of the file, the SHA-256 of all others. A file without one, of an earlier version, is read without.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cptlaw import atomic
+from cptlaw.errors import UserError
+
+SEAL = "seal"
+
+Kinds = type | tuple[type, ...]
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a value that JSON can hold, independent of the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
+    """Writes the fields and their seal atomically."""
+    atomic.write_text(path, json.dumps({**fields, SEAL: digest(fields)}, indent=1) + "\n")
+
+
+def read(
+    path: str | os.PathLike[str], wanted: Mapping[str, Kinds], cure: str, error: type[UserError] = UserError
+) -> dict[str, Any] | None:
+    """The fields of a file without their seal; None where there is no file.
+
+    Args:
+      wanted: name -> type of each field that the file must have.
+      cure: what to do about a damaged file, for the message.
+      error: the class to raise.
+
+    Raises:
+      error: naming the file, and the field where one is missing or of another type.
+    """
+    try:
+        text = Path(path).read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as problem:
+        raise error(f"{path}: cannot be read ({problem.strerror}); {cure}") from None
+    fields = parse(text, str(path), cure, error)
+    seal = fields.pop(SEAL, None)
+    if seal is not None and seal != digest(fields):
+        raise error(f"{path}: damaged: its fields do not agree with their hash; {cure}")
+    require(fields, wanted, str(path), cure, error)
+    return fields
+
+
+def parse(text: bytes, where: str, cure: str, error: type[UserError] = UserError) -> dict[str, Any]:
+    """A JSON object. Raises `error` naming `where` it is for anything else."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError) as problem:
+        raise error(f"{where}: damaged: not JSON ({str(problem)[:100]}); {cure}") from None
+    if not isinstance(fields, dict):
+        raise error(f"{where}: damaged: not a JSON object; {cure}")
+    return fields
+
+
+def require(
+    fields: Mapping[str, Any], wanted: Mapping[str, Kinds], where: str, cure: str, error: type[UserError] = UserError
+) -> None:
+    """Raises `error` naming the first field that is missing or of another type. A bool is no number."""
+    for name, kinds in wanted.items():
+        if name not in fields:
+            raise error(f"{where}: damaged: no field {name!r}; {cure}")
+        value, known = fields[name], kinds if isinstance(kinds, tuple) else (kinds,)
+        if not isinstance(value, known) or (isinstance(value, bool) and bool not in known):
+            expected = " or ".join("null" if kind is type(None) else kind.__name__ for kind in known)
+            raise error(f"{where}: damaged: field {name!r} is {str(value)[:50]!r}, expected {expected}; {cure}")
+
+
+def read_lines(
+    path: str | os.PathLike[str], wanted: Mapping[str, Kinds], cure: str, error: type[UserError] = UserError
+) -> list[dict[str, Any]]:
+    """The objects of a JSONL file, none where there is no file. A last line without its end was never written whole.
+
+    Raises `error` naming the file and the line.
+    """
+    try:
+        lines = Path(path).read_bytes().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        row = parse(line, where := f"{path}: line {number}", cure, error)
+        require(row, wanted, where, cure, error)
+        rows.append(row)
+    return rows

@@ -1,0 +1,56 @@
+"""The runs table: one row is one evaluation of one run.
+
+| column | meaning |
+|---|---|
+| `run` | id of the training run; its checkpoints share it |
+| `params`, `tokens` | non-embedding parameters; CPT tokens seen, all corpora together; counts, not billions |
+| `w_<corpus>` | token share of each training corpus; a row's shares sum to 1 |
+| `eval`, `loss` | the corpus evaluated; its loss in nats per token |
+| `status` | optional; a row that is not "ok" records a failed run and may lack a loss |
+
+Other known columns are in `OPTIONAL`; a law names those it needs. `tokens == 0` is the base model before CPT.
+The mixture ratio r is never stored: it is `w_<eval>` (`ratio`).
+"""
+
+from cptlaw.runs.conditions import select
+from cptlaw.runs.contract import (
+    OPTIONAL,
+    PREFIXES,
+    REQUIRED,
+    SHARE_TOLERANCE,
+    TEXT,
+    TableError,
+    corpora,
+    finished,
+    missing,
+    ratio,
+)
+from cptlaw.runs.derived import learnability, thin
+from cptlaw.runs.doubts import check
+from cptlaw.runs.headers import plain
+from cptlaw.runs.reading import read, read_columns
+from cptlaw.runs.writing import FORMATS, append, digest, write
+
+__all__ = [
+    "FORMATS",
+    "OPTIONAL",
+    "PREFIXES",
+    "REQUIRED",
+    "SHARE_TOLERANCE",
+    "TEXT",
+    "TableError",
+    "append",
+    "check",
+    "corpora",
+    "digest",
+    "finished",
+    "learnability",
+    "missing",
+    "plain",
+    "ratio",
+    "read",
+    "read_columns",
+    "select",
+    "thin",
+    "write",
+]

@@ -1,0 +1,148 @@
+"""From a file to a checked runs table."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from cptlaw.runs import doubts, formats, headers, text
+from cptlaw.runs.conditions import select
+from cptlaw.runs.contract import SHARE_TOLERANCE, TEXT, Locator, TableError, checked, corpora, typed
+
+
+def read(
+    path: str | os.PathLike[str],
+    columns: Mapping[str, str] | None = None,
+    where: str | None = None,
+    *,
+    eval: str | None = None,
+    losses: Mapping[str, str] | None = None,
+    encoding: str | None = None,
+    max_line: int = text.LINE_BYTES,
+    trust_units: bool = False,
+) -> pd.DataFrame:
+    """Reads and checks a runs table.
+
+    Args:
+      path: CSV (also with semicolons, tabs or bars, and decimal commas), JSON Lines, a JSON array, Parquet or Feather,
+        by suffix; text also compressed (.gz, .bz2, .xz).
+      columns: our name -> the file's header, e.g. `{"params": "N"}`.
+      where: rows to keep, a condition on our names, e.g. `"params < 1e9"` (`cptlaw.runs.conditions`).
+      eval: the evaluated corpus of a table that has no such column.
+      losses: of a table with one loss column a corpus: corpus -> the file's header, e.g. `{"med": "val/loss_med"}`.
+      encoding: of the text; None: UTF-8, or what its byte order mark says.
+      max_line: bytes; a text with a longer line is refused before it is held in memory.
+      trust_units: accept sizes, tokens and losses that look as if they were in another unit.
+
+    A file without `run` gets one run a row; one without `eval` gets the single corpus "loss". How a file was
+    understood, where it is not plain, is told in `attrs["notes"]` of the table.
+
+    Raises:
+      TableError: unreadable file, unknown header, bad row.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: " + ("a directory, not a file" if path.is_dir() else "no such file"))
+    columns, losses = dict(columns or {}), dict(losses or {})
+    theirs = [*columns.values(), *losses.values()]
+    loaded = formats.load(
+        path,
+        columns=[columns[name] for name in columns if name not in TEXT] + list(losses.values()),
+        text=[columns[name] for name in columns if name in TEXT],
+        encoding=encoding,
+        limit=max_line,
+        rename=lambda names: headers.canonical(names, theirs),
+    )
+    notes = loaded.notes
+    df, said = headers.plain(loaded.frame)
+    notes += said
+    df = _filled(df, notes)
+    given = [headers.clean(name) for name in df.columns]
+    origin = None  # where rows were made from others: the file's row of each
+    if "loss" not in given and (chart := headers.panel(df)) is not None:
+        table, rows, said = chart
+        df, origin, notes = table, df.index.to_numpy()[rows], notes + said
+    df, said = headers.rename(df, columns, path)
+    notes += said
+    if losses:
+        table, rows, said = headers.unpivot(df, losses, path)
+        df, origin, notes = table, (df.index.to_numpy() if origin is None else origin)[rows], notes + said
+    if len(df) == 0:
+        raise TableError(f"{path}: the table has no rows")
+    if "loss" not in df:
+        raise headers.no_loss(df, path)
+    if "run" not in df:
+        df["run"] = [f"row-{i + 1}" for i in range(len(df))]
+    if "eval" not in df:
+        df["eval"] = "loss" if eval is None else eval
+    df = headers.spell_corpora(_labels(df, notes), given)
+
+    def line(label: Any) -> str:
+        return loaded.line(int(label if origin is None else origin[label]))
+
+    if where is not None:
+        before = typed(df, Locator(df, path, line), strict=False)
+        df = df.loc[select(before, where, f"{path}: --where", Locator(before, path, line)).index]
+        if len(df) == 0:
+            raise TableError(f"{path}: no row satisfies {where!r}")
+    df = _summing_to_one(checked(df, Locator(df, path, line)), notes)
+    if not trust_units and (asked := doubts.units(df)):
+        raise TableError(f"{path}: {asked[0]}. If it is right as it is, say so with --trust-units")
+    df.attrs["notes"] = notes
+    return df
+
+
+def _summing_to_one(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """Rounded shares of many corpora, which sum to nearly 1, divided by their sum."""
+    names = [f"w_{name}" for name in corpora(df)]
+    total = df[names].sum(axis=1)
+    rounded = ((total - 1).abs() > SHARE_TOLERANCE) & (total > 0)
+    if names and rounded.any():
+        df.loc[rounded, names] = df.loc[rounded, names].div(total[rounded], axis=0)
+        notes.append(f"the shares of {int(rounded.sum())} rows are rounded and are divided by their sum")
+    return df
+
+
+def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A table that is no runs table (candidates, reachable spreads): any of the formats, under our names.
+
+    Raises:
+      TableError: unreadable file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise TableError(f"{path}: no such file")
+    loaded = formats.load(path, rename=headers.canonical)
+    df, _ = headers.rename(_filled(headers.plain(loaded.frame)[0], []), {}, path)
+    return typed(df, Locator(df, path, lambda label: loaded.line(int(label))))
+
+
+def _filled(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The table without rows of empty cells, which spreadsheets leave below it."""
+    empty = np.ones(len(df), bool)
+    for i in sorted(range(df.shape[1]), key=lambda i: df.dtypes.iloc[i].kind not in "fiub"):  # numbers tell at once
+        if not empty.any():
+            return df
+        cells = df.iloc[:, i]
+        if cells.dtype.kind in "fiub":
+            empty &= cells.isna().to_numpy()
+        else:
+            empty[empty] = [value is None or value != value or not str(value).strip() for value in cells[empty]]
+    if empty.any() and df.shape[1]:
+        notes.append(f"{int(empty.sum())} empty rows are left out")
+    return df[~empty] if df.shape[1] else df
+
+
+def _labels(df: pd.DataFrame, notes: list[str]) -> pd.DataFrame:
+    """The table with labels freed of the blanks around them."""
+    for name in (name for name in TEXT if name in df):
+        codes, values = pd.factorize(df[name])
+        better = np.array([*(headers.clean(v) or None if isinstance(v, str) else v for v in values), None], object)
+        changed = np.array([*(a is not b and a != b for a, b in zip(better, values)), False])
+        if changed.any():
+            notes.append(f"{name}: {int(changed[codes].sum())} labels had blanks around them, which are left out")
+        df[name] = pd.Series(better[codes], df.index, object)
+    return df

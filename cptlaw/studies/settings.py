@@ -1,0 +1,246 @@
+"""A study as frozen dataclasses. Each field's range stands beside it; `config` checks how they must fit together."""
+
+import dataclasses
+import json
+from typing import Annotated, Any
+
+from cptlaw.errors import UserError
+from cptlaw.execution.run import Monitor, Phase
+from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
+from cptlaw.models.config import COMPUTATION
+
+Shares = Annotated[tuple[float, ...], between(0, 1, what="a share lies", example="0.25 for a quarter")]
+# SentencePiece needs an id for each of the 256 bytes, three for padding, end and unknown, and four for newlines and
+# runs of spaces; every character that is frequent in the text wants one too.
+LEAST_SENTENCEPIECE = 256 + 3 + 4 + 1
+
+
+@dataclasses.dataclass(frozen=True)
+class VocabularySettings:
+    """Which vocabulary the corpora are tokenised with.
+
+    Attributes:
+      kind: sentencepiece (trained on the general corpus), bytes, or file (an open model's own).
+      size: token ids of a SentencePiece vocabulary; the other kinds have a size of their own.
+      path: of kind file: the model's folder, its tokenizer.json or its SentencePiece model.
+      eos: of kind file: the token that ends a document, where the file does not name it.
+    """
+
+    kind: Annotated[str, OneOf(("sentencepiece", "bytes", "file"))] = "sentencepiece"
+    size: Annotated[int, at_least(1)] = 1024
+    path: str = ""
+    eos: str = ""
+
+    def __post_init__(self):
+        if bool(self.path) != (self.kind == "file"):
+            raise ConfigError("vocabulary.path", "give it with kind 'file', and with no other")
+        if self.eos and self.kind != "file":
+            raise ConfigError(
+                "vocabulary.eos", "give it with kind 'file' alone; the other kinds have an end of their own"
+            )
+        if self.kind == "sentencepiece" and self.size < LEAST_SENTENCEPIECE:
+            raise ConfigError(
+                "vocabulary.size",
+                f"must be at least {LEAST_SENTENCEPIECE} for sentencepiece, not {self.size} (512 to 8192 suits a few "
+                "megabytes of text)",
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class SizeGrid:
+    """The continual pre-training runs of one model size.
+
+    Attributes:
+      domain_shares: token shares of the domain corpus; each is trained with the study's seed.
+      repeat_shares: shares that are trained again with each of `repeat_seeds`, which measures the noise between runs.
+      repeat_seeds: seeds of the data order.
+    """
+
+    domain_shares: Shares
+    repeat_shares: Shares = ()
+    repeat_seeds: tuple[Seed, ...] = ()
+
+    def __post_init__(self):
+        if bool(self.repeat_shares) != bool(self.repeat_seeds):
+            empty = "repeat_seeds" if self.repeat_shares else "repeat_shares"
+            raise ConfigError(f"grid.{empty}", "must not be empty: runs are repeated with every share and every seed")
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldOut:
+    """Rows of `size` with more than `tokens` tokens are never fitted: the law is judged on them."""
+
+    size: str
+    tokens: Annotated[int, at_least(0)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's.
+
+    That is to hold with the probability `confidence`.
+    """
+
+    tolerance: Annotated[
+        float, between(0, 1, open_low=True, open_high=True, what="a relative rise of the general loss,",
+                       example="0.03 for 3%")
+    ] = 0.03  # fmt: skip
+    confidence: Annotated[
+        float, between(0, 1, open_low=True, open_high=True, what="a probability that the ceiling holds,",
+                       example="0.9 for 90%")
+    ] = 0.9  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class FitSettings:
+    """How a study's losses are fitted.
+
+    Attributes:
+      law: NAME, NAME:option=value, or FILE.py:NAME, of a law that reads params, tokens and the domain share; or auto.
+      bootstrap: resamples over runs; 0 gives no intervals.
+    """
+
+    law: Annotated[str, NotEmpty()] = "auto"
+    bootstrap: Annotated[int, at_least(0)] = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A whole study. Tokens are counts, shares are shares of tokens, learning rates are raw.
+
+    Attributes:
+      name: what the reports call it.
+      corpora: name -> source, or the fields of `data.corpora.Spec`.
+      general: the corpus that the base models are trained on, and that continual pre-training replays.
+      domains: the corpora that are asked about, each on its own.
+      model: fields of `models.transformer.Config` but vocab_size, common to all sizes.
+      sizes: name of a size -> the fields of `model` that it overrides.
+      base: pre-training of the base models; may be None if every size is in `init_from`.
+      cpt: continual pre-training.
+      eval_tokens: tokens of `cpt` at which every corpus is evaluated; increasing, the last is `cpt.tokens`.
+      grid: size -> its runs.
+      held_out: the rows that the law is judged on.
+      seq_len: tokens of a sequence.
+      batch_size: sequences of a training batch; a step takes batch_size x seq_len tokens.
+      eval_batch_size: sequences of an evaluation batch.
+      seed: of the base models' weights and of the data order.
+      vocabulary: of all corpora.
+      validation_share: expected share of the documents that are held out for evaluation.
+      eval_max_tokens: held-out tokens of each corpus that an evaluation scores; None scores all.
+      optimizer: fields of `training.step.Optimizer`; its `mup_base` is the name of a size here.
+      microbatches: parts that a batch is taken in, one after the other: less memory, the same gradient. 0 chooses, see
+        `training.step.default_microbatches`.
+      mesh: sizes of the mesh axes data, fsdp and tensor, in devices; -1 is the rest. By default all are on
+        data.
+      init_from: size -> Hugging Face folder whose weights are its base model, and whose config.json is its
+        architecture. The vocabulary must be that model's. Other weights must lie in a folder of another name: a run's
+        id holds the name, not the weights.
+      question: what the study answers.
+      fit: how its losses are fitted.
+      workers: processes that train. 0 chooses: on a CPU one a core (tiny models gain nothing from a second core),
+        elsewhere one in all.
+      together: runs of one size that a worker trains in one program, which changes their numbers by rounding alone
+        (1e-5). A small model leaves most of an accelerator idle, so 8 may be right there; on a CPU more than 1 gain
+        nothing (benchmarks/cpu_step.py). Imported models, trunks and branches of `cpt.branch_cooldown`, all runs if
+        `mesh` is given, and a run whose process has died are trained alone.
+      checkpoint_seconds: seconds between two checkpoints: the work that a crash may cost.
+      monitor: what is watched while runs train.
+    """
+
+    name: Annotated[str, NotEmpty()]
+    corpora: Annotated[dict[str, Any], NotEmpty()]
+    general: str
+    domains: tuple[str, ...]
+    model: dict[str, Any]
+    sizes: Annotated[dict[str, dict[str, Any]], NotEmpty()]
+    base: Phase | None
+    cpt: Phase
+    eval_tokens: tuple[int, ...]
+    grid: dict[str, SizeGrid]
+    held_out: HeldOut
+    seq_len: Annotated[int, at_least(1)] = 128
+    batch_size: Annotated[int, at_least(1)] = 16
+    eval_batch_size: Annotated[int, at_least(1)] = 32
+    seed: Seed = 0
+    vocabulary: VocabularySettings = VocabularySettings()
+    validation_share: Annotated[
+        float, between(0, 1, open_low=True, open_high=True, what="a share of the documents,", example="0.05")
+    ] = 0.05
+    eval_max_tokens: Annotated[int | None, at_least(1)] = None
+    optimizer: dict[str, Any] = dataclasses.field(default_factory=dict)
+    microbatches: Annotated[int, at_least(0)] = 0
+    mesh: dict[str, int] = dataclasses.field(default_factory=dict)
+    init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
+    question: Question = Question()
+    fit: FitSettings = FitSettings()
+    workers: Annotated[int, at_least(0)] = 0
+    together: Annotated[int, at_least(1)] = 1
+    checkpoint_seconds: Annotated[float, at_least(0)] = 60.0
+    monitor: Monitor = dataclasses.field(default_factory=Monitor)
+
+    def tokens_per_step(self) -> int:
+        return self.batch_size * self.seq_len
+
+    def seeds(self) -> set[int]:
+        """The seeds of all runs of the grid."""
+        return {self.seed, *(seed for grid in self.grid.values() for seed in grid.repeat_seeds)}
+
+    def model_fields(self, size: str) -> dict[str, Any]:
+        """The fields of `transformer.Config` of one size, without vocab_size.
+
+        The config's own fields are the shared ones, overridden by the size's. A size in `init_from` takes its
+        architecture from the folder, and from the config only how the model is computed (`models.config.COMPUTATION`).
+        """
+        given = {**self.model, **self.sizes[size]}
+        if size not in self.init_from:
+            return given
+        architecture = {name: value for name, value in self._imported(size).items() if name != "vocab_size"}
+        return architecture | {name: value for name, value in given.items() if name in COMPUTATION}
+
+    def vocab_size(self, size: str, vocabulary: int) -> int:
+        """The rows of one size's embedding for a vocabulary of so many ids, which an imported model may have padded."""
+        if size not in self.init_from:
+            return vocabulary
+        rows = self._imported(size)["vocab_size"]
+        if rows < vocabulary:
+            raise ConfigError(
+                f"config.init_from.{size}",
+                f"the model has {rows} token ids and config.vocabulary {vocabulary}; use the model's own vocabulary",
+            )
+        return rows
+
+    def branches(self) -> dict[int, Phase]:
+        """With `cpt.branch_cooldown`: tokens of an evaluation -> the phase of trunk and branch together.
+
+        It is as many tokens long, and its last share of them is a cool-down.
+
+        Raises ConfigError where there is no room for both.
+        """
+        per_step, phases = self.tokens_per_step(), {}
+        schedule = "infinite" if self.cpt.schedule == "infinite" else "wsd"
+        for tokens in self.eval_tokens:
+            cooldown = max(1, round(self.cpt.branch_cooldown * tokens / per_step)) * per_step
+            if cooldown == tokens:
+                raise ConfigError(
+                    "config.eval_tokens", f"{tokens} tokens are one step, too few for a trunk and a cool-down"
+                )
+            phases[tokens] = dataclasses.replace(
+                self.cpt, tokens=tokens, schedule=schedule, cooldown_tokens=cooldown, branch_cooldown=0.0
+            )
+        return phases
+
+    def trunk(self) -> Phase:
+        """With `cpt.branch_cooldown`: the one long run that all branches start from."""
+        tokens = max(tokens - phase.cooldown_tokens for tokens, phase in self.branches().items())
+        return dataclasses.replace(self.cpt, tokens=tokens, branch_cooldown=0.0)
+
+    def _imported(self, size: str) -> dict[str, Any]:
+        from cptlaw.models import hf
+
+        try:
+            return dataclasses.asdict(hf.read_config(self.init_from[size]))
+        except UserError as error:
+            raise ConfigError(f"config.init_from.{size}", str(error)) from error
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
