@@ -47,10 +47,7 @@ def read(
         return None
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror}); {cure}") from None
-    fields = parse(text, str(path), cure, error)
-    seal = fields.pop(SEAL, None)
-    if seal is not None and seal != digest(fields):
-        raise error(f"{path}: damaged: its fields do not agree with their hash; {cure}")
+    fields = unsealed(parse(text, str(path), cure, error), str(path), cure, error)
     require(fields, wanted, str(path), cure, error)
     return fields
 
@@ -63,6 +60,14 @@ def parse(text: bytes, where: str, cure: str, error: type[UserError] = UserError
         raise error(f"{where}: damaged: not JSON ({str(problem)[:100]}); {cure}") from None
     if not isinstance(fields, dict):
         raise error(f"{where}: damaged: not a JSON object; {cure}")
+    return fields
+
+
+def unsealed(fields: dict[str, Any], where: str, cure: str, error: type[UserError] = UserError) -> dict[str, Any]:
+    """The fields without their seal. Raises `error` when they do not agree with it."""
+    seal = fields.pop(SEAL, None)
+    if seal is not None and seal != digest(fields):
+        raise error(f"{where}: damaged: its fields do not agree with their hash; {cure}")
     return fields
 
 

@@ -64,7 +64,7 @@ def all_reduce(megabytes: float, least: float, repeats: int = 5) -> str:
     """Sums an array over all devices, checks the sum, and reports the bandwidth of the fastest of `repeats`.
 
     Given as bus bandwidth: 2 (n - 1) / n times the array's bytes over the time, which is what each device has to send
-    in the best algorithm, so that it compares to the link's speed whatever n is.
+    in the best algorithm, so that it can be compared with the link's speed for any n.
     """
     n, size = jax.device_count(), max(1, int(megabytes * 1e6 / 4))
     if n == 1:

@@ -21,6 +21,7 @@ from cptlaw.studies import config as config_lib
 from cptlaw.studies import prepared as prepared_lib
 from cptlaw.studies.prepared import Prepared
 from cptlaw.studies.settings import Study
+from launch.joining import ends_after, roll_call
 
 # What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
 EXIT_RELAUNCH = 75
@@ -34,6 +35,7 @@ _MULTIHOST = flags.DEFINE_bool(
 _COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT on the first process's host, where nothing says it.")
 _PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes there are.")
 _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which of them this is, from 0.")
+_JOIN = flags.DEFINE_integer("join-seconds", 300, "How long to wait for the job's other processes.")
 
 
 def workdir() -> Path:
@@ -134,8 +136,11 @@ def _join() -> None:
     given = (_COORDINATOR.value, _PROCESSES.value, _PROCESS.value)
     if any(value is not None for value in given) and None in given:
         raise UserError("--coordinator, --processes, --process: give all three, or --multihost alone")
+    if None not in given:
+        roll_call(*given, _JOIN.value)
     try:
-        jax.distributed.initialize(*given)
+        with ends_after(_JOIN.value):
+            jax.distributed.initialize(*given, initialization_timeout=_JOIN.value + 60)
     except ValueError as error:
         raise UserError(
             f"--multihost: {error} JAX found no Slurm, Open MPI, Kubernetes or TPU pod around this process; give "

@@ -1,4 +1,4 @@
-"""What a study's config asks of its devices: memory of each size, FLOPs and hours of its grid. Nothing is allocated.
+"""Prints what a study's config needs: memory of each size on a device, FLOPs and hours of its grid. Allocates nothing.
 
     python -m launch.footprint --config configs/qwen.py --devices 64 --gib 16 --tflops 197
 

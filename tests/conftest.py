@@ -24,6 +24,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
+import pytest  # noqa: E402
 
 # The backend starts now: a test that changes the flags for its children must not be what starts it in its worker.
 jax.devices()
@@ -31,3 +32,12 @@ jax.devices()
 # The same examples every time: a new one that fails should not fail somebody else's change.
 hypothesis.settings.register_profile("same", derandomize=True)
 hypothesis.settings.load_profile("same")
+
+
+@pytest.fixture(scope="session")
+def cases() -> Path:
+    """Files that once went wrong, in a folder beside the checkout (or beside that of a worktree)."""
+    for folder in (ROOT.parent, ROOT.parent.parent):
+        if (folder / "shared" / "cases").is_dir():
+            return folder / "shared" / "cases"
+    pytest.skip("there is no ../shared/cases")

@@ -102,7 +102,7 @@ def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
     from cptlaw.studies import mixture_study
     from cptlaw.studies.prepared import prepare
 
-    # This process only fits and draws; the workers, which inherit none of this, have the accelerator.
+    # This process only fits laws and draws figures. The workers do not inherit the setting, and use the accelerator.
     jax.config.update("jax_platforms", "cpu")
     prepared = prepare(config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])

@@ -19,10 +19,16 @@ def add_parsers(subparsers: Any) -> None:
     plan = subparsers.add_parser(
         "plan",
         help="decide from fitted laws: which mix, how many tokens, which size, what next",
-        description="Decisions from fitted laws, each with its interval, regret and reach.",
+        description="Decisions from fitted laws. Each says its interval, what a wrong choice would cost, and where it "
+        "extrapolates.",
     )
     questions = plan.add_subparsers(required=True, metavar="QUESTION")
+    for add in (_add_trade_off, _add_share, _add_limited_data, _add_budget, _add_pareto, _add_mixture, _add_subset,
+                _add_next, _add_design):  # fmt: skip
+        add(questions)
 
+
+def _add_trade_off(questions: Any) -> None:
     ask = _question(questions, "trade-off", "the largest domain share under a ceiling on the general loss", _trade_off)
     _exact(ask)
     _fits(ask, "general", "domain")
@@ -30,88 +36,133 @@ def add_parsers(subparsers: Any) -> None:
     ask.add_argument("--base-loss", type=float, help="general loss before CPT (default: the table's, at zero tokens)")
     ceiling = ask.add_mutually_exclusive_group()
     ceiling.add_argument("--tolerance", type=float, default=0.03, help="allowed relative rise (default 0.03)")
-    ceiling.add_argument("--rise", type=float, help="allowed rise in nats, instead")
+    ceiling.add_argument("--rise", type=float, help="allowed rise in nats per token, instead of --tolerance")
     ask.add_argument(
         "--confidence", type=float, default=0.9, metavar="P",
         help="recommend the share at which the ceiling holds with this probability (default 0.9); 0: the share at which "
         "the predicted loss meets it",
     )  # fmt: skip
-    ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="NAME=N,...", help="tokens there are of each")
+    ask.add_argument(
+        "--corpus-tokens", type=_named, default={}, metavar="NAME=N,...",
+        help="tokens there are of each corpus; compares the mix in proportion to them",
+    )  # fmt: skip
 
+
+def _add_share(questions: Any) -> None:
     ask = _question(questions, "share", "the share at which a corpus has a given loss", _share)
     _exact(ask)
     _fits(ask, "fit")
     _run(ask)
-    ask.add_argument("--loss", type=float, required=True, help="nats per token")
+    ask.add_argument("--loss", type=float, required=True, help="the wanted loss, nats per token")
 
+
+def _add_limited_data(questions: Any) -> None:
     ask = _question(questions, "limited-data", "the share that makes the most of little domain text", _limited)
     _exact(ask)
     _fits(ask, "domain")
     ask.add_argument("--params", type=float, required=True, help="non-embedding parameters, a count")
     ask.add_argument("--domain-tokens", type=float, required=True, help="unique tokens of domain text, a count")
-    ask.add_argument("--tokens", type=float, default=math.inf, help="most tokens of both corpora (default no limit)")
+    ask.add_argument(
+        "--tokens", type=float, default=math.inf, help="most tokens to train on, both corpora together (default any)"
+    )
     ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over the domain text (default 1)")
-    ask.add_argument("--repetition", type=float, default=15.387756, help="epochs after which repeats fade (15.4)")
+    ask.add_argument("--repetition", type=float, help="epochs after which repeated text is worth 1/e less (15.4)")
 
+
+def _add_budget(questions: Any) -> None:
     ask = _question(questions, "budget", "the best size and tokens for a compute budget", _budget)
     _exact(ask)
     _fits(ask, "domain")
-    ask.add_argument("--general", metavar="FIT", help=f"the corpus of --ceiling: {FIT}")
-    ask.add_argument("--flops", type=float, required=True, help="training and inference together")
-    ask.add_argument("--share", type=float, help="of the domain; left out, it is chosen too")
-    ask.add_argument("--ceiling", type=float, help="on the general loss, nats per token")
-    ask.add_argument("--sizes", type=_numbers, metavar="N[,N...]", help="the sizes there are to start from")
-    ask.add_argument("--inference-tokens", type=float, default=0.0, help="served over the model's life")
+    ask.add_argument("--general", metavar="FIT", help=f"the corpus that --ceiling is on: {FIT}")
+    ask.add_argument("--flops", type=float, required=True, help="FLOPs for training and inference together")
+    ask.add_argument("--share", type=float, help="share of domain text; without it, the best share is found too")
+    ask.add_argument("--ceiling", type=float, help="most general loss allowed, nats per token")
+    ask.add_argument("--sizes", type=_numbers, metavar="N[,N...]", help="sizes to choose from (default any)")
+    ask.add_argument(
+        "--inference-tokens", type=float, default=0.0, help="tokens the model will serve over its life (default 0)"
+    )
 
+
+def _add_pareto(questions: Any) -> None:
     ask = _question(questions, "pareto", "general against domain loss over the share", _pareto)
     _distribution(ask)
     _fits(ask, "general", "domain")
     _run(ask)
-    ask.add_argument("--points", type=int, default=21, help="shares on the front (default 21)")
+    ask.add_argument("--points", type=int, default=21, help="number of shares listed (default 21)")
 
+
+def _add_mixture(questions: Any) -> None:
     ask = _question(questions, "mixture", "the best shares of any number of corpora", _mixture)
     _distribution(ask)
-    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"one a target corpus: {FIT}")
+    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"one for each target corpus: {FIT}")
     ask.add_argument(
-        "--weights", type=_named, default={}, metavar="TARGET=W,...", help="of the losses (default 1 each)"
+        "--weights", type=_named, default={}, metavar="TARGET=W,...", help="weights of the losses (default 1 each)"
     )
     ask.add_argument("--worst", action="store_true", help="minimise the largest weighted loss, not the sum")
     ask.add_argument("--params", type=float, help="non-embedding parameters, for laws that read them")
     ask.add_argument("--tokens", type=float, help="CPT tokens, for laws that read them and for --corpus-tokens")
-    for limit in ("floors", "caps"):
-        ask.add_argument(f"--{limit}", type=_named, default={}, metavar="CORPUS=SHARE,...")
-    ask.add_argument("--corpus-tokens", type=_named, default={}, metavar="CORPUS=N,...", help="unique tokens there are")
-    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over them (default 1)")
+    for name, what in (("floors", "smallest"), ("caps", "largest")):
+        ask.add_argument(
+            f"--{name}", type=_named, default={}, metavar="CORPUS=SHARE,...", help=f"{what} shares allowed"
+        )
+    ask.add_argument(
+        "--corpus-tokens", type=_named, default={}, metavar="CORPUS=N,...", help="unique tokens there are of a corpus"
+    )
+    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over those tokens (default 1)")
     ask.add_argument("--beyond", action="store_true", help="look outside the measured mixes and their blends too")
-    ask.add_argument("--ceilings", type=_named, default={}, metavar="TARGET=LOSS,...", help="nats per token")
+    ask.add_argument(
+        "--ceilings", type=_named, default={}, metavar="TARGET=LOSS,...", help="most loss allowed, nats per token"
+    )
 
+
+def _add_subset(questions: Any) -> None:
     ask = _question(questions, "subset", "the mean and spread of perplexity of the best domain text", _subset)
     _fits(ask, "fit")
-    ask.add_argument("--tokens", type=float, required=True, help="of the planned run, a count")
-    ask.add_argument("--reachable", type=Path, metavar="TABLE", help="CSV of the mean, spread that can be chosen")
+    ask.add_argument("--tokens", type=float, required=True, help="tokens of the planned run, a count")
+    ask.add_argument(
+        "--reachable", type=Path, metavar="TABLE",
+        help="CSV with columns mean and spread: what can be chosen (default: between those of the fitted runs)",
+    )  # fmt: skip
 
+
+def _add_next(questions: Any) -> None:
     ask = _question(questions, "next", "the runs that would make a saved decision surer, for their cost", _next)
     target = ask.add_mutually_exclusive_group(required=True)
-    target.add_argument("--decision", type=Path, metavar="DECISION.json", help="what plan --out saved")
+    target.add_argument("--decision", type=Path, metavar="DECISION.json", help="a decision saved by cptlaw plan --out")
     target.add_argument(
         "--predict",
         type=_named,
         metavar="params=N,tokens=D,w_CORPUS=SHARE,...",
-        help="a run, whose losses to make surer",
+        help="a run, to make the prediction of its losses surer",
     )
-    ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"those it was made from: {FIT}")
-    ask.add_argument("--candidates", type=Path, metavar="TABLE", help="params, tokens, w_<corpus>, cost (else a grid)")
-    ask.add_argument("-k", type=int, default=1, help="how many runs (default 1)")
+    ask.add_argument(
+        "--fits", nargs="+", required=True, metavar="FIT", help=f"the fits that the decision was made from: {FIT}"
+    )
+    ask.add_argument(
+        "--candidates", type=Path, metavar="TABLE",
+        help="CSV with columns params, tokens, w_CORPUS, cost (default: the fitted sizes over the fitted mixes)",
+    )  # fmt: skip
+    ask.add_argument("-k", type=int, default=1, help="how many runs to choose (default 1)")
 
+
+def _add_design(questions: Any) -> None:
     ask = _question(questions, "design", "before any run: the cheapest grid for a wanted precision", _design)
     ask.add_argument("--assume", metavar="FIT|P=X,...", required=True, help="a saved fit, or --law's parameters")
     _run(ask)
-    ask.add_argument("--ratio", type=float, required=True, help="share of the corpus in the prediction wanted")
-    ask.add_argument("--precision", type=float, required=True, help="half the interval's width, nats")
+    ask.add_argument("--ratio", type=float, required=True, help="share of the corpus in the run to be predicted")
+    ask.add_argument(
+        "--precision", type=float, required=True, help="wanted: half the width of the interval, nats per token"
+    )
     ask.add_argument("--sizes", type=_numbers, required=True, metavar="N,...", help="sizes that could be trained")
-    ask.add_argument("--lengths", type=_numbers, required=True, metavar="D,...", help="run lengths, tokens")
-    ask.add_argument("--run-noise", type=float, default=0.003, help="between seeds, nats (default 0.003)")
-    ask.add_argument("--checkpoint-noise", type=float, default=0.001, help="within a run, nats (default 0.001)")
+    ask.add_argument(
+        "--lengths", type=_numbers, required=True, metavar="D,...", help="run lengths that could be trained, tokens"
+    )
+    ask.add_argument(
+        "--run-noise", type=float, default=0.003, help="standard deviation between seeds, nats (default 0.003)"
+    )
+    ask.add_argument(
+        "--checkpoint-noise", type=float, default=0.001, help="standard deviation within a run, nats (default 0.001)"
+    )
     ask.add_argument("--seeds", type=int, default=3, help="most repeats of a run (default 3)")
 
 
@@ -122,9 +173,11 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
         "--law", default="auto", help="law to fit to --table (default auto, chosen by it); of saved fits, FILE.py:NAME"
     )
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
-    ask.add_argument("--seed", type=int, default=0, help="of the resamples of --table")
+    ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
-    ask.add_argument("--out", type=Path, metavar="DECISION.json", help="save the decision, e.g. for cptlaw report")
+    ask.add_argument(
+        "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
+    )
     ask.add_argument("--json", action="store_true", help="print JSON")
     tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: _show(run(args), args))
@@ -140,7 +193,7 @@ def _distribution(ask: argparse.ArgumentParser) -> None:
 
 def _exact(ask: argparse.ArgumentParser) -> None:
     _distribution(ask)
-    ask.add_argument("--exact", action="store_true", help="find the influential runs by refitting without each")
+    ask.add_argument("--exact", action="store_true", help="find the influential runs by fitting again without each")
 
 
 def _fits(ask: argparse.ArgumentParser, *names: str) -> None:
@@ -268,7 +321,7 @@ def _limited(args: argparse.Namespace) -> Any:
         domain_tokens=args.domain_tokens,
         tokens=args.tokens,
         max_epochs=args.max_epochs,
-        repetition=args.repetition,
+        **({} if args.repetition is None else {"repetition": args.repetition}),
         level=args.level,
     )
 
@@ -302,7 +355,7 @@ def _mixture(args: argparse.Namespace) -> Any:
     from cptlaw.planning.mixture import mixture
 
     cache.keep_compiled()
-    names = (
+    asked = (
         "weights",
         "worst",
         "params",
@@ -315,12 +368,8 @@ def _mixture(args: argparse.Namespace) -> Any:
         "beyond",
         "level",
     )
-    return _ask(
-        args,
-        mixture,
-        *(_fit(args, "fits", text) for text in args.fits),
-        **{name: getattr(args, name) for name in names},
-    )
+    fits = [_fit(args, "fits", text) for text in args.fits]
+    return _ask(args, mixture, *fits, **{name: getattr(args, name) for name in asked})
 
 
 def _subset(args: argparse.Namespace) -> Any:
@@ -359,6 +408,12 @@ def _design(args: argparse.Namespace) -> Any:
     if args.assume.endswith(".json"):
         fit = fitting.Fit.load(args.assume, own_law(args))
         law, theta = fit.law, fit.params
+        for column, loose in fit.rests.items():
+            if loose:
+                raise UserError(
+                    f"--assume {args.assume}: {column} never varied in its runs, so it does not determine "
+                    f"{', '.join(loose)}: give values for all parameters, --assume NAME=X,... with --law {law.name}"
+                )
     else:
         law = laws.parse("dcpt" if args.law == "auto" else args.law)
         try:

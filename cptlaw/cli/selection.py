@@ -365,7 +365,8 @@ def _study(args: argparse.Namespace) -> None:
     from cptlaw.studies import selection_study
     from cptlaw.studies.prepared import prepare
 
-    # This process draws and fits; the ones that score and train, which inherit none of this, have the accelerator.
+    # This process only draws subsets and fits laws. Those that score and train do not inherit the setting, and use the
+    # accelerator.
     jax.config.update("jax_platforms", "cpu")
     cache.keep_compiled()
     settings, plan = selection_study.parse(read_config(args.config))

@@ -15,10 +15,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cptlaw import atomic
+from cptlaw import atomic, records
 from cptlaw.data import vocabularies
 from cptlaw.data.corpora import SPLITS, Corpus, CorpusError, Spec, open_corpus
-from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger
+from cptlaw.data.findings import Findings
+from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger, verify
 from cptlaw.data.tokenise import tokenise
 from cptlaw.data.vocabularies import Vocabulary, VocabularyError
 from cptlaw.progress import bar as progress_bar
@@ -89,13 +90,26 @@ def prepare(
 def load_vocabulary(directory: str | Path) -> Vocabulary:
     """The vocabulary of a prepared directory."""
     path = Path(directory) / "vocabulary"
-    try:
-        made = json.loads((path / "vocabulary.json").read_text())
-    except FileNotFoundError:
-        raise VocabularyError(f"{path}: no vocabulary here; prepare the directory first") from None
+    made = _read_record(path / "vocabulary.json")
+    if made is None:
+        raise VocabularyError(f"{path}: no vocabulary here; prepare the directory first")
     if made["kind"] == "bytes":
         return vocabularies.BYTES
-    return Vocabulary(made["kind"], made["size"], path / _FILES[made["kind"]], made.get("eos_id", vocabularies.EOS_ID))
+    begin = tuple(made["begin"]) if "begin" in made else None
+    eos_id = made.get("eos_id", vocabularies.EOS_ID)
+    return Vocabulary(made["kind"], made["size"], path / _FILES[made["kind"]], eos_id, begin)
+
+
+def _read_record(path: Path) -> dict[str, Any] | None:
+    """What vocabulary.json says, or None where there is none."""
+    cure = "delete the prepared directory and prepare it again"
+    made = records.read(path, {"kind": str}, cure, VocabularyError)
+    if made is None or made["kind"] == "bytes":
+        return made
+    records.require(made, {"size": int}, str(path), cure, VocabularyError)
+    if made["kind"] not in _FILES:
+        raise VocabularyError(f"{path}: damaged: field 'kind' is {made['kind'][:50]!r}; {cure}")
+    return made
 
 
 def register(
@@ -125,6 +139,8 @@ def _vocabulary(
             raise VocabularyError("vocabulary: kind 'file' needs a path: of a tokenizer.json, or a model's folder")
         given = vocabularies.open_vocabulary(Path(asked["path"]), asked.get("eos", ""))
         wanted = {"kind": given.kind, "size": given.size, "eos_id": given.eos_id, "sha256": given.hash}
+        if given.begin is not None:
+            wanted["begin"] = list(given.begin)
     size, name = asked.get("size", 0), asked.get("train_on", "")
     if kind == "sentencepiece":
         if not isinstance(size, int) or size < 1:
@@ -133,8 +149,8 @@ def _vocabulary(
             raise VocabularyError(f"vocabulary: train_on {name!r} is no corpus; there are {', '.join(corpora)}")
         wanted |= {"size": size, "trained_on": _made_from(corpora[name], validation_share)}
     record = directory / "vocabulary.json"
-    if record.exists():
-        if (made := json.loads(record.read_text())) != wanted:
+    if (made := _read_record(record)) is not None:
+        if made != wanted:
             raise VocabularyError(_refusal(directory, made, wanted))
         return load_vocabulary(directory.parent)
     if kind == "sentencepiece":
@@ -142,7 +158,7 @@ def _vocabulary(
         vocabularies.train_sentencepiece(texts, size, directory / _FILES[kind])
     if kind == "file" and given.path:
         atomic.write_bytes(directory / _FILES[given.kind], given.path.read_bytes())
-    atomic.write_text(record, json.dumps(wanted, indent=2) + "\n")
+    records.write(record, wanted)
     return load_vocabulary(directory.parent)
 
 
@@ -161,9 +177,11 @@ def _store(
     parts = directory.with_name(f".{split}-{identity}")
     ledger = read_ledger(directory)
     if ledger is not None:
-        if ledger["made_from"] != made_from:
-            raise StoreError(_refusal(directory, ledger["made_from"], made_from))
+        made = ledger.get("made_from")
+        if made != made_from:
+            raise StoreError(_refusal(directory, made if isinstance(made, dict) else {}, made_from))
         shutil.rmtree(parts, ignore_errors=True)  # of a build that was killed at its very end
+        verify(directory)
         return TokenStore.open(directory)
     facts = {
         "source": corpus.spec.source,
@@ -177,17 +195,32 @@ def _store(
     }
     texts = (document.text for document in corpus.split(split, validation_share))
     bar = progress_bar(progress=progress, desc=f"Tokenising {name}/{split}", unit=" documents", leave=False)
+    found = Findings()
     with Writer(directory, vocabulary.size) as writer, bar:
         for part in tokenise(texts, vocabulary, parts, processes, bar.update):
-            writer.extend(*part)
+            writer.extend(part.tokens, part.lengths, part.doc_bytes)
+            found.add(part, keep_tokens=split == "validation")
         if not writer.documents:
-            raise CorpusError(
-                f"corpus {name!r} ({corpus.spec.source}): no {split} documents; about one document in "
-                f"{1 / validation_share:.0f} is held out: split long files into more, or change validation_share"
-            )
-        store = writer.finish(name, split, facts)
+            raise CorpusError(_no_documents(name, split, corpus, validation_share))
+        if split == "validation":
+            found.compare(TokenStore.open(directory.with_name("train")), vocabulary)
+        store = writer.finish(name, split, facts | found.facts(corpus))
     shutil.rmtree(parts)
+    for line in found.in_words(name, split, corpus):
+        print(line, file=sys.stderr)
     return store
+
+
+def _no_documents(name: str, split: str, corpus: Corpus, validation_share: float) -> str:
+    what = f"corpus {name!r} ({corpus.spec.source})"
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in corpus.dropped.most_common())
+    if split == "train" and next(corpus.split("validation", validation_share), None) is None:
+        left_out = f" (left out: {dropped})" if dropped else ""
+        return f"{what}: it holds no text{left_out}; check source and text_field"
+    return (
+        f"{what}: no {split} documents; about one document in {1 / validation_share:.0f} is held out: split long files "
+        "into more, or change validation_share"
+    )
 
 
 def _made_from(corpus: Corpus, validation_share: float) -> dict[str, Any]:

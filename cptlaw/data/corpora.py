@@ -5,39 +5,35 @@ A source is one of
   tfds:NAME              a TensorFlow Datasets builder, `name`, `name/config` or `name/config:version`, prepared where
                          $TFDS_DATA_DIR says. The text of c4/en, wikipedia/20230601.en and wiki40b/en is in the field
                          "text", that of scientific_papers/arxiv (or /pubmed) in "article", of pg19 in "book_text".
-  a file or a folder     .jsonl (also .jsonl.gz, .jsonl.zst, .json.gz, .json.zst) and .parquet hold a document a row;
-                         any other file is one UTF-8 document. A folder may mix them.
+  a file, a folder, or a pattern such as `folder/**/*.md`
+                         JSON lines (.jsonl, .ndjson, .jsonlines), .json, .csv, .tsv and .parquet hold a document a row;
+                         any other file is one UTF-8 document. All but Parquet may be compressed (.gz, .bz2, .xz, .zst).
+                         A folder may mix them. Files that describe it (README, dataset_info.json, _SUCCESS) and hidden
+                         ones are left out; formats that are not read are refused: see `folders` and `readers`.
 
 At full size a corpus is read in a stream; what is held in memory is the digest of every document taken (about 100 bytes
 each) and the validation documents themselves: set `validation_bytes` where a twentieth of the corpus is too much.
 """
 
 import dataclasses
-import gzip
 import hashlib
 import heapq
-import io
-import json
-import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 from cptlaw import atomic
-from cptlaw.data import recipes
-from cptlaw.data.documents import Document, Key, content_key
-from cptlaw.errors import UserError, did_you_mean
-from cptlaw.fields import NotEmpty, at_least
+from cptlaw.data import folders, readers, recipes
+from cptlaw.data.documents import CorpusError, Document, Key, content_key, too_long
+from cptlaw.data.readers import Bad, Rules
+from cptlaw.errors import did_you_mean
+from cptlaw.fields import ConfigError, NotEmpty, OneOf, at_least, check
 
 SPLITS = ("train", "validation")
-JSON_LINES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".json.gz", ".json.zst")
 
 # Files of this many bytes are hashed once, not at every start: a terabyte takes half an hour.
 _REMEMBERED = 1 << 26
-
-
-class CorpusError(UserError):
-    """A source that cannot be read, or that holds no usable text."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,11 +42,15 @@ class Spec:
 
     Attributes:
       source: see the module's docstring.
-      text_field: field or column of JSON lines, Parquet and TensorFlow Datasets that holds the text.
+      text_field: field or column that holds the text, where rows have several; `a.b` is field b of the object in a.
       tfds_split: which part of a TensorFlow Datasets builder to read, such as "train[:1%]"; it is split again here.
       max_bytes: take a random sample of the training documents of at most that many bytes (at least one document);
         larger samples contain smaller ones. None takes everything.
       validation_bytes: the same for the validation documents.
+      max_document_bytes: a longer document, or a longer line of a file of rows, is a bad row. It bounds what a process
+        needs to read and tokenise one document: up to about 16 bytes a byte, see `Vocabulary.cut`.
+      on_bad_rows: "refuse" stops at the first row that holds no text; "skip" leaves such rows out and counts them in
+        the ledger.
     """
 
     source: Annotated[str, NotEmpty()]
@@ -58,6 +58,8 @@ class Spec:
     tfds_split: Annotated[str, NotEmpty()] = "train"
     max_bytes: Annotated[int | None, at_least(1)] = None
     validation_bytes: Annotated[int | None, at_least(1)] = None
+    max_document_bytes: Annotated[int, at_least(1)] = 1 << 26
+    on_bad_rows: Annotated[str, OneOf(("refuse", "skip"))] = "refuse"
 
     @classmethod
     def of(cls, name: str, value: "str | Mapping[str, Any] | Spec") -> "Spec":
@@ -74,13 +76,21 @@ class Spec:
         if "source" not in value:
             raise CorpusError(f"corpus {name!r}: no source; give recipe:NAME, tfds:NAME, a file or a folder")
         spec = cls(**value)
-        for field in ("max_bytes", "validation_bytes"):
-            cap = getattr(spec, field)
-            if cap is not None and (not isinstance(cap, int) or cap < 1):
-                raise CorpusError(
-                    f"corpus {name!r}: {field} is {cap!r}; give a number of bytes, or None to take everything"
-                )
+        try:
+            check(spec, "spec")
+        except ConfigError as error:
+            field = error.field.partition(".")[2]
+            said = f"{field} {error.said}"
+            if field.endswith("_bytes"):
+                everything = "" if field == "max_document_bytes" else ", or None to take everything"
+                said = f"{field} is {getattr(spec, field)!r}; give a number of bytes{everything}"
+            raise CorpusError(f"corpus {name!r}: {said}") from None
         return spec
+
+    @property
+    def rules(self) -> Rules:
+        """How its rows are read."""
+        return Rules(self.text_field, self.max_document_bytes, self.on_bad_rows == "skip")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +102,8 @@ class Corpus:
       fingerprint: of the content, or of the pinned thing it is made from: equal fingerprints, equal documents.
       licence, attribution: of a recipe; None for sources of your own.
       documents: starts one pass over all documents.
+      left_out: names of files in the folder that are not read, and how many there are.
+      dropped: what the latest pass left out, and how often: bad rows by reason, blank documents, duplicates.
     """
 
     spec: Spec
@@ -99,6 +111,8 @@ class Corpus:
     documents: Callable[[], Iterator[Document]]
     licence: str | None = None
     attribution: str | None = None
+    left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    dropped: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def split(self, side: str, validation_share: float) -> Iterator[Document]:
         """The training or the validation documents, exact duplicates and blank documents left out.
@@ -117,12 +131,18 @@ class Corpus:
         self, side: str, validation_share: float, wanted: Callable[[Key], bool]
     ) -> Iterator[tuple[Key, Document]]:
         seen = set()  # only of the wanted, so that a sample of a large corpus takes the memory of a sample
+        self.dropped.clear()
         for document in self.documents():
             key = content_key(document.text)
-            if (key.side < validation_share) == (side == "validation") and wanted(key) and key.digest not in seen:
+            if (key.side < validation_share) != (side == "validation") or not wanted(key):
+                continue
+            if key.digest in seen:
+                self.dropped["duplicates"] += 1
+            elif not document.text or document.text.isspace():
+                self.dropped["blank documents"] += 1
+            else:
                 seen.add(key.digest)
-                if document.text.strip():
-                    yield key, document
+                yield key, document
 
     def _last_rank(self, side: str, validation_share: float, limit: int) -> int:
         """The rank up to which documents together have at most `limit` bytes (at least one document)."""
@@ -146,127 +166,62 @@ def open_corpus(name: str, value: str | Mapping[str, Any] | Spec, cache_dir: Pat
     """The corpus of a source; recipes are fetched, files are read once to know them again.
 
     Raises:
-      CorpusError: no such path, nothing in it; while reading: a bad line, a missing field, text that is not UTF-8.
+      CorpusError: no such path, nothing in it, a format that is not read; while reading: a bad row (see `readers`).
       recipes.Offline, recipes.RecipeError: see there.
     """
     spec = Spec.of(name, value)
+    dropped: Counter[str] = Counter()
     scheme, _, rest = spec.source.partition(":")
     if scheme == "recipe":
         path, fingerprint = recipes.documents_file(rest, cache_dir)
         recipe = recipes.get(rest)
-        return Corpus(spec, fingerprint, lambda: _records(path, "text"), recipe.licence, recipe.attribution)
+        return Corpus(
+            spec,
+            fingerprint,
+            lambda: readers.read(path, Rules(), dropped),
+            recipe.licence,
+            recipe.attribution,
+            dropped=dropped,
+        )
+    digest = hashlib.sha256()
     if scheme == "tfds":
-        fingerprint = hashlib.sha256(f"{spec.source} {spec.tfds_split} {spec.text_field}".encode()).hexdigest()
-        return Corpus(spec, fingerprint, lambda: _tfds(rest, spec))
-    root = Path(spec.source).expanduser()
-    files = _files(name, root)
-    digest = hashlib.sha256(spec.text_field.encode())
-    for path in files:
-        digest.update(f"{path.relative_to(root)} {_sha256(path, cache_dir)}\n".encode())
-    return Corpus(spec, digest.hexdigest(), lambda: (d for path in files for d in _records(path, spec.text_field)))
+        digest.update(f"{spec.source} {spec.tfds_split} {spec.text_field}".encode())
+        if spec.on_bad_rows == "skip":
+            digest.update(b" skip")
+
+        def rows() -> Iterator[Document]:
+            return readers.accept("", _tfds(rest, spec), spec.rules, dropped)
+
+        return Corpus(spec, digest.hexdigest(), rows, dropped=dropped)
+    files = folders.find(name, spec.source)
+    digest.update(spec.text_field.encode())
+    if spec.on_bad_rows == "skip":
+        digest.update(b" skip")
+    for path in files.paths:
+        digest.update(f"{path.relative_to(files.root)} {_sha256(path, cache_dir)}{folders.reading(path)}\n".encode())
+
+    def documents() -> Iterator[Document]:
+        return (document for path in files.paths for document in readers.read(path, spec.rules, dropped))
+
+    return Corpus(spec, digest.hexdigest(), documents, left_out=files.left_out, dropped=dropped)
 
 
 def _sha256(path: Path, cache_dir: Path) -> str:
-    stat = path.stat()
-    if stat.st_size < _REMEMBERED:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
-    known = cache_dir / "digests" / hashlib.sha256(identity.encode()).hexdigest()
-    if not known.exists():
-        with path.open("rb") as file:
-            atomic.write_text(known, hashlib.file_digest(file, "sha256").hexdigest())
-    return known.read_text()
-
-
-def _files(name: str, root: Path) -> list[Path]:
-    if root.is_file():
-        return [root]
-    if not root.is_dir():
-        raise CorpusError(
-            f"corpus {name!r}: {root}: no such file or folder; give recipe:NAME, tfds:NAME, a folder of files, or a "
-            f"text, Parquet or JSON lines file ({', '.join(JSON_LINES)})"
-        )
-    hidden = (path for path in root.rglob("*") if path.is_file())
-    files = [path for path in hidden if not any(part.startswith(".") for part in path.relative_to(root).parts)]
-    if not files:
-        raise CorpusError(f"corpus {name!r}: {root}: the folder holds no files")
-    return sorted(files)
-
-
-def _records(path: Path, text_field: str) -> Iterator[Document]:
-    if path.name.endswith(JSON_LINES):
-        return _json_lines(path, text_field)
-    if path.suffix == ".parquet":
-        return _parquet(path, text_field)
-    return _text(path)
-
-
-def _text(path: Path) -> Iterator[Document]:
     try:
-        yield Document(path.read_text(encoding="utf-8"), str(path))
-    except UnicodeDecodeError as error:
-        raise CorpusError(f"{path}: not UTF-8 text ({error}); convert it or move it out of the folder") from None
+        stat = path.stat()
+        if stat.st_size < _REMEMBERED:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+        known = cache_dir / "digests" / hashlib.sha256(identity.encode()).hexdigest()
+        if not known.exists():
+            with path.open("rb") as file:
+                atomic.write_text(known, hashlib.file_digest(file, "sha256").hexdigest())
+        return known.read_text()
+    except OSError as error:
+        raise CorpusError(f"{path}: cannot be read ({error.strerror or error})") from None
 
 
-def _json_lines(path: Path, text_field: str) -> Iterator[Document]:
-    number = 0
-    try:
-        with _open(path) as file:
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    row = json.loads(line)
-                    text = row.get(text_field) if isinstance(row, dict) else None
-                    if not isinstance(text, str):
-                        fields = ", ".join(map(str, row)) if isinstance(row, dict) else "no object"
-                        raise CorpusError(
-                            f"{path}, line {number}: no text in field {text_field!r} (the line has: {fields}); "
-                            "set text_field to the one that holds the text"
-                        )
-                    text.encode()  # JSON may hold lone surrogates, which are no text: a ValueError
-                    source = row.get("source")
-                    yield Document(text, source if isinstance(source, str) else f"{path}:{number}")
-    except (ValueError, EOFError, zlib.error, OSError) as error:
-        # A UnicodeDecodeError and a JSONDecodeError are ValueErrors; what gzip and Arrow cannot unpack is an OSError
-        # without a number.
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        where = f"line {number}" if isinstance(error, json.JSONDecodeError) else f"after line {number}"
-        raise CorpusError(f"{path}, {where}: not JSON lines ({error}); mend or remove it") from None
-
-
-def _open(path: Path) -> IO[bytes]:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    if path.suffix == ".zst":
-        import pyarrow  # it brings zstd; the standard library has it from Python 3.14 on
-
-        return io.BufferedReader(pyarrow.CompressedInputStream(pyarrow.OSFile(str(path)), "zstd"), 1 << 20)
-    return path.open("rb")
-
-
-def _parquet(path: Path, text_field: str) -> Iterator[Document]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowInvalid as error:
-        raise CorpusError(f"{path}: not a Parquet file ({error})") from None
-    if text_field not in file.schema_arrow.names:
-        names = ", ".join(file.schema_arrow.names)
-        raise CorpusError(
-            f"{path}: no column {text_field!r} (there are: {names}); set text_field to the one with the text"
-        )
-    number = 0
-    for batch in file.iter_batches(columns=[text_field]):
-        for text in batch.column(0).to_pylist():
-            if not isinstance(text, str):
-                raise CorpusError(f"{path}, row {number}: column {text_field!r} holds {text!r}, not text")
-            yield Document(text, f"{path}:{number}")
-            number += 1
-
-
-def _tfds(name: str, spec: Spec) -> Iterator[Document]:
+def _tfds(name: str, spec: Spec) -> Iterator[Document | Bad]:
     from cptlaw.data.vocabularies import quiet_tensorflow
 
     quiet_tensorflow()
@@ -281,12 +236,21 @@ def _tfds(name: str, spec: Spec) -> Iterator[Document]:
             "check name and split in the TensorFlow Datasets catalogue, or prepare it first with `tfds build`"
         ) from error
     for number, row in enumerate(rows):
-        if spec.text_field not in row:
+        if spec.text_field.partition(".")[0] not in row:
             raise CorpusError(
                 f"tfds:{name}: no feature {spec.text_field!r} (there are: {', '.join(sorted(row))}); "
                 "set text_field to the one that holds the text"
             )
-        text = row[spec.text_field]
-        if not isinstance(text, bytes):
-            raise CorpusError(f"tfds:{name}: feature {spec.text_field!r} is {type(text).__name__}, not text")
-        yield Document(text.decode(), f"tfds:{name}:{number}")
+        value = row
+        for part in [spec.text_field] if spec.text_field in row else spec.text_field.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, bytes):
+            raise CorpusError(f"tfds:{name}: feature {spec.text_field!r} is {type(value).__name__}, not text")
+        where = f"tfds:{name}:{number}"
+        if len(value) > spec.max_document_bytes:
+            yield Bad(where, too_long(spec.max_document_bytes))
+        else:
+            try:
+                yield Document(value.decode(), where)
+            except UnicodeDecodeError as error:
+                yield Bad(where, f"not UTF-8 text ({error})")

@@ -4,6 +4,12 @@ import hashlib
 import struct
 from typing import NamedTuple
 
+from cptlaw.errors import UserError
+
+
+class CorpusError(UserError):
+    """A source that cannot be read, or that holds no usable text."""
+
 
 class Document(NamedTuple):
     """A text and where it came from (file, article or table row, for people to read)."""
@@ -31,3 +37,8 @@ def content_key(text: str) -> Key:
     digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
     side, rank = struct.unpack("<QQ", digest)
     return Key(digest, side / 2**64, rank)
+
+
+def too_long(limit: int) -> str:
+    """Why a row is bad that is longer than the limit."""
+    return f"longer than max_document_bytes, {limit:,}; divide it, or raise that limit if there is memory for it"

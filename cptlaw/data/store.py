@@ -5,10 +5,11 @@ Files of a store, a directory of its own:
   offsets.npy    int64 (documents + 1,), where each document starts in `tokens.bin`
   doc_bytes.npy  int64 (documents,), UTF-8 bytes of each document's text
   ledger.json    counts, vocabulary, source, licence; written last, so a store without it was never finished
+  verified.json size, time and inode of the files when they were last compared with the ledger's hashes (`verify`)
 """
 
+import contextlib
 import hashlib
-import json
 import os
 import shutil
 from array import array
@@ -18,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from cptlaw import atomic
+from cptlaw import atomic, records
 from cptlaw.errors import UserError
 
 FORMAT = 1
@@ -72,6 +73,8 @@ class TokenStore:
             raise _damaged(directory, "offsets.npy does not span tokens.bin")
         if (np.diff(offsets) <= 0).any():
             raise _damaged(directory, "offsets.npy is not strictly increasing")
+        if doc_bytes.sum() != ledger["bytes"]:
+            raise _damaged(directory, f"doc_bytes.npy has {doc_bytes.sum()} bytes of text; the ledger says otherwise")
         return cls(tokens, offsets, doc_bytes, ledger)
 
 
@@ -135,8 +138,10 @@ class Writer:
             "bytes": sum(self._doc_bytes),
             "dtype": _dtype(self.vocab_size).str,
             "tokens_sha256": self._hash.hexdigest(),
+            "offsets_sha256": _hash(np.array(self._offsets, np.int64)),
+            "doc_bytes_sha256": _hash(np.array(self._doc_bytes, np.int64)),
         }
-        atomic.write_text(self.directory / "ledger.json", json.dumps(counts | dict(facts), indent=2) + "\n")
+        records.write(self.directory / "ledger.json", counts | dict(facts))
         return TokenStore.open(self.directory)
 
 
@@ -151,20 +156,86 @@ def _dtype(vocab_size: int) -> np.dtype:
     return np.dtype("<u2" if vocab_size <= 1 << 16 else "<u4")
 
 
+_LEDGER: dict[str, records.Kinds] = {
+    "name": str,
+    "split": str,
+    "documents": int,
+    "tokens": int,
+    "bytes": int,
+    "dtype": str,
+    "tokens_sha256": str,
+}
+_CURE = "delete the directory of the token store and build it again"
+
+
 def read_ledger(directory: Path) -> dict[str, Any] | None:
-    """The ledger of a finished store, or None where there is none."""
+    """The ledger of a finished store, or None where there is none. Raises StoreError naming the field that is wrong."""
+    path = directory / "ledger.json"
     try:
-        ledger = json.loads((directory / "ledger.json").read_text())
-        fits = ledger["format"] == FORMAT
+        text = path.read_bytes()
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(directory, f"ledger.json cannot be read: {error!r}") from None
-    if not fits:
+    where = f"{path} of a damaged token store"
+    ledger = records.parse(text, where, _CURE, StoreError)
+    records.require(ledger, {"format": int}, where, _CURE, StoreError)
+    if ledger["format"] != FORMAT:
         raise StoreError(
             f"{directory}: format {ledger['format']}, this version reads {FORMAT}; delete it and build again"
         )
+    ledger = records.unsealed(ledger, where, _CURE, StoreError)
+    records.require(ledger, _LEDGER, where, _CURE, StoreError)
+    if ledger["dtype"] not in ("<u2", "<u4"):
+        raise StoreError(f"{where}: damaged: field 'dtype' is {ledger['dtype']!r}; {_CURE}")
     return ledger
+
+
+def verify(directory: str | os.PathLike[str]) -> None:
+    """Compares a finished store's files with the hashes in its ledger, and does nothing where there is no store.
+
+    What agreed once is compared again only when a file's size, time of change or inode is another, so it costs the
+    reading of the store once. A ledger of before there were hashes of offsets and doc_bytes gets them.
+
+    Raises StoreError naming the file that is damaged.
+    """
+    directory = Path(directory)
+    ledger = read_ledger(directory)
+    if ledger is None:
+        return
+    seen = {name: _identity(directory / name) for name in _FILES}
+    agreed = {"files": seen, "hashes": [ledger.get(field) for field in _FILES.values()]}
+    with contextlib.suppress(UserError):
+        if records.read(directory / "verified.json", {}, "") == agreed:
+            return
+    store = TokenStore.open(directory)
+    arrays = {"tokens.bin": store.tokens, "offsets.npy": store.offsets, "doc_bytes.npy": store.doc_bytes}
+    hashes = {_FILES[name]: _hash(array) for name, array in arrays.items()}
+    for name, field in _FILES.items():
+        if ledger.get(field, hashes[field]) != hashes[field]:
+            raise _damaged(directory, f"{name} does not agree with its hash, {field} of ledger.json")
+    with contextlib.suppress(OSError):  # a store that may only be read is compared every time
+        if not ledger.keys() >= hashes.keys():
+            records.write(directory / "ledger.json", ledger | hashes)
+        records.write(directory / "verified.json", {"files": seen, "hashes": [hashes[f] for f in _FILES.values()]})
+
+
+# File -> the ledger's field with its hash.
+_FILES = {"tokens.bin": "tokens_sha256", "offsets.npy": "offsets_sha256", "doc_bytes.npy": "doc_bytes_sha256"}
+
+
+def _identity(path: Path) -> list[int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise _damaged(path.parent, f"{path.name}: {error.strerror}") from None
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
+
+
+def _hash(array: np.ndarray) -> str:
+    """SHA-256 of the values, a piece at a time: a corpus may be larger than the memory."""
+    digest = hashlib.sha256()
+    for start in range(0, len(array), 1 << 22):
+        digest.update(np.ascontiguousarray(array[start : start + (1 << 22)]).tobytes())
+    return digest.hexdigest()
 
 
 def _damaged(directory: Path, why: str) -> StoreError:

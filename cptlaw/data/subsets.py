@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import atomic
-from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger
+from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger, verify
 from cptlaw.data.vocabularies import Vocabulary, quiet_tensorflow
 
 COLUMNS = ("document", "begin", "end")
@@ -52,8 +52,9 @@ def write_store(store: TokenStore, spans: pd.DataFrame, directory: str | os.Path
     made_from = {"tokens_sha256": store.ledger["tokens_sha256"], "spans_sha256": digest(store, spans)}
     ledger = read_ledger(directory)
     if ledger is not None:
-        if ledger["made_from"] != made_from:
+        if ledger.get("made_from") != made_from:
             raise StoreError(f"{directory}: holds another subset; choose another directory or delete this one")
+        verify(directory)
         return TokenStore.open(directory)
     lengths = np.diff(store.offsets)[spans["document"]]
     size = np.rint(store.doc_bytes[spans["document"]] * ((end - begin) / lengths)).astype(int)

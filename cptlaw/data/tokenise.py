@@ -1,13 +1,14 @@
 """Documents to tokens, in parallel processes, resumable.
 
-This process reads, splits and drops duplicates, in the corpus's order; it hands the documents out in parts of about
-PART characters, and each part's tokens are written to a file of their own. Parts depend on the documents alone, so a
-build that was killed goes on from the parts that are there, and any number of processes writes the same ones. Reading
-takes a seventh of the time of a SentencePiece model of 1,024 ids, and less of that of slower tokenizers. The processes
-import no TensorFlow.
+The parent process reads the corpus in its order, splits it and drops duplicates. It hands the documents out in parts of
+about PART characters, and the tokens of each part are written to a file. Which documents are in a part depends on the
+corpus alone: a build that was killed goes on from the parts that are there, and any number of processes writes the same
+parts. Reading takes a seventh of the time of a SentencePiece model of 1,024 ids, and less beside slower tokenizers. The
+processes import no TensorFlow. A long document is tokenised in pieces where that gives the same tokens.
 """
 
 import concurrent.futures
+import functools
 import itertools
 import multiprocessing
 import os
@@ -22,17 +23,26 @@ import numpy as np
 
 from cptlaw import atomic, cores
 from cptlaw.data.store import pack
-from cptlaw.data.vocabularies import Vocabulary
+from cptlaw.data.vocabularies import PIECE, Vocabulary
 
 PART = 1 << 22  # about a second's work, which is what a kill costs each process; a terabyte makes 250,000 files
 
 
 class Part(NamedTuple):
-    """Consecutive documents: their tokens one after the other, and each document's tokens and UTF-8 bytes."""
+    """Consecutive documents.
+
+    Attributes:
+      tokens: of all documents, one after the other.
+      lengths, doc_bytes: (documents,) each one's number of tokens, and UTF-8 bytes.
+      counted_bytes: (documents,) the sum of the bytes of each one's tokens (`Vocabulary.token_bytes`).
+      specials: (documents,) how often special tokens are written in each one's text.
+    """
 
     tokens: np.ndarray
     lengths: np.ndarray
     doc_bytes: np.ndarray
+    counted_bytes: np.ndarray
+    specials: np.ndarray
 
 
 def tokenise(
@@ -56,7 +66,7 @@ def tokenise(
     def missing() -> Iterator[tuple[Path, list[str]]]:
         nonlocal count
         for part in _parts(texts):
-            path = directory / f"{count:08d}.npz"
+            path = _path(directory, count)
             count += 1
             if path.exists():
                 advance(len(part))
@@ -72,8 +82,12 @@ def tokenise(
     else:
         _in_processes(vocabulary, itertools.chain(first, left), processes, advance)
     for number in range(count):
-        with np.load(directory / f"{number:08d}.npz") as arrays:
+        with np.load(_path(directory, number)) as arrays:
             yield Part(**arrays)
+
+
+def _path(directory: Path, number: int) -> Path:
+    return directory / f"{number:08d}.part.npz"
 
 
 def _in_processes(
@@ -94,7 +108,7 @@ def _in_processes(
 
 
 def _start() -> None:
-    """Ctrl-C is for the parent, which lets parts be finished; a parent that was killed takes its processes along."""
+    """Ignores Ctrl-C, which the parent answers by letting parts be finished. Ends when the parent was killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
@@ -107,15 +121,35 @@ def _start() -> None:
 
 
 def _write(vocabulary: Vocabulary, path: Path, texts: list[str]) -> int:
-    documents = [np.append(ids, np.int32(vocabulary.eos_id)) for ids in vocabulary.encode(texts)]
+    vocabulary = _first_of_equals(vocabulary, vocabulary.hash)
+    special, sizes = vocabulary.special_text, vocabulary.token_bytes()
+    short = iter(vocabulary.encode([text for text in texts if len(text) <= PIECE]))
+    end = np.array([vocabulary.eos_id], np.int32)
+    tokens, lengths, counted = [], [], []
+    for text in texts:
+        length = size = 0
+        for ids in itertools.chain(vocabulary.encode_pieces(text) if len(text) > PIECE else [next(short)], [end]):
+            tokens.append(pack(ids, vocabulary.size))
+            length += ids.size
+            size += int(sizes[ids].sum())
+        lengths.append(length)
+        counted.append(size)
+    part = Part(
+        tokens=np.concatenate(tokens),
+        lengths=np.array(lengths),
+        doc_bytes=np.array([len(text.encode()) for text in texts]),
+        counted_bytes=np.array(counted),
+        specials=np.array([sum(1 for _ in special.finditer(text)) if special else 0 for text in texts]),
+    )
     with atomic.replacing(path) as temporary:
-        part = Part(
-            tokens=pack(np.concatenate(documents), vocabulary.size),
-            lengths=np.array([ids.size for ids in documents]),
-            doc_bytes=np.array([len(text.encode()) for text in texts]),
-        )
         np.savez(temporary, **part._asdict())
     return len(texts)
+
+
+@functools.lru_cache(maxsize=2)
+def _first_of_equals(vocabulary: Vocabulary, content: str) -> Vocabulary:
+    """One object for all parts of a process: it keeps what it has worked out, and each part brings a new copy."""
+    return vocabulary
 
 
 def _parts(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 
-from cptlaw.execution.job import Job, Stopped, tidy, watched
+from cptlaw.execution.job import DiskFull, Job, Stopped, full_disk_stops, tidy, watched
 from cptlaw.execution.run import Conditions, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
@@ -36,6 +36,7 @@ def train_group(runs: Iterable[Run], workdir: str | os.PathLike[str], most: int,
 
     Raises:
       Stopped: after saving, because `conditions.should_stop` said so.
+      DiskFull: all are resumable.
       Failed: the program raised an error. What its runs have measured and saved is theirs to go on from.
     """
     workdir = Workdir(workdir)
@@ -47,7 +48,10 @@ def train_group(runs: Iterable[Run], workdir: str | os.PathLike[str], most: int,
         for run in owned:
             conditions.progress(owned, run, 0)
         try:
-            stopped = _train(group, workdir, conditions)
+            with full_disk_stops(workdir):
+                stopped = _train(group, workdir, conditions)
+        except DiskFull:
+            raise
         except Exception as error:
             raise Failed([run.id for run in owned], error) from error
     if stopped:

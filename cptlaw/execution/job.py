@@ -2,8 +2,11 @@
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import math
+import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +20,37 @@ from cptlaw.execution.workdir import Workdir
 
 class Stopped(Exception):
     """Training was asked to stop, and saved where it is."""
+
+
+class DiskFull(UserError):
+    """A disk has no space left, which is no fault of the run: it goes on from its newest checkpoint."""
+
+
+@contextlib.contextmanager
+def full_disk_stops(workdir: Workdir) -> Iterator[None]:
+    """Turns an error that a full disk caused, whoever reports it in whatever words, into DiskFull."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, DiskFull) or not _of_full_disk(error):
+            raise
+        raise DiskFull(
+            f"{workdir}: no space left on the disk ({str(error).splitlines()[0][:200]}). What was saved is kept; free "
+            "some space and run the same command again to continue"
+        ) from error
+
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What TensorStore, under Orbax, says of them in errors of other classes.
+_FULL_WORDS = re.compile("|".join(os.strerror(number) for number in sorted(_FULL)))
+
+
+def _of_full_disk(error: BaseException | None) -> bool:
+    if error is None or isinstance(error, Stopped):
+        return False
+    if (isinstance(error, OSError) and error.errno in _FULL) or _FULL_WORDS.search(str(error)):
+        return True
+    return _of_full_disk(error.__cause__ or error.__context__)
 
 
 class Job:

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cptlaw import atomic, cores
 from cptlaw.errors import UserError
-from cptlaw.execution import rundir
+from cptlaw.execution import rundir, worker
 from cptlaw.execution.run import Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
@@ -32,6 +32,9 @@ _MONITOR = Monitor()
 
 # What a worker has to save in; clusters give a job five minutes.
 SAVE_SECONDS = 280
+
+# How often a worker that is killed before it takes a run is started again.
+STARTS = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,10 +70,11 @@ def sweep(
     """
     workdir = Workdir(workdir)
     directories = {run.id: RunDir(workdir, run) for run in runs}
-    left = _left(directories)
+    left = _still_left(set(directories), directories)
     if not left:
         _drop_trunks(directories)
         return _summary(directories)
+    verify_stores([directories[name].run for name in left], workdir)
     plan = {
         "workdir": str(workdir),
         "together": together,
@@ -85,19 +89,19 @@ def sweep(
     crew = [_Worker(index, count, plan_path, events) for index in range(count)]
     try:
         with _bar(runs, title, progress) as update:
-            while left := _left(directories):
+            while left := _still_left(left, directories):
                 update(left, _drain(events))
-                if all(worker.idle for worker in crew):
+                if all(member.idle for member in crew):
                     break
                 time.sleep(0.5)
-                for worker in crew:
-                    worker.check(directories)
-            update(_left(directories), [])
+                for member in crew:
+                    member.check(directories)
+            update(_still_left(left, directories), [])
     finally:
-        for worker in crew:
-            worker.ask_to_stop()
-        for worker in crew:
-            worker.wait()
+        for member in crew:
+            member.ask_to_stop()
+        for member in crew:
+            member.wait()
         plan_path.unlink(missing_ok=True)
     _drop_trunks(directories)
     return _summary(directories)
@@ -109,7 +113,7 @@ def collect(runs: list[Run], workdir: str | os.PathLike[str]) -> pd.DataFrame:
     for run in runs:
         directory = RunDir(workdir, run)
         if run.init is not None and directory.state() == rundir.FINISHED:
-            rows += directory.rows()
+            rows += directory.measured()
     if not rows:
         raise UserError(f"{workdir}: no finished run to collect; run the sweep first")
     return pd.DataFrame(rows)
@@ -142,9 +146,12 @@ class _Worker:
     def __init__(self, index: int, count: int, plan: Path, events: queue.Queue):
         self.index, self.count, self.plan, self.events = index, count, plan, events
         self.idle = False
+        self.full = ""
+        self.starts = 0  # since it took a run
         self.start()
 
     def start(self) -> None:
+        self.starts += 1
         self.runs: list[str] = []  # this process has not taken a run yet, whatever the one before it trained
         command = [
             sys.executable,
@@ -177,7 +184,10 @@ class _Worker:
             if "note" in event:
                 tqdm.write(event["note"], file=sys.stderr)
                 return
-            self.runs = event["together"]
+            if "full" in event:
+                self.full = event["full"]
+                return
+            self.runs, self.starts = event["together"], 0
             self.events.put(event)
 
     def check(self, directories: dict[str, RunDir]) -> None:
@@ -188,11 +198,19 @@ class _Worker:
         if code == 0:
             self.idle = True
             return
+        if code == worker.EXIT_STOPPED:  # by a SIGTERM, which the sweep may outlive
+            self.start()
+            return
         for reader in self.readers:  # what it said last
             reader.join(timeout=10)
+        if code == worker.EXIT_FULL and self.full:
+            raise UserError(self.full)
         reason = _how_it_died(code, self.errors)
         if not self.runs:
-            raise UserError(f"a worker died before it took a run: {reason}")
+            if code > 0 or self.starts >= STARTS:
+                raise UserError(f"a worker died before it took a run: {reason}")
+            self.start()
+            return
         if len(self.runs) > 1:
             # Whose fault it was is not known; from here on each is trained alone (`together`), and answers for itself.
             reason += f", in which it was trained together with {len(self.runs) - 1} other runs"
@@ -223,8 +241,22 @@ def _how_it_died(code: int, errors: list[str]) -> str:
     return f"its process exited with code {code}: {last}"
 
 
-def _left(directories: dict[str, RunDir]) -> set[str]:
-    return {name for name, directory in directories.items() if directory.result() is None}
+def _still_left(left: set[str], directories: dict[str, RunDir]) -> set[str]:
+    """Those of `left` that have not ended meanwhile: what has ended once is not looked at again."""
+    return {name for name in left if not directories[name].has_ended()}
+
+
+def verify_stores(runs: Iterable[Run], workdir: Workdir) -> None:
+    """Compares the token stores that runs read with their hashes. One that is not there is left for its run to report.
+
+    Raises StoreError for a damaged one.
+    """
+    from cptlaw.data.store import verify
+
+    wanted = {(corpus, "train") for run in runs for corpus in run.shares}
+    wanted |= {(corpus, "validation") for run in runs for corpus in run.evals}
+    for corpus, split in sorted(wanted):
+        verify(workdir.store(corpus, split))
 
 
 def _drain(events: queue.Queue[dict]) -> list[dict]:

@@ -5,11 +5,11 @@ leaves when its stdin closes.
 """
 
 import contextlib
-import errno
 import gc
 import itertools
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -21,13 +21,16 @@ from typing import Any
 from cptlaw import cache
 from cptlaw.errors import UserError
 from cptlaw.execution import group, rundir
-from cptlaw.execution.job import Job, Stopped, import_weights, tidy, watched
+from cptlaw.execution.job import DiskFull, Job, Stopped, full_disk_stops, import_weights, tidy, watched
 from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import build
 
 _CONDITIONS = Conditions()
+
+# How a worker ends that has not finished its work, for no fault of a run (of sysexits.h: EX_IOERR, EX_TEMPFAIL).
+EXIT_FULL, EXIT_STOPPED = 74, 75
 
 
 def train_run(run: Run, workdir: str | os.PathLike[str], conditions: Conditions = _CONDITIONS) -> bool:
@@ -43,34 +46,34 @@ def train_run(run: Run, workdir: str | os.PathLike[str], conditions: Conditions 
 
     Raises:
       Stopped: after saving, because `conditions.should_stop` said so.
+      DiskFull: the run is resumable.
     """
     from cptlaw.execution.hosts import run_dir
 
     workdir = Workdir(workdir)
     directory = run_dir(workdir, run)
-    with directory.claim() as mine:
+    with full_disk_stops(workdir), directory.claim() as mine:
         if not mine:
             return False
         conditions.progress([run], run, 0)
         from cptlaw.training.checkpoints import CheckpointError
 
         try:
-            try:
-                _train(directory, workdir, conditions)
-            except CheckpointError:
-                # Every checkpoint of it is damaged: starting over costs time, and gives the same rows.
-                directory.drop_checkpoints()
-                _train(directory, workdir, conditions)
-            tidy(directory, conditions.keep_checkpoint)
-        except Stopped:
+            with full_disk_stops(workdir):
+                try:
+                    _train(directory, workdir, conditions)
+                except CheckpointError:
+                    # Every checkpoint of it is damaged: starting over costs time, and gives the same rows.
+                    directory.drop_checkpoints()
+                    _train(directory, workdir, conditions)
+                tidy(directory, conditions.keep_checkpoint)
+        except (Stopped, DiskFull):
             raise
         except Exception as error:
             if not directory.alone:
                 raise  # perhaps of this host alone: the job ends, and starting it again goes on from the checkpoints
             # One bad cell must not stop the grid. Its checkpoints stay: what failed may be mended, and the run go on
-            # from them; unless they may be what filled the disk, of which its traceback needs a little.
-            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-                directory.drop_checkpoints()
+            # from them.
             known = isinstance(error, UserError)
             directory.fail(str(error) if known else f"{type(error).__name__}: {error}", traceback.format_exc())
         return True
@@ -111,14 +114,17 @@ def _train(directory: RunDir, workdir: Workdir, conditions: Conditions) -> None:
 
 
 def main(plan_path: str, place: str) -> None:
-    """Works on the plan's runs until none is left or the sweep goes away."""
+    """Works on the plan's runs until none is left, the sweep goes away, or a SIGTERM asks it to leave.
+
+    Exits with EXIT_STOPPED after a SIGTERM, and with EXIT_FULL when a disk is full.
+    """
     plan = json.loads(Path(plan_path).read_text())
     index, count = (int(part) for part in place.split("/"))
     if count > 1 and hasattr(os, "sched_setaffinity"):
         # A core of its own: tiny models gain more from a second run beside them than from a second thread.
         cores = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, cores[index % len(cores) :: count])
-    stop = threading.Event()
+    stop, code = threading.Event(), 0
 
     def watch() -> None:
         sys.stdin.read()
@@ -130,6 +136,12 @@ def main(plan_path: str, place: str) -> None:
         except OSError:  # the sweep is gone, which must not fail its run
             stop.set()
 
+    def leave(*_: Any) -> None:
+        nonlocal code
+        code = EXIT_STOPPED
+        stop.set()
+
+    signal.signal(signal.SIGTERM, leave)  # some clusters send it to every process of a job, not to the sweep alone
     threading.Thread(target=watch, daemon=True).start()
     cache.keep_compiled()
     conditions = Conditions(
@@ -139,8 +151,13 @@ def main(plan_path: str, place: str) -> None:
         should_stop=stop.is_set,
     )
     runs = [Run.of(fields) for fields in plan["runs"]]
-    with contextlib.suppress(Stopped):
-        _Worker(runs, Workdir(plan["workdir"]), plan["together"], conditions, tell).work()
+    try:
+        with contextlib.suppress(Stopped):
+            _Worker(runs, Workdir(plan["workdir"]), plan["together"], conditions, tell).work()
+    except DiskFull as full:
+        tell(full=str(full))
+        code = EXIT_FULL
+    sys.exit(code)
 
 
 class _Worker:
@@ -154,11 +171,12 @@ class _Worker:
         self.queue = sorted(runs, key=lambda run: (run.init is not None, -run.flops()))
         self.planned = {run.id for run in runs}
         self.alone: set[str] = set()  # what could not be trained together
+        self.results: dict[str, dict[str, Any]] = {}  # of runs that others start from
 
     def work(self) -> None:
         """Returns when no run is left or a stop was asked for. Raises Stopped when one was stopped on its way."""
         while self.queue and not self.conditions.should_stop():
-            self.queue = [run for run in self.queue if RunDir(self.workdir, run).result() is None]
+            self.queue = [run for run in self.queue if not RunDir(self.workdir, run).has_ended()]
             # After each run from the beginning again: what comes earlier in the queue may have become ready.
             if not any(self.ready(run) and self.take(run) for run in self.queue):
                 time.sleep(0.2)
@@ -179,7 +197,7 @@ class _Worker:
     def ready(self, run: Run) -> bool:
         """Whether what the run starts from is there; when it never will be, the run is failed."""
         for needed in run.needs:
-            result = rundir.read_result(self.workdir.run(needed))
+            result = self.results.get(needed) or rundir.read_result(self.workdir.run(needed))
             kind = "base" if needed == run.init else "trunk"
             if result is None:
                 if needed not in self.planned:
@@ -188,6 +206,7 @@ class _Worker:
             if result["state"] == rundir.FAILED:
                 RunDir(self.workdir, run).fail(f"its {kind} run {needed} failed: {result['reason']}")
                 return False
+            self.results[needed] = result
         return True
 
 

@@ -122,8 +122,8 @@ def _flat(problem: Problem, rows: Rows, theta: np.ndarray, known: set[str]) -> l
     if (free := spreads > UNDETERMINED).any():
         part = names[np.abs(directions[free]).max(axis=0) > 0.3]
         out.append(
-            f"{', '.join(part)} {'are' if len(part) > 1 else 'is'} not determined at all: other values fit the rows as "
-            "well; read predictions within the fitted range, not these parameters"
+            f"flat direction: {', '.join(part)} {'are' if len(part) > 1 else 'is'} not determined at all: other values "
+            "fit the rows as well; read predictions within the fitted range, not these parameters"
         )
     for s, spread, direction in zip(singular, spreads, directions, strict=True):
         if FLAT < spread <= UNDETERMINED:

@@ -75,16 +75,16 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
             at.refuse("eval", "must name one corpus, or two or more different ones")
     settings = at.mapping("settings", data["settings"])
     for name, kind in SETTINGS.items():
-        if not isinstance(settings.get(name), kind) or isinstance(settings[name], bool):
-            at.refuse(f"settings.{name}", f"must be {_words(kind)}")
-    if settings["seed"] < 0:
+        if name in settings or data["codes"] or not isinstance(evals, str):
+            at.of(f"settings.{name}", settings.get(name), kind)
+    if settings.get("seed", 0) < 0:
         at.refuse("settings.seed", "must not be negative")
     if not isinstance(evals, str):
         try:
             chosen = laws.joint(chosen, evals, at.texts("settings.shared", settings["shared"]))
         except UserError as error:
             at.refuse("settings.shared", str(error))
-    found = _content(at, data, chosen, evals)
+    found = _content(at, data, chosen)
     found["process"] = _processes(at, data.get("process", {}), chosen.base or chosen, evals)
     # The fields are checked first, because they say where the damage is; the digest sees what they cannot.
     if version == VERSION and data["sha256"] != _digest({k: v for k, v in data.items() if k != "sha256"}):
@@ -149,12 +149,13 @@ def _law(at: "_Checker", about: dict[str, Any], given: str | Law | None) -> Law:
     return laws.load(given, sha256)
 
 
-def _content(at: "_Checker", data: dict[str, Any], law: Law, evals: str | tuple[str, ...]) -> dict[str, Any]:
-    """Every other field, checked and in the types of `Fit`."""
+def _content(at: "_Checker", data: dict[str, Any], law: Law) -> dict[str, Any]:
+    """Every other field, checked and in the types of `Fit`. A fit made by hand has no `codes`, and may have no rows."""
+    solved = bool(data["codes"])
     params = at.numbers("params", data["params"])
-    at.keys("params.", params, {*law.names, *law.fixed})
+    at.keys("params.", params, {*law.names, *law.fixed} if solved else set(law.names), more=not solved)
     samples = {k: at.column(f"samples.{k}", v) for k, v in at.mapping("samples", data["samples"]).items()}
-    at.keys("samples.", samples, set(law.names))
+    at.keys("samples.", samples, set(law.names), more=not solved)
     if len({len(values) for values in samples.values()}) > 1:
         at.refuse("samples", "must have the same length for every parameter")
     for p in law.params:
@@ -167,7 +168,7 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law, evals: str | tuple[
     influence = {}
     for run, moved in at.mapping("influence", data["influence"]).items():
         influence[run] = at.numbers(f"influence.{run}", moved, finite=False)
-        if unknown := set(influence[run]) - set(law.names):
+        if solved and (unknown := set(influence[run]) - set(law.names)):
             at.refuse(f"influence.{run}", f"names {', '.join(sorted(unknown))}, which the law has not")
     ranges = {}
     for name, pair in at.mapping("ranges", data["ranges"]).items():
@@ -176,11 +177,10 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law, evals: str | tuple[
         if (name in ("params", "tokens") and pair[0] <= 0) or (_is_share(name) and not 0 <= pair[0] <= pair[1] <= 1):
             at.refuse(f"ranges.{name}", f"is {pair[0]:g} to {pair[1]:g}, which no such column is")
         ranges[name] = (float(pair[0]), float(pair[1]))
-    at.keys("ranges.", ranges, set(law.columns))
-    residuals = at.rows(data["residuals"])
-    if wrong := set(residuals["eval"]) - ({evals} if isinstance(evals, str) else set(evals)):
-        at.refuse("residuals.eval", f"has rows of {', '.join(sorted(wrong))}, which was not fitted")
-    if data["n_rows"] != (fitted := int((~residuals["held_out"]).sum())) or isinstance(data["n_rows"], bool | float):
+    at.keys("ranges.", ranges, set(law.columns) if solved else set(), more=not solved)
+    residuals = at.rows(data["residuals"], solved)
+    at.of("n_rows", data["n_rows"], int)
+    if solved and data["n_rows"] != (fitted := int((~residuals["held_out"]).sum())):
         at.refuse("n_rows", f"is {data['n_rows']!r}, and {fitted} rows are fitted")
     rests = {k: tuple(at.texts(f"rests.{k}", v)) for k, v in at.mapping("rests", data.get("rests", {})).items()}
     if not {*rests} <= {*law.columns} or not {n for names in rests.values() for n in names} <= {*law.names}:
@@ -193,7 +193,7 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law, evals: str | tuple[
         "samples": samples,
         "codes": at.codes(data["codes"]),
         "influence": influence,
-        "scores": at.scores(data["scores"]),
+        "scores": at.scores(data["scores"], solved),
         "residuals": residuals,
         "ranges": ranges,
         "rests": rests,
@@ -254,10 +254,11 @@ class _Checker:
     def refuse(self, field: str, why: str) -> Any:
         raise FitError(f"{self.path}: {field}: {why}; the file is damaged, fit again")
 
-    def keys(self, prefix: str, values: Mapping[str, Any], known: set[str]) -> None:
+    def keys(self, prefix: str, values: Mapping[str, Any], known: set[str], more: bool = False) -> None:
+        """Refuses a missing name, and one that is not `known` unless `more` are allowed."""
         if absent := sorted(known - set(values)):
             raise FitError(f"{self.path}: incomplete: {prefix}{absent[0]} is missing; fit again")
-        if unknown := sorted(set(values) - known):
+        if not more and (unknown := sorted(set(values) - known)):
             self.refuse(f"{prefix}{unknown[0]}", "is not known")
 
     def of(self, field: str, value: Any, kind: type) -> Any:
@@ -292,15 +293,15 @@ class _Checker:
                 self.refuse(f"{field}[{i}]", f"must be a number, not {_shown(number)}")
         return np.array(value, float)
 
-    def rows(self, value: Any) -> pd.DataFrame:
-        """The table of residuals."""
+    def rows(self, value: Any, whole: bool) -> pd.DataFrame:
+        """The table of residuals; `whole` asks for all the columns of `ROWS`."""
         columns = self.mapping("residuals", value)
-        if absent := [name for name in ROWS if name not in columns]:
+        if absent := [name for name in (ROWS if whole else ("run", "held_out")) if name not in columns]:
             raise FitError(f"{self.path}: incomplete: residuals.{absent[0]} is missing; fit again")
         for name, values in columns.items():
             field = f"residuals.{name}"
             for i, cell in enumerate(self.of(field, values, list)):
-                if name in ROWS and not (name == "loss" and cell is None):
+                if name in ROWS and not (name == "loss" and cell is None) and (whole or name != "run"):
                     self.of(f"{field}[{i}]", cell, ROWS[name])
                 elif isinstance(cell, list | dict):
                     self.refuse(f"{field}[{i}]", f"must be a number or text, not {_shown(cell)}")
@@ -319,9 +320,11 @@ class _Checker:
             out[what] = counts
         return out
 
-    def scores(self, value: Any) -> dict[str, Any]:
+    def scores(self, value: Any, whole: bool) -> dict[str, Any]:
         """{"fit": numbers, "held_out": {"what", "n", candidates' numbers, "beaten_by", "alike"}}; null is NaN."""
         scores = self.mapping("scores", value)
+        if not scores and not whole:
+            return {}
         self.keys("scores.", scores, {"fit", "held_out"})
         fit = self.numbers("scores.fit", scores["fit"], finite=False)
         held = dict(self.mapping("scores.held_out", scores["held_out"]))
@@ -338,7 +341,7 @@ class _Checker:
         for name, check in needed.items() if held["n"] else ():
             check(f"scores.held_out.{name}", held.get(name))
         for where, scored in (("fit", fit), ("held_out.law", held.get("law", {"rms_log": 0, "mean_log": 0}))):
-            for name in ("rms_log", "mean_log"):
+            for name in ("rms_log", "mean_log") if whole else ("rms_log",) if held["n"] else ():
                 self.of(f"scores.{where}.{name}", scored.get(name), float)
         return {"fit": fit, "held_out": held}
 

@@ -71,6 +71,9 @@ class Config:
     attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "splash"))] = (
         "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
     )
+    # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
+    # part of what the model is.
+    described: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self):
         fields.check(self, "model")

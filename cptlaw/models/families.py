@@ -1,75 +1,18 @@
-"""The families of open weights: Hugging Face's config.json as a `Config` and back, and where each parameter lies.
+"""The families of open weights: Hugging Face's config.json as a `Config`, and back.
 
-A layout reads like einops: "(k g c) d -> d k g c" says that the tensor's rows are kv heads, query heads of each and
-channels, its columns the model width, and that the parameter has these axes in the other order.
+What is read follows transformers 5.24, field by field: a field that a file leaves out has its family's default, one
+that the family's model does not use is left alone, and whatever else would change the computation is refused by name.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from cptlaw.errors import UserError
 from cptlaw.models.config import COMPUTATION, Config
 
-
-class Place(NamedTuple):
-    """Where a parameter lies: tensor name ({} is the layer), its layout, and its part of the layout's axis n."""
-
-    name: str
-    layout: str
-    part: int = 0
-
-
-_LLAMA = {
-    "embed": Place("model.embed_tokens.weight", "v d -> v d"),
-    "unembed": Place("lm_head.weight", "v d -> v d"),
-    "final_norm": Place("model.norm.weight", "d -> d"),
-    "layers/attention_norm": Place("model.layers.{}.input_layernorm.weight", "d -> d"),
-    "layers/mlp_norm": Place("model.layers.{}.post_attention_layernorm.weight", "d -> d"),
-    "layers/attention/q": Place("model.layers.{}.self_attn.q_proj.weight", "(k g c) d -> d k g c"),
-    "layers/attention/k": Place("model.layers.{}.self_attn.k_proj.weight", "(k c) d -> d k c"),
-    "layers/attention/v": Place("model.layers.{}.self_attn.v_proj.weight", "(k c) d -> d k c"),
-    "layers/attention/o": Place("model.layers.{}.self_attn.o_proj.weight", "d (k g c) -> k g c d"),
-    "layers/attention/q_bias": Place("model.layers.{}.self_attn.q_proj.bias", "(k g c) -> k g c"),
-    "layers/attention/k_bias": Place("model.layers.{}.self_attn.k_proj.bias", "(k c) -> k c"),
-    "layers/attention/v_bias": Place("model.layers.{}.self_attn.v_proj.bias", "(k c) -> k c"),
-    "layers/attention/o_bias": Place("model.layers.{}.self_attn.o_proj.bias", "d -> d"),
-    "layers/attention/q_norm": Place("model.layers.{}.self_attn.q_norm.weight", "c -> c"),
-    "layers/attention/k_norm": Place("model.layers.{}.self_attn.k_norm.weight", "c -> c"),
-    "layers/mlp/gate": Place("model.layers.{}.mlp.gate_proj.weight", "f d -> d f"),
-    "layers/mlp/up": Place("model.layers.{}.mlp.up_proj.weight", "f d -> d f"),
-    "layers/mlp/down": Place("model.layers.{}.mlp.down_proj.weight", "d f -> f d"),
-    "layers/mlp/gate_bias": Place("model.layers.{}.mlp.gate_proj.bias", "f -> f"),
-    "layers/mlp/up_bias": Place("model.layers.{}.mlp.up_proj.bias", "f -> f"),
-    "layers/mlp/down_bias": Place("model.layers.{}.mlp.down_proj.bias", "d -> d"),
-}
-_NEOX = {
-    "embed": Place("gpt_neox.embed_in.weight", "v d -> v d"),
-    "unembed": Place("embed_out.weight", "v d -> v d"),
-    "final_norm": Place("gpt_neox.final_layer_norm.weight", "d -> d"),
-    "final_norm_bias": Place("gpt_neox.final_layer_norm.bias", "d -> d"),
-    "layers/attention_norm": Place("gpt_neox.layers.{}.input_layernorm.weight", "d -> d"),
-    "layers/attention_norm_bias": Place("gpt_neox.layers.{}.input_layernorm.bias", "d -> d"),
-    "layers/mlp_norm": Place("gpt_neox.layers.{}.post_attention_layernorm.weight", "d -> d"),
-    "layers/mlp_norm_bias": Place("gpt_neox.layers.{}.post_attention_layernorm.bias", "d -> d"),
-    # Every head's query, key and value lie together; there are as many kv heads as heads (g is 1).
-    "layers/attention/q": Place("gpt_neox.layers.{}.attention.query_key_value.weight", "(k n g c) d -> d k g c", 0),
-    "layers/attention/k": Place("gpt_neox.layers.{}.attention.query_key_value.weight", "(k n c) d -> d k c", 1),
-    "layers/attention/v": Place("gpt_neox.layers.{}.attention.query_key_value.weight", "(k n c) d -> d k c", 2),
-    "layers/attention/q_bias": Place("gpt_neox.layers.{}.attention.query_key_value.bias", "(k n g c) -> k g c", 0),
-    "layers/attention/k_bias": Place("gpt_neox.layers.{}.attention.query_key_value.bias", "(k n c) -> k c", 1),
-    "layers/attention/v_bias": Place("gpt_neox.layers.{}.attention.query_key_value.bias", "(k n c) -> k c", 2),
-    "layers/attention/o": Place("gpt_neox.layers.{}.attention.dense.weight", "d (k g c) -> k g c d"),
-    "layers/attention/o_bias": Place("gpt_neox.layers.{}.attention.dense.bias", "d -> d"),
-    "layers/mlp/up": Place("gpt_neox.layers.{}.mlp.dense_h_to_4h.weight", "f d -> d f"),
-    "layers/mlp/up_bias": Place("gpt_neox.layers.{}.mlp.dense_h_to_4h.bias", "f -> f"),
-    "layers/mlp/down": Place("gpt_neox.layers.{}.mlp.dense_4h_to_h.weight", "d f -> f d"),
-    "layers/mlp/down_bias": Place("gpt_neox.layers.{}.mlp.dense_4h_to_h.bias", "d -> d"),
-}
-PLACES = {"llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "gpt_neox": _NEOX}
-# Tensors of a checkpoint that hold nothing to learn (masks and tables that old versions saved).
-IGNORED = r"rotary_emb\.inv_freq$|\.attention\.(bias|masked_bias)$"
-
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
 _CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
@@ -79,12 +22,16 @@ _CLASSES = {
 }
 _ACTIVATIONS = {
     "silu": "silu",
+    "swish": "silu",
     "gelu": "gelu",
+    "gelu_python": "gelu",
     "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_python_tanh": "gelu_tanh",
     "gelu_new": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
+    "gelu_accurate": "gelu_tanh",
 }
-# Fields of Config under config.json's names: those of every family, and those of llama3 rescaling.
+# Fields of Config under config.json's names, which every family has and no file leaves out.
 _SIZES = {
     "vocab_size": "vocab_size",
     "d_model": "hidden_size",
@@ -92,89 +39,222 @@ _SIZES = {
     "heads": "num_attention_heads",
     "d_ff": "intermediate_size",
 }
-_LLAMA3 = {
-    "rope_low_freq_factor": "low_freq_factor",
-    "rope_high_freq_factor": "high_freq_factor",
-    "rope_original_context": "original_max_position_embeddings",
+_LLAMA3 = {"rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor"}
+# What a family's config class has in the place of a field that config.json leaves out.
+_DEFAULTS: dict[str, Any] = {
+    "num_key_value_heads": {"llama": None, "mistral": 8, "qwen2": 32, "qwen3": 32},
+    "head_dim": {"llama": None, "mistral": None, "qwen2": None, "qwen3": 128},
+    "hidden_act": {"llama": "silu", "mistral": "silu", "qwen2": "silu", "qwen3": "silu", "gpt_neox": "gelu"},
+    "attention_bias": {"llama": False, "qwen3": False, "gpt_neox": True},
+    "sliding_window": {"mistral": 4096, "qwen2": 4096, "qwen3": 4096},
 }
+
+
+class _Json:
+    """The fields of a config.json, checked by type."""
+
+    def __init__(self, given: Mapping[str, Any]):
+        self.given, self.family = given, given.get("model_type")
+
+    def number(self, name: str, default: float, source: Mapping[str, Any] | None = None) -> float:
+        value = (self.given if source is None else source).get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise UserError(f"config.json: {name} is {value!r}; a number is needed")
+        return value
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.given.get(name, default)
+        if not isinstance(value, bool):
+            raise UserError(f"config.json: {name} is {value!r}; true or false is needed")
+        return value
+
+    def size(self, name: str) -> int | None:
+        """A positive integer; None for null or a field whose default is none."""
+        value = self.given.get(name, _DEFAULTS.get(name, {}).get(self.family))
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise UserError(f"config.json: {name} is {value!r}; a positive integer is needed")
+        return value
+
+    def required(self, name: str) -> int:
+        _required(self.given, name)
+        value = self.size(name)
+        if value is None:
+            raise UserError(f"config.json: {name} is null; a positive integer is needed")
+        return value
 
 
 def of_json(given: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Raises UserError naming the architecture, feature or field that it cannot take."""
-    family = given.get("model_type")
-    if family not in PLACES:
-        raise _unsupported("model_type", family, PLACES)
+    json_ = _Json(given)
+    family = json_.family
+    if family not in FAMILIES:
+        raise _unsupported("model_type", family, FAMILIES)
     neox = family == "gpt_neox"
-    activation = given.get("hidden_act", "gelu" if neox else "silu")
+    activation = given.get("hidden_act", _DEFAULTS["hidden_act"][family])
     if activation not in _ACTIVATIONS:
         raise _unsupported("hidden_act", activation, _ACTIVATIONS)
-    if given.get("quantization_config"):
-        raise _unsupported("quantization_config", given["quantization_config"], ["full weights"])
-    sizes = {ours: _required(given, theirs) for ours, theirs in _SIZES.items()}
-    return Config(
-        **sizes,
-        **_rope(given, 0.25 if neox else 1.0),
-        kv_heads=given.get("num_key_value_heads") or sizes["heads"],
-        head_dim=given.get("head_dim") or 0,
-        norm_eps=given.get("layer_norm_eps", 1e-5) if neox else given.get("rms_norm_eps", 1e-6),
-        tie_embeddings=given.get("tie_word_embeddings", False),
+    for name in ("quantization_config", "compression_config", "per_layer_config"):
+        if given.get(name):
+            raise _unsupported(name, given[name], ["full weights, the same in all layers"])
+    if not json_.flag("is_causal", True):
+        raise _unsupported("is_causal", False, ["true"])
+    sizes = {ours: json_.required(theirs) for ours, theirs in _SIZES.items()}
+    kv_heads, head_dim = json_.size("num_key_value_heads"), json_.size("head_dim")
+    if neox:
+        if head_dim not in (None, sizes["d_model"] // sizes["heads"]):
+            raise _unsupported("head_dim", head_dim, ["hidden_size / num_attention_heads"])
+        kv_heads = head_dim = None
+    fields: dict[str, Any] = {**sizes, **_rope(json_)}
+    config = Config(
+        **fields,
+        kv_heads=kv_heads or sizes["heads"],
+        head_dim=head_dim or 0,
+        norm_eps=json_.number("layer_norm_eps", 1e-5) if neox else json_.number("rms_norm_eps", 1e-6),
+        tie_embeddings=json_.flag("tie_word_embeddings", False),
         norm="layer" if neox else "rms",
-        bias=_bias(family, given),
+        bias=_bias(json_),
         activation=_ACTIVATIONS[activation],
         gated=not neox,
-        parallel_residual=neox and given.get("use_parallel_residual", True),
+        parallel_residual=neox and json_.flag("use_parallel_residual", True),
         qk_norm=family == "qwen3",
-        sliding_window=_window(family, given, sizes["layers"]),
+        sliding_window=_window(json_, sizes["layers"]),
     )
+    return dataclasses.replace(config, described=json.dumps({"config": dict(given)}, sort_keys=True))
 
 
-def _rope(given: Mapping[str, Any], fraction: float) -> dict[str, Any]:
-    # transformers 5 gathers in rope_parameters what older versions have beside rope_scaling.
-    scaling = given.get("rope_parameters") or given.get("rope_scaling") or {}
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind not in ("default", "linear", "llama3"):
-        raise _unsupported("rope_scaling", kind, ("default", "linear", "llama3"))
-    both = {**given, **scaling}
-    fields = {
-        "rope_theta": float(both.get("rope_theta", both.get("rotary_emb_base", 10_000))),
-        "rotary_fraction": both.get("partial_rotary_factor", both.get("rotary_pct", fraction)),
-    }
+def _rope(json_: _Json) -> dict[str, Any]:
+    """Rotary fields of the Config."""
+    given, neox = json_.given, json_.family == "gpt_neox"
+    name, kind = _rope_kind(given)
+    scaling, other = given.get(name) or {}, given.get("rope_parameters") or {}
+    theta_name, share_name = ("rotary_emb_base", "rotary_pct") if neox else ("rope_theta", "partial_rotary_factor")
+    theta = json_.number("rope_theta", json_.number(theta_name, 10_000), scaling)
+    share = json_.number("partial_rotary_factor", json_.number(share_name, 0.25 if neox else 1.0), scaling)
+    for field, where in ((theta_name, given), ("rope_theta", given), ("rope_theta", other)):
+        if where.get(field, theta) != theta:
+            raise UserError(
+                f"config.json: {field} is {where[field]!r}, but {theta:g} would be taken; keep the one that is right"
+            )
+    if not neox and share != 1:
+        raise _unsupported("partial_rotary_factor", share, ["1"])
+    if given.get("partial_rotary_factor", share) != share:
+        raise _unsupported("partial_rotary_factor", given["partial_rotary_factor"], [f"{share}, as {share_name}"])
+    fields: dict[str, Any] = {"rope_theta": float(theta), "rotary_fraction": float(share)}
     if kind != "default":
-        fields |= {"rope_scaling": kind, "rope_factor": _required(scaling, "factor")}
+        _required(scaling, "factor")
+        fields |= {"rope_scaling": kind, "rope_factor": float(json_.number("factor", 1, scaling))}
     if kind == "llama3":
-        fields |= {ours: _required(scaling, theirs) for ours, theirs in _LLAMA3.items()}
+        for ours, theirs in _LLAMA3.items():
+            _required(scaling, theirs)
+            fields[ours] = float(json_.number(theirs, 1, scaling))
+        fields["rope_original_context"] = _original_context(given, scaling)
     return fields
 
 
-def _bias(family: str, given: Mapping[str, Any]) -> str:
+def _rope_kind(given: Mapping[str, Any]) -> tuple[str, str]:
+    """The field that decides, and its rope_type: rope_scaling takes the place of rope_parameters, as in transformers 5.
+
+    Raises UserError for a type that is not supported, and for fields that contradict each other.
+    """
+    name = next((name for name in ("rope_scaling", "rope_parameters") if given.get(name)), "rope_scaling")
+    for field in ("rope_scaling", "rope_parameters"):
+        inner = given.get(field) or {}
+        if not isinstance(inner, dict):
+            raise UserError(f"config.json: {field} is {inner!r}; an object or null is needed")
+        if nested := [key for key, value in inner.items() if isinstance(value, dict)]:
+            raise _unsupported(field, f"by layer type ({', '.join(nested)})", ["the same in all layers"])
+    scaling, other = given.get(name) or {}, given.get("rope_parameters") or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    said = {"rope_type": scaling.get("rope_type"), "type": scaling.get("type")}
+    if name == "rope_scaling" and (theirs := other.get("rope_type", other.get("type"))) != "default":
+        said["rope_parameters.rope_type"] = theirs
+    for field, value in said.items():
+        if value not in (None, kind):
+            raise UserError(f"config.json: {name} says {kind!r}, and {field} {value!r}; keep the one that is right")
+    if kind not in ("default", "linear", "llama3"):
+        raise _unsupported(name, kind, ("default", "linear", "llama3"))
+    if kind == "default" and scaling.get("factor", 1) != 1:
+        factor = scaling["factor"]
+        raise UserError(f"config.json: {name} has the factor {factor!r} and no rope_type; name its rope_type")
+    return name, kind
+
+
+def _original_context(given: Mapping[str, Any], scaling: Mapping[str, Any]) -> int:
+    name = "original_max_position_embeddings"
+    values = [value for value in (given.get(name), scaling.get(name)) if value is not None]
+    if not values:
+        values = [_required(given, "max_position_embeddings")]
+    if len(set(values)) > 1:
+        raise UserError(f"config.json: {name} is {values[0]!r} and {values[1]!r}; keep the one that is right")
+    return values[0]
+
+
+def _bias(json_: _Json) -> str:
+    family = json_.family
+    attention = json_.flag("attention_bias", _DEFAULTS["attention_bias"].get(family, family == "qwen2"))
     if family in ("qwen2", "gpt_neox"):
-        if not given.get("attention_bias", True):
+        if not attention:
             raise _unsupported("attention_bias", False, ["True"])
         return "qkv" if family == "qwen2" else "all"
-    attention, mlp = given.get("attention_bias", False), given.get("mlp_bias", False)
+    # Only Llama's feed-forward layers can have biases.
+    mlp = json_.flag("mlp_bias", False) if family == "llama" else False
     if attention != mlp:
         raise _unsupported("attention_bias", attention, [f"{mlp}, as mlp_bias"])
     return "all" if attention else "none"
 
 
-def _window(family: str, given: Mapping[str, Any], layers: int) -> int:
-    window = given.get("sliding_window") or 0
-    if family.startswith("qwen") and not given.get("use_sliding_window", False):
-        window = 0
-    kinds = given.get("layer_types")
-    if kinds is None and window and family.startswith("qwen"):
-        full = min(given.get("max_window_layers", layers), layers)
-        kinds = ["full_attention"] * full + ["sliding_attention"] * (layers - full)
-    kinds = set(kinds or ["sliding_attention"])
-    if kinds == {"full_attention"}:
+def _window(json_: _Json, layers: int) -> int:
+    """The sliding window; 0 for none. Llama and GPT-NeoX have none, whatever their file says."""
+    family, kinds = json_.family, json_.given.get("layer_types")
+    window = json_.size("sliding_window") if family in _DEFAULTS["sliding_window"] else None
+    if family in ("qwen2", "qwen3"):
+        window = window if json_.flag("use_sliding_window", False) else None
+        full = int(json_.number("max_window_layers", 28)) if window else layers
+        made = ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
+    else:
+        made = ["sliding_attention" if window else "full_attention"] * layers
+    kinds = made if kinds is None else kinds
+    if not isinstance(kinds, list) or len(kinds) != layers or len(set(map(str, kinds))) > 1:
+        said = ", ".join(sorted(set(map(str, kinds)))) if isinstance(kinds, list) else kinds
+        raise _unsupported("layer_types", said, [f"full attention, or one window, in all {layers} layers"])
+    if kinds[0] == "full_attention" and (window is None or family != "mistral"):
         return 0
-    if kinds != {"sliding_attention"}:
-        raise _unsupported("layer_types", ", ".join(sorted(kinds)), ["full attention, or one window, in all layers"])
+    if kinds[0] != "sliding_attention" or window is None:
+        raise _unsupported("layer_types", kinds[0], [f"what sliding_window, {window}, makes of {family}"])
     return window
 
 
 def to_json(cfg: Config) -> dict[str, Any]:
-    """A config.json for the Config. Raises UserError naming the fields that no supported architecture can express."""
+    """A config.json for the Config. Raises UserError naming the fields that no supported architecture can express.
+
+    An imported Config has its own file again. Of one that was changed since, the file keeps what is not architecture:
+    the context length, and the ids of special tokens.
+    """
+    described = json.loads(cfg.described)["config"] if cfg.described else {}
+    if described and _same(of_json(described), cfg):
+        return described | {"architectures": [_CLASSES[described["model_type"]]]}
+    made = _to_json(cfg)
+    read = of_json(made)
+    if not _same(read, cfg):
+        names = [field.name for field in dataclasses.fields(Config) if field.compare and field.name not in COMPUTATION]
+        lost = [f"{n}={getattr(cfg, n)!r}" for n in names if getattr(read, n) != getattr(cfg, n)]
+        raise UserError(f"model: Hugging Face's {made['model_type']} architecture cannot express {', '.join(lost)}")
+    return made | {name: described[name] for name in _KEPT if name in described}
+
+
+# Fields that are no part of the architecture, and hold for a model that was changed too.
+_KEPT = (
+    *("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"),
+    *("attention_dropout", "hidden_dropout", "use_cache"),
+)
+
+
+def _same(a: Config, b: Config) -> bool:
+    """Whether two Configs are the same model, however they are computed."""
+    return dataclasses.replace(a, **{name: getattr(b, name) for name in COMPUTATION}) == b
+
+
+def _to_json(cfg: Config) -> dict[str, Any]:
     if cfg.norm == "layer":
         family = "gpt_neox"
     elif cfg.qk_norm:
@@ -195,6 +275,7 @@ def to_json(cfg: Config) -> dict[str, Any]:
         made["rope_scaling"] = {"rope_type": cfg.rope_scaling, "factor": cfg.rope_factor}
     if cfg.rope_scaling == "llama3":
         made["rope_scaling"] |= {theirs: getattr(cfg, ours) for ours, theirs in _LLAMA3.items()}
+        made["rope_scaling"]["original_max_position_embeddings"] = cfg.rope_original_context
         made["max_position_embeddings"] = int(cfg.rope_original_context * cfg.rope_factor)
     if family == "gpt_neox":
         made |= {
@@ -213,10 +294,6 @@ def to_json(cfg: Config) -> dict[str, Any]:
             "use_sliding_window": cfg.sliding_window > 0,
             "max_window_layers": 0 if cfg.sliding_window else cfg.layers,
         }
-    read = dataclasses.asdict(of_json(made))
-    lost = [f"{k}={v!r}" for k, v in dataclasses.asdict(cfg).items() if k not in COMPUTATION and read[k] != v]
-    if lost:
-        raise UserError(f"model: Hugging Face's {family} architecture cannot express {', '.join(lost)}")
     return made
 
 

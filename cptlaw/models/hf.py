@@ -9,7 +9,7 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -17,30 +17,17 @@ from jax.experimental import multihost_utils
 
 from cptlaw import atomic
 from cptlaw.errors import UserError
-from cptlaw.models import families, transformer
+from cptlaw.lfs import refuse_pointer
+from cptlaw.models import families, places, transformer
 from cptlaw.models.config import Config
-from cptlaw.models.families import Place
+from cptlaw.models.places import Place
+from cptlaw.models.tensor_files import Index, Safetensors, Source, WeightsError
 from cptlaw.models.transformer import Params
 from cptlaw.models.tree import differences, path_name
 from cptlaw.progress import bar as progress_bar
 
 if TYPE_CHECKING:
     from cptlaw.models.sharding import Layout
-
-Index = tuple[slice, ...]
-
-
-class WeightsError(UserError):
-    """Weights that are not there, not readable, or not this model's."""
-
-
-class Source(Protocol):
-    """Tensors under Hugging Face's names, of which any slice can be read alone."""
-
-    @property
-    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
-
-    def read(self, name: str, index: Index) -> np.ndarray: ...
 
 
 def load(
@@ -65,11 +52,27 @@ def abstract_params(cfg: Config, layout: "Layout") -> Params:
 
 def read_config(path: str | os.PathLike[str]) -> Config:
     """The Config of a folder's config.json. Raises WeightsError when it has none, else as `families.of_json`."""
-    file = Path(path) / "config.json"
+    path = Path(path).expanduser()
+    given = _read_json(path / "config.json", "name a folder as downloaded from Hugging Face")
     try:
-        return families.of_json(json.loads(file.read_text()))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{file}: not readable ({error}); name a folder as downloaded from Hugging Face") from error
+        cfg = families.of_json(given)
+    except UserError as error:
+        raise WeightsError(f"{path / 'config.json'}: {str(error).removeprefix('config.json: ')}") from error
+    described = {"config": given}
+    if (path / "generation_config.json").exists():
+        described["generation_config"] = _read_json(path / "generation_config.json", "download it again")
+    return dataclasses.replace(cfg, described=json.dumps(described))
+
+
+def _read_json(file: Path, cure: str) -> dict[str, Any]:
+    refuse_pointer(file, WeightsError)
+    try:
+        given = json.loads(file.read_text())
+    except (OSError, ValueError, RecursionError) as error:
+        raise WeightsError(f"{file}: not readable ({error}); {cure}") from error
+    if not isinstance(given, dict):
+        raise WeightsError(f"{file}: not readable (no object with fields); {cure}")
+    return given
 
 
 def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
@@ -86,15 +89,17 @@ def assemble(source: Source, family: str, cfg: Config, abstract: Params, *, prog
     Args:
       abstract: as of `abstract_params`, or `make_start(...)[1].params`.
 
-    Raises WeightsError that lists every tensor that is missing, unused or of another shape.
+    Raises WeightsError that lists tensors that are missing, unused or of another shape, or names one with a number that
+    is not finite.
     """
-    wanted = tensors(family, cfg)
-    _check(source, {name: tensor.shape for name, tensor in wanted.items()}, tied=cfg.tie_embeddings)
+    wanted = {name: tensor.shape for name, tensor in tensors(family, cfg).items()}
+    source = _under_names(source, wanted)
+    _check(source, wanted, tied=cfg.tie_embeddings)
     leaves, tree = jax.tree_util.tree_flatten_with_path(abstract)
     loaded = []
     with progress_bar(progress=progress, desc="Reading weights", total=len(leaves), unit=" parameters") as bar:
         for path, leaf in leaves:
-            place = families.PLACES[family][path_name(path)]
+            place = places.PLACES[family][path_name(path)]
             read = functools.partial(_shard, source, place, _sizes(cfg), _stacked(path), leaf)
             loaded.append(_place(leaf, read))
             bar.update()
@@ -139,6 +144,9 @@ def _cut(source: Source, name: str, place: Place, sizes: dict[str, int], index: 
     outer = {group[0]: want[group[0]].stop - want[group[0]].start for group in groups}
     theirs = [letter for group in groups for letter in group]
     array = source.read(name, tuple(ranges)).reshape([outer.get(letter, sizes[letter]) for letter in theirs])
+    # NaN is the smallest of any numbers that it is among.
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise WeightsError(f"{source}: {name} holds numbers that are not finite; download it, or export it, again")
     array = array[tuple(slice(None) if x in outer else place.part if x == "n" else want[x] for x in theirs)]
     kept = [letter for letter in theirs if letter != "n"]
     return array.transpose([kept.index(letter) for letter in ours])
@@ -158,7 +166,7 @@ def tensors(family: str, cfg: Config) -> dict[str, Tensor]:
     found: dict[str, Tensor] = {}
     shapes = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
     for path, _ in jax.tree_util.tree_leaves_with_path(shapes):
-        place = families.PLACES[family][path_name(path)]
+        place = places.PLACES[family][path_name(path)]
         shape = tuple(math.prod(sizes[letter] for letter in group) for group in _letters(place.layout)[0])
         for layer in range(cfg.layers) if _stacked(path) else [None]:
             tensor = found.setdefault(place.name.format(layer), Tensor(shape, []))
@@ -166,39 +174,81 @@ def tensors(family: str, cfg: Config) -> dict[str, Tensor]:
     return found
 
 
-def _check(source: Source, wanted: Mapping[str, tuple[int, ...]], tied: bool) -> None:
-    has = {name: tuple(shape) for name, shape in source.shapes.items() if not re.search(families.IGNORED, name)}
-    if tied:
-        # Some tied checkpoints store the embedding twice.
-        for name in ("lm_head.weight", "embed_out.weight"):
-            has.pop(name, None)
-    if wrong := differences(wanted, has, "is not used by this model"):
-        raise WeightsError(f"{source}: these are not the weights of this config: {'; '.join(wrong)}")
+class _Renamed:
+    """A source whose tensors have other names."""
 
-
-class Safetensors:
-    """The tensors of model.safetensors, or of the files that model.safetensors.index.json names."""
-
-    def __init__(self, path: Path):
-        import safetensors
-
-        self.path = path
-        try:
-            files = {path / "model.safetensors"}
-            if (path / "model.safetensors.index.json").exists():
-                index = json.loads((path / "model.safetensors.index.json").read_text())
-                files = {path / file for file in index["weight_map"].values()}
-            opened = [safetensors.safe_open(file, "np") for file in sorted(files)]
-        except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
-            raise WeightsError(f"{path}: no readable safetensors ({error}); download the whole folder again") from error
-        self._file = {name: file for file in opened for name in file.keys()}  # noqa: SIM118, not a mapping
-        self.shapes = {name: tuple(file.get_slice(name).get_shape()) for name, file in self._file.items()}
+    def __init__(self, source: Source, names: Mapping[str, str]):
+        self._source, self._names = source, names
+        self.shapes = {name: source.shapes[theirs] for name, theirs in names.items()}
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self._source)
 
     def read(self, name: str, index: Index) -> np.ndarray:
-        return self._file[name].get_slice(name)[index]
+        return self._source.read(self._names[name], index)
+
+
+def _under_names(source: Source, wanted: Mapping[str, Any]) -> Source:
+    """The source under the names wanted, where transformers too would find them under others.
+
+    A model saved without its head lacks the first part of its names; GPT-NeoX's head has had two names.
+    """
+    base = _embedding(wanted).partition(".")[0] + "."
+    names = {name: name for name in source.shapes}
+    if not any(name in wanted for name in names):
+        names = {base + name if base + name in wanted else name: name for name in names}
+    if "embed_out.weight" in wanted and "embed_out.weight" not in names and "lm_head.weight" in names:
+        names["embed_out.weight"] = names.pop("lm_head.weight")
+    return source if all(name == theirs for name, theirs in names.items()) else _Renamed(source, names)
+
+
+def _embedding(wanted: Mapping[str, Any]) -> str:
+    return next(name for name in wanted if "embed_tokens" in name or "embed_in" in name)
+
+
+def _check(source: Source, wanted: Mapping[str, tuple[int, ...]], tied: bool) -> None:
+    has = {name: tuple(shape) for name, shape in source.shapes.items() if not re.search(places.IGNORED, name)}
+    embedding = _embedding(wanted)
+    for head in ("lm_head.weight", "embed_out.weight"):
+        # Some tied checkpoints store the embedding twice.
+        if tied and head in has and has[head] == has.get(embedding):
+            if not _equal(source, head, embedding):
+                raise WeightsError(
+                    f"{source}: {head} is not the embedding, though tie_word_embeddings is true; set it to false in "
+                    "config.json to use that head (as transformers 5 does), or remove the tensor"
+                )
+            has.pop(head)
+    wrong = differences(wanted, has, "is not used by this model")
+    if wrong and has and not any(name in has for name in wanted):
+        raise WeightsError(
+            f"{source}: its tensors have other names ({min(has)} in the place of {min(wanted)}){_cure(has, wanted)}"
+        )
+    if wrong:
+        more = [f"and {len(wrong) - _LISTED} more"] if len(wrong) > _LISTED else []
+        raise WeightsError(
+            f"{source}: these are not the weights of this config: {'; '.join([*wrong[:_LISTED], *more])}"
+        )
+
+
+_LISTED = 6
+
+
+def _cure(has: Mapping[str, Any], wanted: Mapping[str, Any]) -> str:
+    """How tensors get their names back that a wrapper put something in front of."""
+    prefix = next((theirs.removesuffix(name) for theirs in has for name in wanted if theirs.endswith(f".{name}")), None)
+    if prefix is None:
+        return "; these are the weights of another architecture"
+    return (
+        f"; take {prefix!r} off with safetensors.numpy, for each file: "
+        f"save_file({{k.removeprefix({prefix!r}): v for k, v in load_file(file).items()}}, file)"
+    )
+
+
+def _equal(source: Source, one: str, other: str) -> bool:
+    """Whether two matrices are the same, a block of rows at a time."""
+    rows, columns = source.shapes[one]
+    blocks = ((slice(i, min(i + 4096, rows)), slice(0, columns)) for i in range(0, rows, 4096))
+    return all(np.array_equal(source.read(one, block), source.read(other, block)) for block in blocks)
 
 
 def save(
@@ -209,6 +259,7 @@ def save(
     dtype: str = "float32",
     file_bytes: int = 5 * 10**9,
     metadata: Mapping[str, Any] | None = None,
+    like: str | os.PathLike[str] | None = None,
 ) -> None:
     """Writes a folder that `transformers` reads: config.json and safetensors, whole or not at all.
 
@@ -219,6 +270,8 @@ def save(
       dtype: of the stored weights: float32 or bfloat16.
       file_bytes: what a file may hold; larger models are divided over several, with an index.
       metadata: further fields of config.json, such as eos_token_id and max_position_embeddings.
+      like: the folder that the model was imported from, for a `cfg` that comes from a run: what its config.json and
+        generation_config.json say is kept, as it is of a `cfg` that `load` returned.
 
     Raises UserError when `path` holds something, or no Hugging Face architecture can express the config.
     """
@@ -227,7 +280,11 @@ def save(
         raise WeightsError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise WeightsError(f"{path}: exists already; name a new folder")
-    described = {**families.to_json(cfg), "torch_dtype": dtype, **(metadata or {})}
+    if like is not None:
+        cfg = dataclasses.replace(cfg, described=read_config(like).described)
+    described = families.to_json(cfg)
+    described |= {"dtype" if "dtype" in described else "torch_dtype": dtype, **(metadata or {})}
+    generation = json.loads(cfg.described).get("generation_config") if cfg.described else None
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
         unfinished = Path(folder) / path.name
@@ -235,6 +292,8 @@ def save(
         _write(unfinished, described["model_type"], cfg, params, np.dtype(dtype), file_bytes)
         if jax.process_index() == 0:
             atomic.write_text(unfinished / "config.json", json.dumps(described, indent=2) + "\n")
+            if generation is not None:
+                atomic.write_text(unfinished / "generation_config.json", json.dumps(generation, indent=2) + "\n")
             unfinished.replace(path)
     if jax.process_count() > 1:
         multihost_utils.sync_global_devices("weights are written")

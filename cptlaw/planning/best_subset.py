@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
@@ -57,6 +58,7 @@ def best_subset(
     fit = fit.alone()
     wide = expanded(level, fit)
     (fit,), warnings = paired(fit)
+    warnings += check_identified(fit, ("ppl_mean", "ppl_std"), {}, "which mean and spread to choose")
     pairs = _pairs(fit, reachable)
     found = losses(fit, {"tokens": tokens, "ppl_mean": pairs[:, 0], "ppl_std": pairs[:, 1]})
     best = np.argmin(found, axis=1)

@@ -11,6 +11,7 @@ import numpy as np
 from cptlaw.fitting.process import SILENT, Process
 from cptlaw.laws.base import BILLION
 from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     FEWEST,
@@ -76,6 +77,12 @@ def budget(
     _check(fit, flops, share, inference_tokens, general, ceiling)
     wide = expanded(level, *([fit] if general is None else [fit, general]))
     (fit, *rest), warnings = paired(fit, *([] if general is None else [general]))
+    for each in (fit, *rest):
+        given = {} if share is None else {"ratio": share}
+        notes = check_identified(each, ("params", "tokens"), given, "which size and tokens to take")
+        if share is None:
+            check_identified(each, ("ratio",), {}, "which share to take, though it can be given (--share)")
+        warnings += notes
     menu = None if sizes is None else _affordable(sizes, flops, inference_tokens)
     bought = _Bought(fit, rest[0] if rest else None, flops, inference_tokens, share, ceiling, menu)
 

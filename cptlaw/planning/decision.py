@@ -1,9 +1,11 @@
 """The record that every question answers with: the recommendation, how sure it is, and what a wrong one would cost."""
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +13,21 @@ import numpy as np
 
 from cptlaw import atomic
 from cptlaw.errors import UserError
-from cptlaw.fields import plain
+from cptlaw.fields import ConfigError, build, plain
 from cptlaw.words import count, percent
 
-VERSION = 1
+VERSION = 2
+WITHOUT_DIGEST = 1  # the version before files carried a digest
 REGRETS = {"": "regret if wrong", "given up ": "wanted loss given up if wrong", "over ": "over the ceiling if wrong"}
+LOSS = ("point", "low", "high")
+RUN = ("params", "tokens")
+INPUTS = {  # kind -> what further questions and the report read of its inputs
+    "trade-off": (*RUN, "base_loss", "ceiling", "tolerance", "general", "domain"),
+    "share-for-loss": (*RUN, "loss", "domain"),
+    "limited-data": (*RUN, "domain_tokens", "max_epochs", "repetition", "domain"),
+    "budget": ("flops", "share", "sizes", "inference_tokens", "ceiling", "domain", "general"),
+    "mixture": ("weights", "worst", "ceilings", "low", "high"),
+}
 SHARES = ("share", "best in", "beaten in", "interval shrinks to")  # columns of rows that are shares of one
 
 
@@ -87,28 +99,30 @@ class Decision:
         atomic.write_text(path, json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
 
     def to_json(self) -> dict[str, Any]:
-        """All of it in JSON's types; NaN as null."""
-        return plain({"cptlaw_decision": VERSION, **dataclasses.asdict(self)})
+        """All of it in JSON's types, NaN as null, with a digest of the rest at its end."""
+        content = plain({"cptlaw_decision": VERSION, **dataclasses.asdict(self)})
+        return {**content, "sha256": _digest(content)}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Decision":
-        """Reads what `save` wrote. Raises DecisionError for anything else."""
+        """Reads and validates what `save` wrote.
+
+        Raises:
+          DecisionError: a file that is missing, damaged, foreign or of another version; names the field.
+        """
         path = Path(path)
+        data, sound = _parse(path)
         try:
-            data = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise DecisionError(f"{path}: cannot be read as a decision ({error}); make it again") from error
-        version = data.pop("cptlaw_decision", None) if isinstance(data, dict) else None
-        if version != VERSION:
-            raise DecisionError(f"{path}: not a decision of this version (version {version}, expected {VERSION})")
-        nan = [math.nan if v is None else v for v in data["regret"].values()]
-        data["regret"] = dict(zip(data["regret"], nan))
-        data["samples"] = {k: np.array(v, dtype=float) for k, v in data["samples"].items()}
-        data["interval"] = {k: tuple(v) for k, v in data["interval"].items()}
-        data["options"] = tuple(Option(**option) for option in data["options"])
-        for name in ("extrapolation", "influence", "rows", "warnings"):
-            data[name] = tuple(data[name])
-        return cls(**data)
+            samples = _samples(data.pop("samples", None))
+            for name in ("point", "interval", "losses", "regret", "options"):
+                data[name] = _null_is_nan(data.get(name))
+            decision = dataclasses.replace(build(cls, data, "decision"), samples=samples)
+            _check(decision)
+        except (ConfigError, OverflowError) as error:
+            raise DecisionError(f"{path}: {error}; the file is damaged, make the decision again") from error
+        if not sound:  # said last, because a digest does not say where the damage is
+            raise DecisionError(f"{path}: the content does not match its sha256; make the decision again")
+        return decision
 
     def text(self) -> str:
         """The answer and what qualifies it, for a terminal."""
@@ -164,3 +178,82 @@ def _aligned(rows: tuple[dict[str, Any], ...]) -> list[str]:
     header, body = cells(rows)
     widths = [max(map(len, column)) for column in zip(header, *body)]
     return ["  " + "  ".join(text.rjust(n) for text, n in zip(line, widths)) for line in [header, *body]]
+
+
+def _parse(path: Path) -> tuple[dict[str, Any], bool]:
+    """(the fields of a decision's file, whether they are those that its digest is of)."""
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+    except (OSError, ValueError, RecursionError) as error:
+        raise DecisionError(f"{path}: cannot be read as a decision ({error}); make it again") from error
+    version = data.get("cptlaw_decision") if isinstance(data, dict) else None
+    if isinstance(version, bool) or version not in (WITHOUT_DIGEST, VERSION):
+        raise DecisionError(f"{path}: not a decision of this version (version {version}, expected {VERSION})")
+    digest = data.pop("sha256", None)
+    sound = version == WITHOUT_DIGEST or digest == _digest(data)
+    del data["cptlaw_decision"]
+    return data, sound
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is not a finite number")
+    return value
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _null_is_nan(value: Any) -> Any:
+    """Numbers that were not finite are null in JSON; `holds` alone may be None."""
+    if isinstance(value, dict):
+        return {key: item if key == "holds" else _null_is_nan(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_null_is_nan(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _samples(value: Any) -> dict[str, np.ndarray]:
+    """Name -> (S,), of one length."""
+    if not isinstance(value, dict):
+        raise ConfigError("decision.samples", "expected a mapping of lists of numbers")
+    samples = {}
+    for name, numbers in value.items():
+        if not isinstance(numbers, list) or not all(n is None or type(n) in (int, float) for n in numbers):
+            raise ConfigError(f"decision.samples.{name}", "expected a list of numbers")
+        samples[name] = np.array(numbers, dtype=float)
+    if len({len(numbers) for numbers in samples.values()}) > 1:
+        raise ConfigError("decision.samples", "expected lists of one length")
+    return samples
+
+
+def _check(decision: Decision) -> None:
+    """What the types of the fields do not say: the keys that texts, reports and further questions read."""
+
+    def need(field: str, value: Any, keys: Iterable[str]) -> None:
+        if missing := [key for key in keys if key not in value]:
+            raise ConfigError(f"decision.{field}", f"has no {missing[0]!r}")
+
+    if not 0 < decision.level < 1:
+        raise ConfigError("decision.level", f"expected a confidence between 0 and 1, got {decision.level!r}")
+    need("inputs", decision.inputs, INPUTS.get(decision.kind, ()))
+    if decision.regret:
+        need("regret", decision.regret, ("mean", "p90"))
+    for corpus, loss in decision.losses.items():
+        need(f"losses.{corpus}", loss, LOSS)
+    for i, option in enumerate(decision.options):
+        need(f"options[{i}].losses", option.losses, decision.losses)
+        for corpus, loss in option.losses.items():
+            need(f"options[{i}].losses.{corpus}", loss, LOSS)
+    for i, row in enumerate(decision.influence):
+        need("point", decision.point, () if decision.point else ("any coordinate, and influence moves one",))
+        name = next(iter(decision.point))
+        need(f"influence[{i}]", row, ("run", f"{name} without it"))
+        if type(row[f"{name} without it"]) not in (int, float):
+            raise ConfigError(f"decision.influence[{i}].{name} without it", "expected a number")
+    for i, row in enumerate(decision.rows):
+        for name, cell in row.items():
+            number = name in ("params", "tokens") or name.startswith("w_") or name in SHARES
+            if cell is not None and type(cell) not in ((int, float) if number else (int, float, str, bool)):
+                raise ConfigError(f"decision.rows[{i}].{name}", f"expected a {'number' if number else 'value'}")

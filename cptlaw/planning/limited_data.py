@@ -13,6 +13,7 @@ import numpy as np
 from cptlaw.laws.base import BILLION
 from cptlaw.laws.chinchilla import effective
 from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
@@ -71,6 +72,8 @@ def limited_data(
     text.check()
     check_share_law(domain)
     (domain,), warnings = paired(domain)
+    asked = f"which share of {name} text to take"
+    warnings += check_identified(domain, ("ratio", "tokens"), {"params": params}, asked)
 
     def exactly(share: np.ndarray) -> np.ndarray:
         share = np.maximum(share, text.smallest_share)

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.identified import check_identified, pinned
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
@@ -75,6 +76,9 @@ def mixture(
     wide = expanded(level, *fits)
     check_share_law(*fits)
     targets, corpora = [corpus(fit) for fit in fits], _corpora(fits)
+    held = pinned(fits, corpora)
+    # What is told of the first coordinate, such as the influential runs, is to be of a share that can move.
+    corpora.sort(key=lambda name: name in held)
     scale = _by_name("weights", weights or dict.fromkeys(targets, 1.0), targets)
     if not (np.isfinite(scale) & (scale >= 0)).all() or not scale.any():
         raise DecisionError("weights: give each target a weight of 0 or more, and one of them more than 0")
@@ -82,6 +86,10 @@ def mixture(
     low, high = _limits(corpora, floors or {}, caps or {}, corpus_tokens or {}, max_epochs, tokens)
     x = _planned(fits, params, tokens)
     kept, warnings = paired(*fits)
+    low, high, notes = _held(held, corpora, low, high)
+    warnings += notes
+    for fit in kept:
+        check_identified(fit, (), x, "which mix to take at this size and these tokens")
     judge = _Judge(kept, targets, corpora, x, scale, limit, worst)
     if conditioned(kept[0]):
         point, own, at_own, own_over = _among(_blends(kept, corpora, low, high, beyond), judge)
@@ -94,6 +102,9 @@ def mixture(
         return {name: banded(losses(fit, columns[name])[:, 0], wide) for name, fit in zip(targets, kept)}
 
     at_point, over = (value[:, 0] for value in judge(point[None]))
+    for fit in kept:
+        named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
+        check_identified(fit, (), named, "which mix to take")
     if over[0] > SLACK:
         near = ", ".join(f"{name} {predicted(point)[name]['point']:.4f}" for name in ceilings or {})
         raise DecisionError(
@@ -101,7 +112,7 @@ def mixture(
             f"{near}: raise the ceilings to there"
         )
     options = []
-    for name, mix in _rules(corpora, corpus_tokens or {}).items():
+    for name, mix in _rules(corpora, corpus_tokens or {}, held).items():
         holds = float((judge(mix[None])[1][1:] <= 0).mean()) if ceilings else None
         options.append(Option(name, dict(zip(corpora, mix.tolist())), predicted(mix), holds))
     spans = {name: interval(own[:, i], wide) for i, name in enumerate(corpora)}
@@ -238,13 +249,45 @@ def _best_mixes(search: "Search", fits: Sequence["Fit"]) -> np.ndarray:
     return np.concatenate([point, own])
 
 
-def _rules(corpora: list[str], corpus_tokens: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """Rules of thumb: name -> mix (K,)."""
-    rules = {"equal shares": np.full(len(corpora), 1 / len(corpora))}
+def _rules(corpora: list[str], corpus_tokens: Mapping[str, float], held: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """Rules of thumb: name -> mix (K,). Corpora that are held keep their share; the others share the rest."""
+    sizes = {"equal shares": np.ones(len(corpora))}
     if set(corpus_tokens) == set(corpora):
-        size = np.array([corpus_tokens[name] for name in corpora])
-        rules["proportional to size"] = size / size.sum()
-    return rules
+        sizes["proportional to size"] = np.array([corpus_tokens[name] for name in corpora])
+    fixed = np.array([held.get(name, 0.0) for name in corpora])
+    free = np.array([name not in held for name in corpora])
+    return {rule: fixed + (1 - fixed.sum()) * free * size / size[free].sum() for rule, size in sizes.items()}
+
+
+def _held(
+    held: Mapping[str, float], corpora: list[str], low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Limits (K,) that keep the corpora whose share never varied at that share, and warnings that say so.
+
+    Raises:
+      DecisionError: no two shares varied, or a floor or cap moves one that did not.
+    """
+    if len(held) > len(corpora) - 2:
+        shown = ", ".join(f"{percent(share)} {name}" for name, share in held.items())
+        raise DecisionError(
+            f"every fitted run has the same mix ({shown}), so these runs cannot say which mix to take: add runs of "
+            "other mixes and fit again"
+        )
+    low, high = low.copy(), high.copy()
+    for name, share in held.items():
+        i = corpora.index(name)
+        if not low[i] - 1e-9 <= share <= high[i] + 1e-9:
+            raise DecisionError(
+                f"{name}: every fitted run has a share of {percent(share)} of it, so the losses at another share are "
+                f"not known, and the limits allow {percent(low[i])} to {percent(high[i])}"
+            )
+        low[i] = high[i] = share
+    notes = tuple(
+        f"every fitted run has a share of {percent(share)} of {name}, so it is kept there: what more or less of it "
+        "would do is not known"
+        for name, share in held.items()
+    )
+    return low, high, notes
 
 
 def _planned(fits: Sequence["Fit"], params: float | None, tokens: float | None) -> dict[str, float]:

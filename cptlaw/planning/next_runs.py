@@ -15,6 +15,7 @@ import pandas as pd
 
 from cptlaw import runs
 from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.linear import columns
 from cptlaw.planning.numbers import check_positive, check_share, expanded, interval, losses, paired
 from cptlaw.planning.posterior import Posterior, posteriors
@@ -60,6 +61,8 @@ def next_runs(
         raise DecisionError(f"k {k}: choose at least one run")
     if not isinstance(target, Decision):
         check_candidates(pd.DataFrame([dict(target)]), "the run to predict")
+        for fit in fits:
+            check_identified(fit, (), _asked(fit, target), "what this run would give")
     kept, warnings = paired(*fits)
     table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
     known = posteriors(target, kept, table)
@@ -94,6 +97,12 @@ def next_runs(
         rows=tuple(rows),
         warnings=warnings,
     )
+
+
+def _asked(fit: "Fit", run: Mapping[str, float]) -> dict[str, float]:
+    """The columns of the fit's law that are given of a run."""
+    own = {"ratio": run[f"w_{fit.eval}"]} if f"w_{fit.eval}" in run else {}
+    return {name: value for name, value in {**own, **run}.items() if name in fit.law.columns}
 
 
 def default_candidates(fits: Sequence["Fit"]) -> pd.DataFrame:

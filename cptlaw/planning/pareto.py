@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.numbers import banded, check_run, expanded, notes_of_reach, paired
 from cptlaw.planning.shares import check_share_law, loss_functions
 from cptlaw.words import count, percent
@@ -28,6 +29,9 @@ def pareto(
     if points < 2:
         raise DecisionError(f"points {points}: a front needs at least 2")
     (general, domain), warnings = paired(general, domain)
+    moves = ("ratio", f"w_{general.eval}", f"w_{domain.eval}")
+    for fit in (general, domain):
+        warnings += check_identified(fit, moves, x, "what a share costs")
     shares = np.linspace(0, 1, FINE * (points - 1) + 1)
     of_general, of_domain = (at(shares) for at in loss_functions(general, domain, x))
     beaten = _beaten(of_general, of_domain)

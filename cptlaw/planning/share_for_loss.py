@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
@@ -44,6 +45,7 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
     wide = expanded(level, fit)
     check_share_law(fit)
     (fit,), warnings = paired(fit)
+    warnings += check_identified(fit, ("ratio",), x, f"which share of {name} text gives this loss")
 
     loss_at = tabulated(fit, lambda share: losses(fit, x | {"ratio": share}))
     shares, crosses = _crossings(loss_at, loss)

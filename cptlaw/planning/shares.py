@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 
 RULES = {"domain only": 1.0, "5% replay": 0.95, "25% replay": 0.75}  # rules of thumb: name -> domain share
 AGREE = 0.05  # shares closer than this are the same decision
+UNTRIED = 1e-3  # a corpus whose largest fitted share is at most this was not trained on
 WIDE = 0.8  # an interval of a share this wide or wider settles nothing
 LossAt = Callable[[np.ndarray], np.ndarray]
 
@@ -27,6 +28,11 @@ def check_share_law(*fits: "Fit") -> None:
             raise DecisionError(f"the law {fit.law.name} of {fit.eval} does not read the mix, so no share follows")
 
 
+def absent(fit: "Fit") -> dict[str, float]:
+    """`w_<corpus>` -> 0 of the corpora that the law reads and no fitted run trained on: a question leaves them out."""
+    return {name: 0.0 for name in fit.unmoved if name.startswith("w_") and fit.ranges[name][1] <= UNTRIED}
+
+
 def loss_functions(general: "Fit", domain: "Fit", x: Mapping[str, float]) -> tuple[LossAt, LossAt]:
     """Both corpora's losses as functions of the domain share, each (K,) or (S + 1, K) -> (S + 1, K)."""
 
@@ -34,7 +40,7 @@ def loss_functions(general: "Fit", domain: "Fit", x: Mapping[str, float]) -> tup
         def at(share: np.ndarray) -> np.ndarray:
             # Laws of several corpora read the shares by name.
             named = {f"w_{general.eval}": 1 - share, f"w_{domain.eval}": share}
-            return losses(fit, {**x, **named, "ratio": own(share)})
+            return losses(fit, {**absent(fit), **x, **named, "ratio": own(share)})
 
         return tabulated(fit, at)
 

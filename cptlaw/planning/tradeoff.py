@@ -8,6 +8,7 @@ import pandas as pd
 
 from cptlaw import runs
 from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
@@ -86,6 +87,9 @@ def trade_off(
     wide = expanded(level, general, domain)
     check_share_law(general, domain)
     (general, domain), warnings = paired(general, domain)
+    moves = ("ratio", f"w_{general.eval}", f"w_{domain.eval}")
+    for fit in (general, domain):
+        warnings += check_identified(fit, moves, x, f"which share of {domain_name} text to take")
 
     general_loss, domain_loss = loss_functions(general, domain, x)
     tried = _tried(general, domain)

@@ -1,5 +1,6 @@
 """Writing tables: whole files, rows appended to JSONL, and the hash of a table's content."""
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -42,7 +43,8 @@ def append(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> N
     """Appends rows to a JSONL table in one fsynced write, safe between processes.
 
     Only the file's end is read, so the cost is that of the new rows. A line torn by an earlier crash is removed first:
-    its row never counted as written. A whole row that lacks only its line feed is kept.
+    its row never counted as written. A whole row that lacks only its line feed is kept. A write that fails leaves the
+    table as it was.
     """
     path = Path(path)
     if path.suffix != ".jsonl":
@@ -56,9 +58,16 @@ def append(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> N
             data = b"\n" + data
         elif tail:
             file.truncate(start)
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+        end = file.seek(0, os.SEEK_END)
+        left = memoryview(data)
+        try:
+            while left:  # not through the file's buffer, which would try again when it is closed
+                left = left[os.write(file.fileno(), left) :]
+            os.fsync(file.fileno())
+        except OSError:  # a full disk, perhaps after a part
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), end)
+            raise
 
 
 def is_row(line: bytes) -> bool:

@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jax.experimental import multihost_utils
 
-from cptlaw import atomic
+from cptlaw import atomic, records
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.progress import bar as progress_bar
@@ -134,7 +134,7 @@ def _claim(directory: Path, store: Tokens, asked: Mapping[str, Any], shards: int
         if differ:
             raise ScoreError(f"{directory}: holds other scores ({'; '.join(differ)}); give another directory")
     elif jax.process_index() == 0:
-        atomic.write_text(directory / "scores.json", json.dumps(new, indent=1) + "\n")
+        records.write(directory / "scores.json", new)
 
 
 def _shards(offsets: np.ndarray, shard_tokens: int) -> list[tuple[int, int]]:
@@ -157,25 +157,42 @@ def _write(path: Path, store: Tokens, chunks: Chunks, nats: np.ndarray, token_by
         "nats": nats,
     }
     with atomic.replacing(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
+        pq.write_table(pa.table(columns), temporary, write_page_checksum=True)
 
 
 def _bytes(store: Tokens, chunks: Chunks, token_bytes: np.ndarray | None) -> np.ndarray:
-    """UTF-8 bytes of each chunk's targets; a document's first token counts in its first chunk."""
+    """UTF-8 bytes of each chunk's targets; a document's first token counts in its first chunk.
+
+    A store whose ledger has `bytes_by_token` knows its documents' true bytes, to which those of the tokens are brought:
+    one byte more is the space that a tokenizer puts in front of a text, other differences are shared out.
+    """
+    if not chunks.number.size:
+        return np.empty(0, np.int64)
     first = chunks.number == 0
-    if token_bytes is not None:
-        if not first.size:
-            return np.empty(0, np.int64)
-        start = int(chunks.begin[0])
-        end = int(chunks.begin[-1] + chunks.targets[-1] + 1)
-        total = np.concatenate([[0], np.cumsum(token_bytes[store.tokens[start:end]], dtype=np.int64)])
-        begin = chunks.begin - start
-        return total[begin + chunks.targets + 1] - total[begin + 1 - first]
-    # Rounded sums, so that a document's chunks have exactly its bytes.
-    tokens = (np.diff(store.offsets)[chunks.document] - 1).astype(float)
-    before = chunks.begin - store.offsets[chunks.document]
+    begin = np.where(first, chunks.begin, chunks.begin + 1)
+    end = chunks.begin + chunks.targets + 1
     size = store.doc_bytes[chunks.document]
-    return (np.rint(size * ((before + chunks.targets) / tokens)) - np.rint(size * (before / tokens))).astype(np.int64)
+    if token_bytes is None:
+        # Rounded sums, so that a document's chunks have exactly its bytes.
+        tokens = (np.diff(store.offsets)[chunks.document] - 1).astype(float)
+        before = chunks.begin - store.offsets[chunks.document]
+        return (np.rint(size * ((before + chunks.targets) / tokens)) - np.rint(size * (before / tokens))).astype(
+            np.int64
+        )
+    start, stop = int(store.offsets[chunks.document[0]]), int(store.offsets[chunks.document[-1] + 1])
+    total = np.concatenate([[0], np.cumsum(token_bytes[store.tokens[start:stop]], dtype=np.int64)])
+    if "bytes_by_token" not in store.ledger:
+        return total[end - start] - total[begin - start]
+    document = total[store.offsets[chunks.document] - start]
+    counted = total[store.offsets[chunks.document + 1] - start] - document
+
+    def true(at: np.ndarray) -> np.ndarray:
+        """Bytes of the document in front of a token."""
+        sums = total[at - start] - document
+        shared = np.rint(size * (sums / np.maximum(counted, 1)))
+        return np.where(counted - size == 1, np.maximum(sums - 1, 0), shared).astype(np.int64)
+
+    return true(end) - true(begin)
 
 
 class _Scorer:

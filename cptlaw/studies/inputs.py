@@ -4,8 +4,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
-from cptlaw.data import recipes
-from cptlaw.data.corpora import JSON_LINES, Spec
+from cptlaw.data import folders, recipes
+from cptlaw.data.corpora import Spec
 from cptlaw.data.vocabularies import BYTES, open_vocabulary
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError
@@ -50,12 +50,11 @@ def _check_source(source: str, path: str) -> None:
             raise ConfigError(path, "tfds:NAME names a TensorFlow Datasets builder, such as tfds:c4/en")
         if not _installed("tensorflow_datasets"):
             raise ConfigError(path, "tfds: sources need tensorflow_datasets: pip install 'cptlaw[train]'")
-    elif not Path(source).expanduser().exists():
-        raise ConfigError(
-            path,
-            f"{source}: no such file or folder; give recipe:NAME, tfds:NAME, a folder of files, or a text, Parquet or "
-            f"JSON lines file ({', '.join(JSON_LINES)})",
-        )
+    else:
+        try:
+            folders.find(path, source)
+        except UserError as error:
+            raise ConfigError(path, str(error).removeprefix(f"corpus {path!r}: ")) from error
 
 
 def _check_weights(folder: Path, path: str) -> None:

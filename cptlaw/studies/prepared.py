@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cptlaw import atomic, cache, fitting
+from cptlaw import atomic, cache, fitting, records
 from cptlaw.data import build
 from cptlaw.errors import UserError
 from cptlaw.execution import rundir, sweep
@@ -190,17 +190,9 @@ def say(warnings: Iterable[str]) -> None:
 
 
 def _refuse_another(study: Study, workdir: Workdir) -> None:
-    path = workdir.config
-    if not path.exists():
+    cure = "--update-config writes it again and keeps the runs that this config asks for"
+    if not workdir.config.exists() or (old := records.read(workdir.config, {}, cure)) is None:
         return
-    try:
-        old = json.loads(path.read_text())
-        if not isinstance(old, dict):
-            raise ValueError(f"expected fields, got {old!r:.40}")
-    except ValueError as error:
-        raise UserError(
-            f"{path}: damaged ({error}); --update-config writes it again and keeps the runs that this config asks for"
-        ) from None
     changed = [field for field in _differences(old, json.loads(study.to_json())) if not field.startswith(_ABOUT_NO_RUN)]
     if changed:
         raise UserError(

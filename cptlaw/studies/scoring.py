@@ -4,7 +4,6 @@
 gives the accelerator back when it ends.
 """
 
-import json
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -91,16 +90,10 @@ def find_run(workdir: Workdir, run_id: str) -> Run:
     Raises:
       UserError: there is none.
     """
-    path = workdir.run(run_id) / "run.json"
-    if not path.is_file():
+    if not (workdir.run(run_id) / "run.json").is_file():
         known = sorted(p.parent.name for p in workdir.runs.glob("*/run.json"))
         raise UserError(f"{workdir}: no run {run_id!r}; there are {', '.join(known) or 'none'}")
-    try:
-        return Run.of(json.loads(path.read_text()))
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(
-            f"{path}: damaged ({error!r}); delete the run's directory and train it again with the study's command"
-        ) from None
+    return rundir.read_run(workdir.run(run_id))
 
 
 def main(workdir: str, run_id: str, corpus: str, split: str, chunk: str, progress: str) -> int:

@@ -21,6 +21,7 @@ from cptlaw.data.store import TokenStore
 from cptlaw.errors import UserError
 from cptlaw.execution import sweep
 from cptlaw.execution.run import Run
+from cptlaw.execution.rundir import RunDir
 from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
 from cptlaw.fitting import Comparison, Fit
 from cptlaw.laws import perplexity
@@ -31,7 +32,7 @@ from cptlaw.selection.pool import BY, Pool
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid, scoring
 from cptlaw.studies import selection_page as page
-from cptlaw.studies.prepared import Prepared, repeated, say
+from cptlaw.studies.prepared import Prepared, repeated, say, worse_than_guessing
 from cptlaw.studies.selection_found import CHOSEN, CONTROLS, Found, gaps, verdict
 from cptlaw.studies.settings import Study
 
@@ -118,6 +119,9 @@ def run(prepared: Prepared, plan: Plan, *, retry_failed: bool = False, command: 
     """
     base = prepared.base(SIZE)
     _train_all(prepared, [base], "base", retry_failed)
+    measured = RunDir(prepared.workdir, base).result() or {}
+    at_start = pd.DataFrame(measured.get("losses", []), columns=["eval", "loss"])
+    say(worse_than_guessing(at_start.assign(model=SIZE, tokens=0), prepared.vocab_size))
     for domain in prepared.study.domains:
         pool, test = (_pool(prepared, plan, base, domain, split) for split in ("train", "validation"))
         lab = _Lab(prepared, plan, base, domain, pool, retry_failed)

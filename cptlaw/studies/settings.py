@@ -238,9 +238,10 @@ class Study:
         from cptlaw.models import hf
 
         try:
-            return dataclasses.asdict(hf.read_config(self.init_from[size]))
+            cfg = hf.read_config(self.init_from[size])
         except UserError as error:
             raise ConfigError(f"config.init_from.{size}", str(error)) from error
+        return {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.compare}
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)

@@ -2,7 +2,8 @@
 
 A checkpoint is whole or absent (Orbax renames it when all is written) and is written while training goes on. Each
 has three items: `params`, which other runs start from; `training`, the optimizer's state and the step; and
-`checksums`, because the array format does not notice a flipped bit.
+`checksums`, because the array format does not notice a flipped bit. With a spike rule there is a fourth, `memory`: what
+the guard of the run remembers.
 """
 
 import contextlib
@@ -10,7 +11,7 @@ import os
 import re
 import time
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers as managers
 
+from cptlaw import records
 from cptlaw.errors import UserError
 from cptlaw.models.transformer import Params
 from cptlaw.models.tree import differences, path_name
@@ -44,6 +46,7 @@ class Checkpoints:
     Attributes:
       seconds: how much work a crash may cost; None, all of it.
       keep: steps after which to save whatever the time, and whose checkpoints stay.
+      memory: that of the checkpoint that was restored; empty for none, and for one that was saved without.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Checkpoints:
         self.directory = Path(directory).absolute()
         self.seconds = seconds
         self.keep = frozenset(keep)
+        self.memory: list[float] = []
         self._saved, self._took = time.monotonic(), 0.0
         policy = managers.AnyPreservationPolicy([managers.LatestN(recent), managers.CustomSteps(sorted(self.keep))])
         self._manager = ocp.CheckpointManager(
@@ -81,14 +85,20 @@ class Checkpoints:
         wait = max(self.seconds, 9 * among * self._took) if self.seconds else 0.0
         return time.monotonic() - self._saved >= wait
 
-    def save(self, step: int, state: State) -> None:
-        """Starts writing; returns once the state may be donated. A step that is saved already is left alone."""
+    def save(self, step: int, state: State, memory: Sequence[float] = ()) -> None:
+        """Starts writing; returns once the state may be donated. A step that is saved already is left alone.
+
+        `memory` is what the guard of the run remembers (`Guard.memory`).
+        """
         if step in self._manager.all_steps():
             return
         begin = time.monotonic()
         items = _items(state)
         items["checksums"] = {name: _checksums(tree) for name, tree in items.items()}
-        arguments = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        arguments: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
+        if memory:
+            sealed = {"losses": list(memory)}
+            arguments["memory"] = ocp.args.JsonSave({**sealed, records.SEAL: records.digest(sealed)})
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
         self._saved = time.monotonic()
         self._took = self._saved - begin
@@ -104,6 +114,7 @@ class Checkpoints:
         damaged = {}
         for step in steps:
             try:
+                _memory(self.directory / str(step))
                 items = _read(self.directory / str(step), _items(abstract))
             except _Damaged as error:
                 damaged[step] = str(error)
@@ -116,6 +127,7 @@ class Checkpoints:
                     CheckpointWarning,
                     stacklevel=2,
                 )
+            self.memory = _memory(self.directory / str(step))
             return step, _state(items, abstract)
         if damaged:
             raise CheckpointError(
@@ -169,6 +181,16 @@ def _load(directory: str | os.PathLike[str], abstract: dict[str, Any], step: int
 
 class _Damaged(Exception):
     """What was written cannot be read back."""
+
+
+def _memory(checkpoint: Path) -> list[float]:
+    """The memory that was saved with a checkpoint, as it was saved."""
+    path = checkpoint / "memory" / "metadata"
+    try:
+        found = records.read(path, {"losses": list}, "")
+    except UserError as error:
+        raise _Damaged(f"memory: {error}") from None
+    return [] if found is None else found["losses"]
 
 
 def _items(state: State) -> dict[str, Any]:

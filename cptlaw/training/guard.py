@@ -10,7 +10,7 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -52,6 +52,9 @@ class Diverged(Exception):
 class Guard:
     """Sees a run's metrics in order.
 
+    What it remembers is saved with every checkpoint (`memory`), so that a resumed run diverges exactly when the run
+    would have that was never interrupted.
+
     Attributes:
       sound: whether the last loss was not high, and no high one that counts came directly before it: only a sound
         state is worth keeping.
@@ -62,6 +65,17 @@ class Guard:
         self._losses = collections.deque[float](maxlen=spike.window if spike else 0)
         self._high = 0
         self.sound = True
+
+    def memory(self) -> list[float]:
+        """What `recall` takes: the number of high losses in a row, and the losses of the window, oldest first."""
+        return [float(self._high), *self._losses]
+
+    def recall(self, memory: Sequence[float]) -> None:
+        """Goes on from the memory of another guard. A shorter window takes the last losses of a longer one."""
+        if self._spike is not None and memory:
+            self._high = int(memory[0])
+            self._losses.extend(memory[1:])
+            self.sound = self._high == 0
 
     def check(self, metrics: Metrics, counts: bool = True) -> None:
         """Raises Diverged when the loss or its gradient is no number, or the spike rule says so.

@@ -155,7 +155,7 @@ def run(
     steps = members[0].schedule.steps
     watch = _Watch(cfg, members, program.mesh, log_every, log, spike)
     step, state = program.start()
-    watch.clock.start(step)
+    watch.start(step)
     if step == 0 and 0 in eval_steps:
         watch.measure(0, state, program, evaluate)
     late: tuple[int, Sums] | None = None
@@ -183,16 +183,10 @@ def run(
                 checkpoints = members[i].checkpoints
                 # A run whose loss is high waits to be sound; the others do not.
                 if checkpoints is not None and (i in keep or ((stop or due) and watch.sound(i))):
-                    checkpoints.save(step, program.state_of(state, i))
-    stopped = step < steps
+                    checkpoints.save(step, program.state_of(state, i), watch.guards[i].memory() if spike else ())
+    ended = (STOPPED, "asked to stop") if step < steps else (FINISHED, "")
     return [
-        watch.failed.get(i)
-        or Result(
-            STOPPED if stopped else FINISHED,
-            watch.at[i](step),
-            program.params_of(state, i),
-            "asked to stop" if stopped else "",
-        )
+        watch.failed.get(i) or Result(ended[0], watch.at[i](step), program.params_of(state, i), ended[1])
         for i in range(len(members))
     ]
 
@@ -216,6 +210,12 @@ class _Watch:
         step = self.at[0](1)
         device = mesh.devices.flat[0].device_kind
         self.clock = Clock(step.tokens * len(members), step.flops / step.tokens, device, mesh.size)
+
+    def start(self, step: int) -> None:
+        """Goes on from `step`, with what the checkpoints of the members remember."""
+        self.clock.start(step)
+        for member, guard in zip(self.members, self.guards):
+            guard.recall(member.checkpoints.memory if member.checkpoints else ())
 
     def alive(self) -> list[int]:
         return [i for i in range(len(self.members)) if i not in self.failed]

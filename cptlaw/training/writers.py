@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from cptlaw import atomic
+from cptlaw import atomic, records
 from cptlaw.errors import UserError
 
 Record = Mapping[str, Any]
@@ -51,8 +51,8 @@ def jsonl(path: Path) -> Iterator[Write]:
 def _take_back(path: Path, step: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
-        lines = path.read_text().split("\n")[:-1]  # what follows the last newline was torn by a crash
-        atomic.write_text(path, "".join(f"{line}\n" for line in lines if json.loads(line)["step"] < step))
+        known = records.read_lines(path, {"step": int}, "delete the file; it is about no result")
+        atomic.write_text(path, "".join(f"{json.dumps(record)}\n" for record in known if record["step"] < step))
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@
 #       --time=24:00:00 launch/slurm/grid.sh
 #
 # Arguments go to launch.sweep. More tasks may join or leave at any time; WORKDIR's file system must show locks (flock)
-# to other nodes, which `launch.checks --multihost` finds out. A task that is preempted, or whose time is up, saves,
+# to other nodes, and `launch.checks --multihost` tests that it does. A task that is preempted, or whose time is up, saves,
 # exits with 75 and is queued again; each ends when the whole grid is trained, and writes the same runs.csv.
 #SBATCH --job-name=cptlaw-grid
 #SBATCH --output=%x-%A-%a.out
@@ -15,7 +15,7 @@
 #SBATCH --signal=TERM@300
 set -uo pipefail
 : "${CONFIG:?the study, such as configs/pythia.py}" "${WORKDIR:?a directory that all nodes mount}"
-trap : TERM # the sweep is told too, and this script has to outlive it
+trap : TERM # Slurm sends SIGTERM to the sweep too, and this script must outlive it
 
 srun --ntasks=1 python -m launch.checks --workdir="$WORKDIR" --platform=gpu || exit
 srun --ntasks=1 python -m launch.sweep --config="$CONFIG" --workdir="$WORKDIR" "$@"

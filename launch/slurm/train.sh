@@ -14,7 +14,7 @@
 #SBATCH --signal=TERM@300
 set -uo pipefail
 : "${CONFIG:?the study, such as configs/llama_8b.py}" "${WORKDIR:?a directory that all nodes mount}"
-trap : TERM # the processes are told too, and this script has to outlive them
+trap : TERM # Slurm sends SIGTERM to the processes too, and this script must outlive them
 
 # Every process sees all GPUs of its node and takes the one of its local rank. --wait: after the first process has
 # ended, the others have two minutes; a crash of one must not leave the rest of the job waiting for it.

@@ -5,7 +5,7 @@
 #       --accelerator-type=v5litepod-64 --runtime-version=v2-alpha-tpuv5-lite --spot
 #   TPU=cpt ZONE=us-west4-a NFS=10.0.0.2:/share bash launch/tpu/setup.sh
 #
-# NFS is a Filestore share (workdirs need a POSIX file system: a bucket is none). Run it again for a slice made anew.
+# NFS is a Filestore share (a workdir needs a POSIX file system, which a bucket is not). Run it again for a slice made anew.
 set -euo pipefail
 : "${TPU:?the name of the slice}" "${ZONE:?its zone}" "${NFS:?the Filestore share, HOST:/PATH}"
 

@@ -112,3 +112,64 @@ def test_importing_is_instant_and_fitting_loads_nothing_heavy(csv):
     args = ["fit", str(csv), "--columns", "params=N,loss=val", "--law", "chinchilla", "--bootstrap", "0"]
     modules = loaded(f"from cptlaw.cli import main; assert main({args!r}) == 0")
     assert "jax" in modules and not {"tensorflow", "flax", "seqio", "orbax", "matplotlib", "scipy.optimize"} & modules
+
+
+def test_predict_runs_a_users_law_only_when_it_is_named(csv, tmp_path, capsys):
+    own, mark, out = tmp_path / "mine.py", tmp_path / "ran", str(tmp_path / "fit.json")
+    own.write_text(
+        f"import pathlib; pathlib.Path({str(mark)!r}).touch()\n"
+        "from cptlaw.laws import Param, law\n"
+        "@law([Param('E', low=0, linear=True), Param('B', low=0, linear=True)], ['tokens'])\n"
+        "def mine(p, x, xp):\n    return p.E + p.B * (x.tokens / 1e9) ** -0.4\n"
+    )
+    named = ["--law", f"{own}:mine"]
+    assert main(["fit", str(csv), *COMMON, *named, "--starts", "2", "--bootstrap", "0", "--out", out]) == 0
+    mark.unlink()
+    asked = ["predict", out, "--tokens", "1e9"]
+    assert main(asked) == 2 and "--law mine.py:mine" in capsys.readouterr().err
+    assert main(["plan", "share", "--fit", out, "--params", "1e9", "--tokens", "1e9", "--loss", "2"]) == 2
+    assert (
+        main(["report", str(csv), "--fits", out, "-o", str(tmp_path / "r.html"), "--columns", "params=N,loss=val"]) == 2
+    )
+    own.write_text(own.read_text() + "# changed\n")
+    assert main([*asked, *named]) == 2 and "has changed since the fit" in capsys.readouterr().err
+    assert not mark.exists()
+    own.write_text(own.read_text().removesuffix("# changed\n"))
+    laws._run.cache_clear()  # as in a process of its own
+    assert main([*asked, *named]) == 0 and mark.exists()
+
+
+def test_predict_refuses_what_was_not_measured_and_says_what_rests_on_it(dcpt_table, tmp_path, capsys):
+    table, out = tmp_path / "one.csv", str(tmp_path / "fit.json")
+    dcpt_table[(dcpt_table["eval"] == "code") & (dcpt_table["w_code"] == 0.5)].to_csv(table, index=False)
+    assert main(["fit", str(table), "--bootstrap", "2", "--starts", "4", "--out", out]) == 0
+    told = capsys.readouterr().out
+    assert "eta" in told and "not determined: ratio never varied" in told
+    assert "params, tokens count in billions (1e9)" in told and "\n  D_min" in told
+    asked = ["predict", out, "--params", "1e9", "--tokens", "5e9", "--ratio"]
+    assert main([*asked, "0.3"]) == 2
+    assert "ratio = 0.3: every fitted row has ratio = 0.5" in capsys.readouterr().err
+    assert main([*asked, "0.5"]) == 0
+    assert "this holds at ratio = 0.5 only" in capsys.readouterr().out
+    assert main([*asked, "0.5", "--at", "ratio=0.5"]) == 2 and "given twice" in capsys.readouterr().err
+    assert main([*asked, "0.5", "--law", "mine.py:mine"]) == 2 and "leave --law out" in capsys.readouterr().err
+
+
+def test_published_coefficients_are_scored_without_fitting(csv, capsys):
+    values = {"E": 1.7, "A": 0.5, "alpha": 0.35, "B": 1.2, "beta": 0.37}
+    fixed = [word for name, value in values.items() for word in ("--fix", f"{name}={value}")]
+    assert main(["fit", str(csv), "--columns", "params=N,loss=val", "--law", "chinchilla", *fixed]) == 0
+    told = capsys.readouterr().out
+    assert "every parameter is held: nothing was fitted" in told and told.count("   held\n") == 5 and "held out" in told
+    assert main(["fit", str(csv), *COMMON, "--law", "chinchilla", "--fix", "E=1,2"]) == 2
+    assert "one value, once" in capsys.readouterr().err
+
+
+def test_columns_of_dates_and_lists_do_not_lose_the_fit(chinchilla_table, tmp_path, capsys):
+    import pandas as pd
+
+    path, out = tmp_path / "runs.parquet", tmp_path / "fit.json"
+    chinchilla_table.assign(when=pd.Timestamp("2026-01-01"), tags=[["a", "b"]] * 30).to_parquet(path)
+    assert main(["fit", str(path), *FIT, "--bootstrap", "2", "--out", str(out), "--json"]) == 0
+    capsys.readouterr()
+    assert main(["predict", str(out), "--params", "1e9", "--tokens", "5e9"]) == 0

@@ -14,16 +14,21 @@ BOTH = ["--general", "general.json", "--domain", "code.json"]
 RUN = ["--params", "8e5", "--tokens", "1e6"]
 
 
+def another(fit, law, eval):
+    """A fit of another law and corpus, on the same runs."""
+    theta = dict.fromkeys(law.names, 0.5)
+    return dataclasses.replace(
+        fit, law=law, eval=eval, params=theta, samples={name: np.full(200, 0.5) for name in theta}, influence={},
+        residuals=fit.residuals.assign(eval=eval),
+        ranges={name: fit.ranges.get(name, (0.0, 1.0)) for name in law.columns},
+    )  # fmt: skip
+
+
 @pytest.fixture
 def saved(tmp_path, general, code, monkeypatch):
     general.save(tmp_path / "general.json")
-    size = dataclasses.replace(general, law=laws.get("chinchilla"), eval="size")
-    size.save(tmp_path / "size.json")
-    web = laws.get("mixing", corpora=("web", "math"))
-    theta = {p.name: 0.5 for p in web.params}
-    dataclasses.replace(general, law=web, eval="web", params=theta, samples={n: np.full(200, 0.5) for n in theta}).save(
-        tmp_path / "web.json"
-    )
+    for name, law in (("size", laws.get("chinchilla")), ("web", laws.get("mixing", corpora=("web", "math")))):
+        another(general, law, name).save(tmp_path / f"{name}.json")
     code.save(tmp_path / "code.json")
     monkeypatch.chdir(tmp_path)
 

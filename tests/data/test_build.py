@@ -154,17 +154,17 @@ def test_interrupted_builds_are_resumed(text, directory, stores, tmp_path, monke
 
 KILLED = """
 import os, signal, sys
-from cptlaw.data import build, corpora, tokenise
+from cptlaw.data import build, readers, tokenise
 if __name__ == "__main__":
     text, directory = sys.argv[1:]
     tokenise.PART = 2_000
-    read = corpora._json_lines
-    def dying(path, field):
-        for number, document in enumerate(read(path, field)):
+    read = readers._json_lines
+    def dying(path, rules):
+        for number, document in enumerate(read(path, rules)):
             if number == 200:
                 os.kill(os.getpid(), signal.SIGKILL)
             yield document
-    corpora._json_lines = dying
+    readers._json_lines = dying
     build.prepare({"code": text}, {"kind": "bytes"}, directory, directory, validation_share=0.2, processes=2)
 """
 

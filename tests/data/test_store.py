@@ -1,9 +1,11 @@
 import json
+import os
 
 import numpy as np
 import pytest
 
-from cptlaw.data.store import StoreError, TokenStore, Writer
+from cptlaw.data import store
+from cptlaw.data.store import StoreError, TokenStore, Writer, verify
 
 
 def write(directory, documents, vocab_size=1000, finish=True):
@@ -60,3 +62,79 @@ def test_tokens_outside_the_vocabulary_are_refused(tmp_path):
         for bad in ([10], [-1], []):
             with pytest.raises(ValueError, match=r"vocabulary|at least one token"):
                 writer.add(np.array(bad, np.int64), 1)
+
+
+@pytest.fixture
+def stored(tmp_path):
+    rng = np.random.default_rng(0)
+    write(tmp_path / "s", [[*rng.integers(2, 1000, n), 1] for n in rng.integers(1, 30, 50)])
+    return tmp_path / "s"
+
+
+@pytest.mark.parametrize("file", ["tokens.bin", "offsets.npy", "doc_bytes.npy"])
+@pytest.mark.parametrize("place", [0.3, 0.7, 0.99])
+def test_one_changed_bit_is_found(stored, file, place):
+    verify(stored)
+    path = stored / file
+    data = bytearray(path.read_bytes())
+    header = 0 if file == "tokens.bin" else 128
+    data[header + int(place * (len(data) - header))] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"damaged token store .*build it again"):
+        verify(stored)
+
+
+def test_what_agreed_once_is_not_read_again_until_a_file_is_another(stored, monkeypatch):
+    verify(stored)
+    hashed, real = [], store._hash
+    monkeypatch.setattr(store, "_hash", lambda array: hashed.append(array) or real(array))
+    verify(stored)
+    assert not hashed
+    path = stored / "tokens.bin"
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    verify(stored)
+    assert len(hashed) == 3
+    path.write_bytes(path.read_bytes())  # the same bytes in a new file
+    verify(stored)
+    (stored / "verified.json").write_text("{")  # a memory that is damaged is none
+    verify(stored)
+    assert len(hashed) == 9
+
+
+def test_a_ledger_of_before_the_hashes_gets_them(stored):
+    ledger = json.loads((stored / "ledger.json").read_text())
+    old = {k: v for k, v in ledger.items() if k not in ("seal", "offsets_sha256", "doc_bytes_sha256")}
+    (stored / "ledger.json").write_text(json.dumps(old))
+    assert TokenStore.open(stored).ledger == old
+    verify(stored)
+    assert json.loads((stored / "ledger.json").read_text()) == ledger
+
+
+def test_a_store_that_may_only_be_read_is_compared_every_time(stored, monkeypatch):
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(store.records, "write", refused)
+    verify(stored)
+    verify(stored)
+    verify(stored.with_name("none"))
+
+
+@pytest.mark.parametrize(
+    "change, says",
+    [
+        ({"tokens": "many"}, "field 'tokens' is 'many', expected int"),
+        ({"dtype": "<f8"}, "field 'dtype' is '<f8'"),
+        ({"name": None}, "field 'name' is 'None'"),
+        ({"tokens_sha256": None}, "field 'tokens_sha256'"),
+    ],
+)
+def test_a_damaged_ledger_names_its_field(stored, change, says):
+    ledger = json.loads((stored / "ledger.json").read_text())
+    (stored / "ledger.json").write_text(json.dumps({**ledger, **change}))
+    with pytest.raises(StoreError, match=r"ledger\.json of a damaged token store: .*agree with their hash"):
+        TokenStore.open(stored)
+    del ledger["seal"]
+    (stored / "ledger.json").write_text(json.dumps({**ledger, **change}))
+    with pytest.raises(StoreError, match=rf"ledger\.json of a damaged token store: damaged: {says}"):
+        TokenStore.open(stored)

@@ -11,10 +11,10 @@ import time
 
 import pandas as pd
 import pytest
+from tiny_runs import longer, stopping, telling
 
 from cptlaw.errors import UserError
 from cptlaw.execution import rundir, sweep, worker
-from cptlaw.execution.run import Conditions
 from cptlaw.execution.rundir import RunDir
 
 # What a sweep in a process of its own needs, to be killed or to compete.
@@ -33,14 +33,6 @@ def one_device(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 
-def longer(runs, steps):
-    """The same runs with that many steps of 64 tokens, evaluated early and at the end."""
-    return [
-        dataclasses.replace(r, phase=dataclasses.replace(r.phase, tokens=64 * steps), eval_tokens=(640, 64 * steps))
-        for r in runs
-    ]
-
-
 @pytest.fixture
 def started():
     processes = []
@@ -56,16 +48,6 @@ def start_sweep(runs, workdir, tmp_path, started):
     process = subprocess.Popen([sys.executable, "-c", SWEEP, str(workdir), str(plan)])
     started.append(process)
     return process
-
-
-def telling(seen, **changes):
-    """Conditions that write down how many tokens are done."""
-    return Conditions(progress=lambda runs, run, tokens: seen.append(tokens), **changes)
-
-
-def stopping(seen):
-    """Conditions that ask to stop after two reports of progress."""
-    return telling(seen, should_stop=lambda: len(seen) > 2)
 
 
 def wait_for(condition, seconds=120):
@@ -172,6 +154,109 @@ def test_a_sweep_that_goes_away_at_a_log_step_fails_no_run(runs, workdir, monkey
     assert RunDir(workdir, base).state() in (rundir.PENDING, rundir.RESUMABLE)
 
 
+def test_a_sigterm_to_a_worker_saves_and_another_goes_on(runs, workdir, forget):
+    """As systemd and some clusters send it: to every process of the job, not to the sweep alone."""
+    both = longer([runs[1], runs[3]], 1200)
+    done = threading.Thread(target=lambda: sweep.sweep(both, workdir, workers=1, progress=False))
+    done.start()
+    directory = RunDir(workdir, both[1])
+    wait_for(lambda: directory.rows())
+    first = directory.holder()
+    os.kill(int(first.split()[1]), signal.SIGTERM)
+    wait_for(lambda: directory.newest_step() > 0)
+    done.join(timeout=120)
+    assert directory.state() == rundir.FINISHED and not directory.has_died() and directory.holder() != first
+    interrupted = sweep.collect(both, workdir)
+    forget(both[1:])
+    sweep.sweep(both, workdir, workers=1, progress=False)
+    pd.testing.assert_frame_equal(interrupted, sweep.collect(both, workdir))
+
+
+@pytest.mark.parametrize("deaths", [2, 3])
+def test_a_worker_that_is_killed_while_it_starts_is_started_again(runs, workdir, monkeypatch, deaths):
+    start, started = subprocess.Popen, []
+
+    def dying(command, **options):
+        if "cptlaw.execution.worker" in command:
+            started.append(command)
+            if len(started) <= deaths:
+                command = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+        return start(command, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", dying)
+    if deaths < sweep.STARTS:
+        assert sweep.sweep([runs[1]], workdir, workers=1, progress=False).finished == (runs[1].id,)
+    else:
+        with pytest.raises(UserError, match=r"died before it took a run: its process was killed \(signal 9\)"):
+            sweep.sweep([runs[1]], workdir, workers=1, progress=False)
+    assert len(started) == 3
+
+
+def test_rows_that_were_changed_after_a_run_has_ended_are_found(runs, workdir):
+    base, mix = runs[1], runs[3]
+    assert worker.train_run(base, workdir) and worker.train_run(mix, workdir)
+    path = RunDir(workdir, mix).rows_path
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    digit = whole.index('"loss": ') + len('"loss": 3.')
+    for changed in ("".join(lines[:-1]), "".join(lines[1:]), whole[:digit] + "123" + whole[digit + 3 :]):
+        path.write_text(changed)
+        with pytest.raises(UserError, match=r"rows\.jsonl: damaged: \d rows, which are not the 6 that"):
+            sweep.collect([base, mix], workdir)
+    path.write_text(whole.replace('"step"', '"stop"', 1))
+    with pytest.raises(UserError, match=r"rows\.jsonl: line 1: damaged: no field 'step'"):
+        sweep.collect([base, mix], workdir)
+    path.write_text(whole)
+    assert len(sweep.collect([base, mix], workdir)) == 6
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ('{"state": "finished", "spent": {}', "not JSON"),
+        ('{"state": "finsihed", "spent": {}, "losses": []}', "field 'state' is 'finsihed'"),
+        ('{"state": "finished", "losses": []}', "no field 'spent'"),
+        ('{"state": "finished", "spent": {}, "losses": [1]}', "field 'losses' has '1'"),
+        ('{"state": "failed"}', "no field 'reason'"),
+        ('{"state": "failed", "reason": "x", "seal": "y"}', "do not agree with their hash"),
+    ],
+)
+def test_a_damaged_result_is_named(runs, workdir, text, says):
+    path = RunDir(workdir, runs[0]).path / "result.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(text)
+    with pytest.raises(UserError, match=rf"result\.json: damaged: .*{says}|result\.json: damaged: {says}"):
+        RunDir(workdir, runs[0]).state()
+
+
+def test_a_damaged_run_is_named(runs, workdir):
+    directory = RunDir(workdir, runs[0])
+    with directory.claim():
+        pass
+    assert rundir.read_run(directory.path) == runs[0]
+    fields = json.loads((directory.path / "run.json").read_text())
+    fields.pop("seal")
+    for change, says in [
+        ({"phase": {}}, "not the fields of a run"),
+        ({"evals": 3}, "not the fields of a run"),
+        ({"colour": "red"}, "not the fields of a run"),
+        ({"id": "other"}, "field 'id' is 'other', not the directory's name"),
+    ]:
+        (directory.path / "run.json").write_text(json.dumps({**fields, **change}))
+        with pytest.raises(UserError, match=rf"run\.json: damaged: {says}"):
+            rundir.read_run(directory.path)
+
+
+def test_a_damaged_token_store_stops_the_sweep_before_it_starts(runs, workdir):
+    path = workdir / "data" / "code" / "train" / "tokens.bin"
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=r"data/code/train: damaged token store \(tokens\.bin does not agree"):
+        sweep.sweep(runs, workdir, workers=1, progress=False)
+    assert not (workdir / "plans").exists()
+
+
 def test_a_run_whose_checkpoints_are_all_damaged_starts_over(runs, workdir):
     (base,) = longer([runs[1]], 60)
     seen = []
@@ -214,6 +299,14 @@ def test_a_run_that_always_kills_its_process_is_failed(runs, workdir):
     assert directory.state() == rundir.PENDING
 
 
+def test_a_run_that_comes_further_may_die_as_often_as_it_likes(runs, workdir):
+    directory = RunDir(workdir, runs[0])
+    for step in (10, 20, 30):
+        (directory.checkpoints / str(step)).mkdir(parents=True)
+        assert not any(directory.died("killed") for _ in range(rundir.MAX_ATTEMPTS - 1))
+    assert directory.died("killed") and directory.result()["reason"] == "killed, 3 times since step 30"
+
+
 def test_a_run_that_another_process_has_taken_up_is_not_failed_under_its_hands(runs, workdir):
     directory = RunDir(workdir, runs[0])
     with directory.claim():
@@ -242,15 +335,6 @@ def test_a_failed_run_says_why_and_stops_no_other(runs, workdir):
     assert "data/law/train" in summary.failed["unreadable"]
     assert summary.failed["orphan"].startswith("its base run unreadable failed: ")
     assert "Traceback" in (RunDir(workdir, unreadable).path / "error.txt").read_text()
-
-
-def test_a_full_disk_fails_the_run_with_its_reason(runs, workdir, monkeypatch):
-    def full(self, rows):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(RunDir, "add", full)
-    worker.train_run(runs[1], workdir)
-    assert "No space left on device" in RunDir(workdir, runs[1]).result()["reason"]
 
 
 def test_nothing_to_collect_says_what_to_do(runs, workdir):

@@ -48,3 +48,21 @@ def code(dcpt_table):
 def web(chinchilla_table):
     """Chinchilla fitted to `chinchilla_table`."""
     return fitting.fit(chinchilla_table, "chinchilla", bootstrap=60, starts=16)
+
+
+@pytest.fixture(scope="session")
+def mixes_table():
+    """24 mixes of three corpora, the losses of one, on the mixing law with 0.1% noise."""
+    rng = np.random.default_rng(2)
+    web, code, math = rng.dirichlet(np.ones(3), 24).T
+    loss = (1.5 + 0.4 * np.exp(-1.2 * web + 0.5 * code)) * np.exp(1e-3 * rng.standard_normal(24))
+    return pd.DataFrame(
+        {
+            "run": [f"m{i:02}" for i in range(24)],
+            "w_web": web,
+            "w_code": code,
+            "w_math": math,
+            "eval": "web",
+            "loss": loss,
+        }
+    )

@@ -10,6 +10,6 @@ ASKED = {"params": 6e9, "tokens": 20e9}
 
 
 def pose(table, law, objective):
-    made = laws.get(law)
+    made = laws.for_table(law, table)
     rows = collect(table, made, tuple(table["eval"].unique()))
     return estimate.pose(rows, made, objective, {}), rows

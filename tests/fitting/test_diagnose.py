@@ -1,9 +1,12 @@
 """What the data cannot tell is said, and nothing is said of sound data."""
 
 import numpy as np
-from known_laws import CHINCHILLA
+import pytest
+from known_laws import CHINCHILLA, TRUTH, pose
 
 from cptlaw import fitting, laws
+from cptlaw.fitting import diagnose
+from cptlaw.fitting.objective import Objective
 
 
 def test_bounds_and_flat_directions_are_named(chinchilla_table):
@@ -31,3 +34,48 @@ def test_dcpt_warns_below_the_inflection_ratio(dcpt_table):
 def test_a_sound_table_gets_no_warning(code, web):
     assert code.warnings == []
     assert [warning.partition(":")[0] for warning in web.warnings] == ["every run has one row"]
+
+
+@pytest.mark.parametrize(
+    ("law", "column", "resting"),
+    [
+        ("dcpt", "ratio", {"B", "eta", "C", "gamma", "eps"}),
+        ("dcpt:constrained=false", "tokens", {"B", "beta"}),
+        ("dcpt:constrained=false", "params", {"A", "alpha"}),
+        ("chinchilla", "tokens", {"B", "beta"}),
+        ("repetition", "unique_tokens", set()),
+    ],
+)
+def test_parameters_that_rest_on_a_column_that_never_varied_are_named(dcpt_table, law, column, resting):
+    table = dcpt_table[dcpt_table["eval"] == "code"].assign(unique_tokens=3e8)
+    if column == "ratio":
+        table = table[table["w_code"] == 0.5]
+    elif column != "unique_tokens":
+        table = table[table[column] == table[column].unique()[1]]
+    problem, rows = pose(table, law, Objective())
+    found = diagnose.rests(problem, rows)
+    assert list(found) == [column] and resting <= set(found[column])
+    words = "\n".join(diagnose.warnings(problem, rows, np.array([p.start[1] for p in problem.law.params]), found))
+    assert f"{column} never varied" in words and "refused" in words
+    assert not resting or f"{', '.join(found[column])} cannot be determined" in words
+
+
+def test_everything_that_varied_rests_on_nothing(dcpt_table):
+    assert diagnose.rests(*pose(dcpt_table[dcpt_table["eval"] == "code"], "dcpt", Objective())) == {}
+
+
+def test_a_dead_share_and_shares_in_step_are_said(mixes_table):
+    problem, rows = pose(mixes_table.assign(w_dead=0.0), "mixing", Objective())
+    assert diagnose.rests(problem, rows) == {"w_dead": ("t[dead]",)}
+    tied = mixes_table.assign(w_code=2 * mixes_table["w_math"], w_web=1 - 3 * mixes_table["w_math"])
+    problem, rows = pose(tied[tied["w_web"] >= 0], "mixing", Objective())
+    words = "\n".join(diagnose.warnings(problem, rows, np.ones(len(problem.free)), {}))
+    assert "the shares of code, math, web moved in step" in words
+
+
+def test_a_parameter_at_the_constraint_is_told_with_the_value_that_the_table_shows(dcpt_table):
+    table = dcpt_table[dcpt_table["eval"] == "code"]
+    problem, _ = pose(table, "dcpt", Objective())
+    theta = np.array([{**TRUTH, "C": 0.0}[name] for name in problem.free])
+    (warning,) = diagnose._bounds(problem, theta)
+    assert f"C = {float(problem.reported(theta)['C']):g}" in warning and "C = 0;" not in warning

@@ -97,3 +97,47 @@ def test_bad_requests_are_refused_in_words(dcpt_table, options, words):
 def test_fitting_leaves_float32_programs_alone(chinchilla_table):
     fitting.fit(chinchilla_table, "chinchilla", bootstrap=0, starts=4)
     assert jax.numpy.ones(3).dtype == np.float32
+
+
+def test_the_order_of_columns_and_rows_never_changes_a_fit(mixes_table):
+    rng = np.random.default_rng(0)
+    table = mixes_table.assign(w_dead=0.0, params=1e8, tokens=1e9)
+    for law in ("mixing", "additive", "joint_mixture"):
+        fits = []
+        for _ in range(2):
+            shuffled = table[rng.permutation(table.columns)]
+            fits.append(fitting.fit(shuffled, law, bootstrap=0, starts=4))
+        one, other = fits
+        assert one.params == other.params and one.law is other.law and one.digest == other.digest
+        asked = {f"w_{name}": share for name, share in {"web": 0.2, "code": 0.3, "math": 0.5, "dead": 0.0}.items()}
+        extra = {} if law == "mixing" else {"params": 1e8, "tokens": 1e9}
+        assert one.predict(**asked, **extra).point == other.predict(**asked, **extra).point
+
+
+def test_published_coefficients_are_evaluated_when_all_are_fixed(dcpt_table):
+    fit = fitting.fit(dcpt_table, "dcpt", "code", fixed=TRUTH, bootstrap=1000)
+    assert {k: v for k, v in fit.params.items() if k != "D_min"} == TRUTH
+    assert fit.scores["fit"]["mean_log"] < 2e-3 and fit.scores["held_out"]["n"] == 30
+    assert all(len(values) == 0 for values in fit.samples.values()) and fit.codes == {}
+    truth = laws.get("dcpt").predict(TRUTH, {**ASKED, "ratio": np.array(0.5)})
+    assert fit.predict(**ASKED, ratio=0.5).point == pytest.approx(truth)
+
+
+def test_a_fixed_parameter_of_a_constraint_is_held_as_given(dcpt_table):
+    fit = fitting.fit(dcpt_table, "dcpt", "code", fixed={"C": 0.8}, bootstrap=0, starts=8)
+    assert fit.params["C"] == 0.8 and fit.scores["fit"]["mean_log"] < 2e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"fixed": {"alpha": -1.0}}, "alpha = -1 cannot be fixed: dcpt has it from 0.001 to 5"),
+        ({"fixed": {"E": np.nan}}, "E = nan cannot be fixed"),
+        ({"seed": -1}, "--seed must be 0 or more"),
+        ({"bootstrap": -1}, "must be 0 or more"),
+        ({"starts": 0}, "--starts 1 or more"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(dcpt_table, options, words):
+    with pytest.raises(UserError, match=words):
+        fitting.fit(dcpt_table, **({"law": "dcpt", "eval": "code", "bootstrap": 2, "starts": 4} | options))

@@ -1,5 +1,6 @@
 """A saved fit: what it predicts, loads and refuses."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from known_laws import ASKED
 
-from cptlaw import fitting
+from cptlaw import fitting, laws
 from cptlaw.errors import UserError
 from cptlaw.fitting.saved import VERSION
 
@@ -84,3 +85,37 @@ def test_any_function_has_an_interval(web):
 def test_bad_questions_are_refused_in_words(code, question, words):
     with pytest.raises(UserError, match=words):
         code.predict(**question)
+
+
+def never_varied(fit, column, value):
+    return dataclasses.replace(fit, ranges=fit.ranges | {column: (value, value)})
+
+
+@pytest.mark.parametrize(("column", "value", "near"), [("ratio", 0.5, 0.5005), ("tokens", 8e9, 8.01e9)])
+def test_what_never_varied_is_answered_at_its_value_only(code, column, value, near):
+    fit = never_varied(code, column, value)
+    assert fit.unmoved == (column,) and code.unmoved == ()
+    asked = {**ASKED, "ratio": 0.5, column: value}
+    assert fit.predict(**asked).point == code.predict(**asked).point
+    fit.predict(**{**asked, column: near})
+    with pytest.raises(UserError, match=f"every fitted row has {column} = .*; add runs at other values of {column}"):
+        fit.predict(**{**asked, column: 1.2 * value})
+    with pytest.raises(UserError, match="every fitted row"):
+        fit.predict(**{**asked, column: [value, 0.8 * value]})
+
+
+def test_shares_must_sum_to_one_and_keep_to_what_was_measured(mixes_table):
+    fit = fitting.fit(mixes_table, "mixing", bootstrap=0, starts=4)
+    assert np.isfinite(fit.predict(shares={"web": 0.2, "code": 0.3, "math": 0.5}).point)
+    with pytest.raises(UserError, match=r"w_code, w_math, w_web sum to 1\.1, not 1"):
+        fit.predict(shares={"web": 0.3, "code": 0.3, "math": 0.5})
+    tied = fit.residuals.assign(w_code=2 * fit.residuals["w_math"], w_web=1 - 3 * fit.residuals["w_math"])
+    with pytest.raises(UserError, match="shares of code, math, web moved in step"):
+        dataclasses.replace(fit, residuals=tied).predict(shares={"web": 0.2, "code": 0.3, "math": 0.5})
+
+
+def test_one_corpus_of_a_joint_fit_has_its_own_ranges(dcpt_table):
+    some = dcpt_table[(dcpt_table["eval"] == "web") | (dcpt_table["w_code"] == 0.5)]
+    fit = fitting.fit(some, "chinchilla", ["code", "web"], shared=["alpha"], bootstrap=0, starts=2)
+    fit = dataclasses.replace(fit, law=laws.joint(laws.get("dcpt"), ("code", "web"), ("alpha",)))
+    assert fit.single("code").unmoved == ("ratio",) and fit.single("web").unmoved == ()

@@ -21,6 +21,10 @@ GENERAL = {
 CODE = {"E": 1.2, "A": 0.02, "alpha": 0.4, "B": 0.006, "beta": 0.3, "eta": 1.4, "C": 0.75, "gamma": 0.35, "eps": 0.09}
 
 
+SCORES = {"fit": {"rms_log": 0.001, "mean_log": 0.001}, "held_out": {"n": 0, "what": "nothing"}}
+SETTINGS = {"seed": 0, "resample": "runs", "fixed": {}, "shared": [], "objective": "huber", "delta": 1e-3}
+
+
 def make(eval, params, spread=0.006, resamples=200, seed=0, law="dcpt", sizes=(5e4, 2e5, 8e5), **changes):
     """A Fit whose resamples are its parameters times lognormal noise, with rows that lie on the law."""
     rng = np.random.default_rng(seed)
@@ -38,14 +42,15 @@ def make(eval, params, spread=0.006, resamples=200, seed=0, law="dcpt", sizes=(5
     rows = rows.assign(
         predicted=predicted, observed=predicted + rng.normal(0, 0.003, len(rows)), held_out=rows["params"] > 4e5
     )
+    rows = rows.assign(eval=eval, loss=rows["observed"])
     influence = {
         run: {name: value * rng.normal(0, spread) / 5 for name, value in params.items()} for run in rows["run"].unique()
     }
     fields = {
         "law": law, "eval": eval, "params": dict(params), "samples": samples, "codes": {}, "influence": influence,
-        "scores": {"fit": {}, "held_out": {"n": 0, "what": "nothing"}}, "residuals": rows, "n_rows": len(rows),
+        "scores": SCORES, "residuals": rows, "n_rows": int((~rows["held_out"]).sum()),
         "ranges": {"params": (min(sizes), max(sizes)), "tokens": (1e5, 1e6), "ratio": (0.0, 1.0)},
-        "digest": "table", "settings": {"seed": 0, "resample": "runs", "fixed": {}},
+        "digest": "table", "settings": dict(SETTINGS),
     }  # fmt: skip
     return Fit(**fields | changes)
 

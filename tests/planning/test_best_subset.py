@@ -8,22 +8,25 @@ from cptlaw.planning.best_subset import best_subset
 from cptlaw.planning.decision import Decision, DecisionError
 
 MU, SIGMA = 20.0, 8.0
+SCORES = {"fit": {"rms_log": 0.001, "mean_log": 0.001}, "held_out": {"n": 0, "what": "nothing"}}
+SETTINGS = {"seed": 0, "resample": "runs", "fixed": {}, "shared": []}
 
 
 def make(law, params):
     rng = np.random.default_rng(0)
     samples = {name: value * (1 + rng.normal(0, 0.002, 60)) for name, value in params.items()}
     ranges = {"ppl_mean": (5.0, 60.0), "ppl_std": (2.0, 30.0), "tokens": (1e8, 1e9)}
-    rows = pd.DataFrame({"run": range(200), "held_out": False})
+    rows = pd.DataFrame({"run": [f"r{i}" for i in range(200)], "eval": "bio", "held_out": False})
+    rows = rows.assign(loss=2.0, observed=2.0, predicted=2.0)
     empty = {
         "codes": {},
         "influence": {},
-        "scores": {},
+        "scores": SCORES,
         "residuals": rows,
-        "settings": {"resample": "runs", "fixed": {}},
+        "settings": SETTINGS,
     }
     return Fit(
-        law=laws.get(law), eval="bio", params=params, samples=samples, ranges=ranges, n_rows=0, digest="a", **empty
+        law=laws.get(law), eval="bio", params=params, samples=samples, ranges=ranges, n_rows=200, digest="a", **empty
     )
 
 

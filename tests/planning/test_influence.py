@@ -83,6 +83,8 @@ def test_the_command_refits_on_request(table, tmp_path, capsys):
         "1e6",
         "--loss",
         "3.1",
+        "--law",
+        f"{tmp_path / 'law.py'}:straight",
     ]
-    assert cli.main([*words, "--exact"]) == 0
+    assert cli.main([*words, "--exact", "--law", f"{tmp_path / 'law.py'}:straight"]) == 0
     assert "without the run" in capsys.readouterr().out

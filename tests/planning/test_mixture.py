@@ -10,6 +10,8 @@ from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.mixture import mixture
 
 CORPORA = ("web", "code", "math")
+SCORES = {"fit": {"rms_log": 0.001, "mean_log": 0.001}, "held_out": {"n": 0, "what": "nothing"}}
+SETTINGS = {"seed": 0, "resample": "runs", "fixed": {}, "shared": []}
 LAW = laws.get("mixing", corpora=CORPORA)
 GRID = np.array(
     [(a, b, 1 - a - b) for a in np.linspace(0, 1, 101) for b in np.linspace(0, 1, 101) if a + b <= 1 + 1e-9]
@@ -20,15 +22,17 @@ def make(eval, c, k, t, seed):
     rng = np.random.default_rng(seed)
     params = {"c": c, "k": k, **{f"t[{name}]": value for name, value in zip(CORPORA, t)}}
     samples = {name: value * np.exp(rng.normal(0, 0.05, 50)) for name, value in params.items()}
+    rows = pd.DataFrame({"run": [f"r{i}" for i in range(200)], "eval": eval, "held_out": False})
+    rows = rows.assign(loss=2.0, observed=2.0, predicted=2.0)
     empty = {
         "codes": {},
         "influence": {},
-        "scores": {},
-        "residuals": pd.DataFrame({"run": range(200), "held_out": False}),
-        "settings": {"resample": "runs", "fixed": {}},
+        "scores": SCORES,
+        "residuals": rows,
+        "settings": SETTINGS,
     }
     ranges = {f"w_{name}": (0.0, 0.6) for name in CORPORA}
-    return Fit(law=LAW, eval=eval, params=params, samples=samples, ranges=ranges, n_rows=0, digest="a", **empty)
+    return Fit(law=LAW, eval=eval, params=params, samples=samples, ranges=ranges, n_rows=200, digest="a", **empty)
 
 
 FITS = [

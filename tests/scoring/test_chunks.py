@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from tiny_run import CFG
 
@@ -189,6 +190,26 @@ def test_bytes_of_chunks_are_those_of_their_tokens(params, tmp_path):
         assert row.bytes == sizes[window[row.chunk > 0 :]].sum()
 
 
+@pytest.mark.parametrize("added", ["nothing", "a space", "more"])
+def test_chunks_have_the_true_bytes_of_their_documents(params, tmp_path, added):
+    """A ledger with `bytes_by_token` says that the documents' bytes are true."""
+    sizes = np.arange(64) % 5 + 1
+    corpus = store()
+    counted = np.add.reduceat(sizes[corpus.tokens], corpus.offsets[:-1])
+    corpus.doc_bytes = counted - {"nothing": 0, "a space": 1, "more": 7}[added]
+    corpus.ledger["bytes_by_token"] = 0
+    rows = scored(params, tmp_path, corpus, token_bytes=sizes, shard_tokens=70)
+    documents = rows.groupby("document")["bytes"].sum()
+    np.testing.assert_array_equal(documents, corpus.doc_bytes[documents.index])
+    for row in rows.itertuples():
+        begin = corpus.offsets[row.document] + row.chunk * CHUNK
+        own = sizes[corpus.tokens[begin : begin + row.tokens + 1][row.chunk > 0 :]].sum()
+        if added == "more":
+            assert abs(row.bytes - own * corpus.doc_bytes[row.document] / counted[row.document]) <= 1
+        else:
+            assert row.bytes == own - (added == "a space" and row.chunk == 0)
+
+
 def test_other_scores_are_refused(params, tmp_path):
     scored(params, tmp_path)
     for change in ({"chunk": 8}, {"model": {"run": "other"}}):
@@ -219,3 +240,40 @@ def test_packing_loses_nothing_and_wastes_little():
 def test_short_chunks_fill_what_long_ones_leave():
     width, row, column = score_lib.pack(np.array([40, 24, 24, 9]), [64, 32, 16])
     assert width.tolist() == [0, 0, 1, 2] and row.tolist() == [0, 0, 0, 0] and column.tolist() == [0, 40, 0, 0]
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "swapped", "column"])
+def test_a_damaged_shard_is_named(params, tmp_path, damage):
+    scored(params, tmp_path)
+    path = tmp_path / "shard-00001.parquet"
+    data = bytearray(path.read_bytes())
+    if damage == "bit":
+        column = pq.ParquetFile(path).metadata.row_group(0).column(4)
+        data[column.data_page_offset + column.total_compressed_size // 2] ^= 4
+    elif damage == "cut":
+        data = data[:-20]
+    elif damage == "empty":
+        data = b""
+    elif damage == "swapped":
+        data = (tmp_path / "shard-00002.parquet").read_bytes()
+    if damage == "column":
+        pd.read_parquet(path).drop(columns="nats").to_parquet(path)
+    else:
+        path.write_bytes(data)
+    where = "chunks are missing or out of order" if damage == "swapped" else r"shard-00001\.parquet: damaged"
+    with pytest.raises(ScoreError, match=where):
+        scores.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{}", '{"shards": "2", "chunk": 8}', '{"shards": 2, "chunk": null}'])
+def test_damaged_facts_of_scores_are_named(tmp_path, text):
+    (tmp_path / "scores.json").write_text(text)
+    with pytest.raises(ScoreError, match=r"scores\.json: damaged: .*score again"):
+        scores.read(tmp_path)
+
+
+def test_shards_of_before_there_were_checksums_are_read(params, rows, tmp_path):
+    scored(params, tmp_path)
+    for path in tmp_path.glob("*.parquet"):
+        pd.read_parquet(path).to_parquet(path)
+    pd.testing.assert_frame_equal(scores.read(tmp_path), rows, check_dtype=False, rtol=1e-5)

@@ -303,7 +303,7 @@ def test_a_damaged_config_of_a_workdir_is_named(study, tmp_path, text):
     (tmp_path / "config.json").write_text(text)
     if text == "{":
         text += '"a": '
-    with pytest.raises(UserError, match=r"config\.json: damaged .*--update-config"):
+    with pytest.raises(UserError, match=r"config\.json: damaged: .*--update-config"):
         prepared.claim_workdir(study, Workdir(tmp_path), False)
     prepared.claim_workdir(study, Workdir(tmp_path), True)
     prepared.claim_workdir(study, Workdir(tmp_path), False)

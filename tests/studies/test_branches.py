@@ -62,7 +62,7 @@ def test_branches_measure_what_whole_runs_would(make_config, workdir):
     finished.write_text(json.dumps({"state": "failed", "reason": "may be tried again"}))
     sweep.sweep(runs, workdir, progress=False)
     assert RunDir(workdir, trunk).checkpoints.exists()
-    finished.write_text(json.dumps({"state": "finished"}))
+    finished.write_text(json.dumps({"state": "finished", "spent": {}, "losses": []}))
     sweep.sweep(runs, workdir, progress=False)
     assert not RunDir(workdir, trunk).checkpoints.exists(), "all its branches are done"
 

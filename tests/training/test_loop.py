@@ -1,3 +1,4 @@
+import functools
 import math
 import os
 import signal
@@ -11,7 +12,7 @@ from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.schedules import Schedule, dynamics
 from cptlaw.training import loop, metrics
-from cptlaw.training.checkpoints import Checkpoints
+from cptlaw.training.checkpoints import Checkpoints, CheckpointWarning
 from cptlaw.training.guard import Spike, on_sigterm
 from cptlaw.training.start import first_state
 from cptlaw.training.step import Optimizer, make_start
@@ -109,14 +110,19 @@ def test_a_diverging_run_fails_with_its_reason_and_keeps_the_last_sound_state(la
         assert checkpoints.restore(make_start(CFG, Optimizer(), layout)[1])[0] == 7
 
 
-def test_a_loss_spike_stops_the_run_before_it_is_kept(layout, tmp_path):
-    class Confusing(Batches):
-        def batch(self, step, rows=slice(None)):
-            batch = super().batch(step, rows)
-            if step >= 16:
-                batch["targets_BT"] = (batch["targets_BT"] + 31) % 64
-            return batch
+class Confusing(Batches):
+    """From the step `at` on, other targets: the loss jumps."""
 
+    at = 16
+
+    def batch(self, step, rows=slice(None)):
+        batch = super().batch(step, rows)
+        if step >= self.at:
+            batch["targets_BT"] = (batch["targets_BT"] + 31) % 64
+        return batch
+
+
+def test_a_loss_spike_stops_the_run_before_it_is_kept(layout, tmp_path):
     spike = Spike(deviations=4.0, patience=2, window=4)
     options = {"batches": Confusing(), "log_every": 1, "schedule": Schedule(2e-2, 20)}
     with Checkpoints(tmp_path, seconds=0.0) as checkpoints:
@@ -125,6 +131,36 @@ def test_a_loss_spike_stops_the_run_before_it_is_kept(layout, tmp_path):
         assert "2 times in a row above its median" in result.reason
         assert checkpoints.restore(make_start(CFG, Optimizer(), layout)[1])[0] == 16, "the last before the spike"
     assert train(layout, **options)[0].status == loop.FINISHED, "off unless asked for"
+
+
+@pytest.mark.parametrize("stops", [(4,), (17, 18), (19,), (1, 2, 3, 11, 16, 17)], ids=str)
+def test_whether_a_run_diverges_does_not_depend_on_when_it_was_stopped(layout, tmp_path, stops):
+    """Every second loss counts; the window is full from step 4 on, and steps 18 and 20 are high."""
+    spike = Spike(deviations=2.0, patience=2, window=2)
+    options = {"batches": Confusing(), "log_every": 2, "schedule": Schedule(2e-2, 24), "spike": spike}
+    whole, _ = train(layout, **options)
+    assert (whole.status, whole.point.step) == (loop.FAILED, 20)
+    with Checkpoints(tmp_path, seconds=0.0) as checkpoints:
+        for stop in stops:
+            steps = iter(range(1, 30))
+            start = checkpoints.restore(make_start(CFG, Optimizer(), layout)[1])
+            first = start[0] if start else 0
+            asked = functools.partial(lambda first, stop, steps: first + next(steps) >= stop, first, stop, steps)
+            result, _ = train(layout, checkpoints=checkpoints, should_stop=asked, **options)
+        result, _ = train(layout, checkpoints=checkpoints, **options)
+    assert (result.status, result.reason) == (whole.status, whole.reason)
+
+
+def test_what_a_checkpoint_s_guard_remembers_is_sealed(layout, tmp_path):
+    spike, abstract = Spike(window=4), make_start(CFG, Optimizer(), layout)[1]
+    with Checkpoints(tmp_path, seconds=0.0) as checkpoints:
+        train(layout, checkpoints=checkpoints, spike=spike, log_every=1)
+        checkpoints.restore(abstract)
+        assert len(checkpoints.memory) == 1 + 4 and checkpoints.memory[0] == 0
+        file = tmp_path / "12" / "memory" / "metadata"
+        file.write_text(file.read_text().replace(str(checkpoints.memory[-1]), "2.5"))
+        with pytest.warns(CheckpointWarning, match="step 12 is damaged .*memory: .*do not agree with their hash"):
+            assert checkpoints.restore(abstract)[0] == 11
 
 
 def test_steps_to_keep_are_saved_and_stay(layout, tmp_path):
