@@ -4,10 +4,10 @@
     python -m benchmarks.calibration --runs runs/demo/runs.csv --simulated 60  # and so many tables of each known truth
     python -m benchmarks.calibration --real none --simulated 60                # those alone
 
-The public tables lie in `../shared/data` beside the checkout; without them only the rest is asked. Each family of tables is
-judged by the prior learned without it (`benchmarks/forward/learn.py`). Beside the predictive distribution ("process") stand
-the law's bootstrap interval, plain and with the lack-of-fit term that the process replaced, kept in `.cache/forward` from
-when a question is first asked; and the points of the law and of every rival. Ctrl-C prints what is known so far.
+The public tables lie in `../shared/data` beside the checkout; without them only the rest is asked. Each family of
+tables is judged by the prior learned without it (`benchmarks/forward/learn.py`). Beside the predictive distribution
+("process") stand the law's own bootstrap interval ("plain"), and the points of the law and of every rival. Ctrl-C
+prints what is known so far.
 """
 
 import argparse
@@ -23,8 +23,6 @@ from benchmarks.forward.learn import SHIPPED
 from cptlaw import atomic
 from cptlaw.fitting import rivals
 from cptlaw.fitting.prior import Prior
-
-TODAY = ("plain", "lack of fit")
 
 
 def priors() -> dict[str, Prior]:
@@ -43,7 +41,6 @@ def answers(question: asked.Asked, known: dict[str, Prior]) -> pd.DataFrame:
     out = [
         score.of_predictive(question, "process", found),
         score.lines(question, "plain", question.point, *question.plain),
-        score.lines(question, "lack of fit", question.point, *question.lack_of_fit),
     ]
     nothing = np.full(len(question.test), np.nan)
     for name, point in rivals.predict(question.train, question.test).items():
@@ -70,11 +67,11 @@ def real(args: argparse.Namespace) -> pd.DataFrame:
 
 
 def of_intervals(rows: pd.DataFrame) -> pd.DataFrame:
-    """By kind: cover, width and Winkler's score of each interval, and its ratio to the better of today's two."""
-    made = score.balanced(rows[rows["method"].isin(["process", *TODAY])], ("kind", "method"))
-    best = made[made["method"].isin(TODAY)].groupby("kind")["winkler"].min()
-    made["of today's"] = made["winkler"] / made["kind"].map(best)
-    return made[["kind", "method", "cover", "width", "winkler", "of today's", "rows", "questions", "families"]]
+    """By kind: cover, width and Winkler's score of the process and of the law's bootstrap, and their ratio."""
+    made = score.balanced(rows[rows["method"].isin(["process", "plain"])], ("kind", "method"))
+    plain = made[made["method"] == "plain"].groupby("kind")["winkler"].min()
+    made["of plain"] = made["winkler"] / made["kind"].map(plain)
+    return made[["kind", "method", "cover", "width", "winkler", "of plain", "rows", "questions", "families"]]
 
 
 def of_points(rows: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +80,7 @@ def of_points(rows: pd.DataFrame) -> pd.DataFrame:
     cells = answered.groupby(["kind", "family", "method"])["error"].agg(["mean", "size"]).reset_index()
     out = []
     for (kind, family), cell in cells.groupby(["kind", "family"], sort=False):
-        whole = cell[cell["size"] == cell["size"].max()].set_index("method")["mean"].drop("lack of fit")
+        whole = cell[cell["size"] == cell["size"].max()].set_index("method")["mean"]
         others = whole.drop(["process", "plain"])
         best = others.idxmin()
         line = {"kind": kind, "family": family, "questions": int(cell["size"].max())}
@@ -111,7 +108,7 @@ def report(rows: pd.DataFrame) -> dict[str, pd.DataFrame]:
     )
     law = np.exp(np.log(points["process"] / points["law"]).mean())
     total = {"kind": "all", "of the best": np.exp(np.log(points["of the best"]).mean())}
-    rivals_by_kind = score.balanced(rows[~rows["method"].isin(["lack of fit"])], ("kind", "method"))
+    rivals_by_kind = score.balanced(rows, ("kind", "method"))
     return {
         "90% intervals, by kind (losses relative; balanced over families)": of_intervals(rows),
         "the process, by how many times out": score.balanced(steps, ("kind", "times"))[["kind", "times", *shown]],

@@ -22,7 +22,7 @@ STORE = ROOT / ".cache" / "forward"
 
 @dataclasses.dataclass(frozen=True)
 class Asked:
-    """A question, its rows, and the law fitted to them: parameters and (rows,) intervals, plain and with lack of fit."""
+    """A question, its rows, and the law fitted to them: parameters and (rows,) intervals."""
 
     series: str
     family: str
@@ -33,7 +33,6 @@ class Asked:
     theta: dict[str, float]
     point: np.ndarray
     plain: tuple[np.ndarray, np.ndarray]
-    lack_of_fit: tuple[np.ndarray, np.ndarray]
 
     @property
     def step(self) -> np.ndarray:
@@ -78,10 +77,10 @@ def _answer(series: Series, table: pd.DataFrame, question: forward.Question) -> 
         return None
     from cptlaw import laws
 
-    values = {k: np.array(found[k], float) for k in ("point", "low", "high", "wide_low", "wide_high")}
+    values = {k: np.array(found[k], float) for k in ("point", "low", "high")}
     return Asked(
         series.name, series.family, question, train, test, laws.for_table(series.law, table), found["theta"],
-        values["point"], (values["low"], values["high"]), (values["wide_low"], values["wide_high"]),
+        values["point"], (values["low"], values["high"]),
     )  # fmt: skip
 
 
@@ -93,11 +92,5 @@ def _fitted(series: Series, train: pd.DataFrame, test: pd.DataFrame) -> dict:
     own = test.assign(ratio=test[f"w_{test['eval'].iloc[0]}"]) if "ratio" in fit.law.columns else test
     columns = {name: own[name].to_numpy(float) for name in fit.law.columns}
     shares = {k[2:]: columns.pop(k) for k in list(columns) if k.startswith("w_")}
-    plain = fit.predict(**columns, shares=shares)
-    out = {"theta": fit.params, "point": plain.point.tolist(), "low": plain.low.tolist(), "high": plain.high.tolist()}
-    try:
-        wide = fit.predict(**columns, shares=shares, lack_of_fit=True)
-        return out | {"wide_low": wide.low.tolist(), "wide_high": wide.high.tolist()}
-    except UserError:  # nothing could be held out
-        nothing = [float("nan")] * len(test)
-        return out | {"wide_low": nothing, "wide_high": nothing}
+    plain = fit.predict(**columns, shares=shares, target="law")
+    return {"theta": fit.params, "point": plain.point.tolist(), "low": plain.low.tolist(), "high": plain.high.tolist()}

@@ -3,11 +3,12 @@
     python -m benchmarks.forward.learn --runs runs/demo/runs.csv              # searches, prints, changes nothing
     python -m benchmarks.forward.learn --runs runs/demo/runs.csv --write      # and writes prior.json
 
-A coordinate search from the shipped prior, up and down in every scale, spread and length (but the base's, which no table
-here repeats: it is set by what `benchmarks/calibration.py --simulated` finds with and without base noise), for the largest mean log score of
-the rows asked; a table's own scales are found again inside every question, from its fitted rows alone. Means are over rows,
-questions, families, then kinds. For each family the best setting without it is kept too: what judges the family. Settings
-tried are kept in `.cache/forward`, so an interrupted search goes on.
+A coordinate search from the shipped prior, up and down in every scale, spread and length, for the largest mean log
+score of the rows asked. The base's scale is not searched, since no table here repeats a base: it is set by what
+`benchmarks/calibration.py --simulated` finds with and without base noise. A table's own scales are found again inside
+every question, from its fitted rows alone. Means are over rows, questions, families, then kinds. For each family the
+best setting without it is kept too: what judges the family. Settings tried are kept in `.cache/forward`, so an
+interrupted search goes on.
 """
 
 import argparse
@@ -133,7 +134,7 @@ def main() -> None:
             "what": "coordinate search for the largest mean log score of forward questions of public tables",
             "questions": len(questions), "rows": rows, "families": families, "settings": len(tried),
             "base": "set by the simulated tables: no public table repeats a base",
-            "df": "set with the widening of few runs (process.py), by the cover of forward questions and simulated shares",
+            "df": "set with the widening of few runs, by the cover of forward questions and simulated shares",
             "score": round(overall(scores), 4),
             "score_without_its_family": {f: round(overall(scores, f), 4) for f in families},
         },

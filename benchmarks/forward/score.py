@@ -1,7 +1,7 @@
 """How an answer to a question is scored: cover and width of its 90% interval, Winkler's score, error of the point.
 
-Losses are scored relative (nats over nats), so tables of all units weigh alike. A question's rows are averaged first, then
-the questions of a family, then families: no big table rules.
+Losses are scored relative (nats over nats), so tables of all units weigh alike. A question's rows are averaged first,
+then the questions of a family, then families: no big table rules.
 """
 
 from collections.abc import Sequence

@@ -39,8 +39,8 @@ def _add_trade_off(questions: Any) -> None:
     ceiling.add_argument("--rise", type=float, help="allowed rise in nats per token, instead of --tolerance")
     ask.add_argument(
         "--confidence", type=float, default=0.9, metavar="P",
-        help="recommend the share at which the ceiling holds with this probability (default 0.9); 0: the share at which "
-        "the predicted loss meets it",
+        help="recommend the share at which the ceiling holds with this probability (default 0.9); 0: the share at "
+        "which the predicted loss meets it",
     )  # fmt: skip
     ask.add_argument(
         "--corpus-tokens", type=_named, default={}, metavar="NAME=N,...",

@@ -1,4 +1,4 @@
-"""`--law auto`: the law under the process is chosen by how well it, so corrected, predicted the table's own later rows."""
+"""`--law auto`: the law whose process best predicted the table's own later rows."""
 
 import math
 from collections.abc import Sequence
@@ -29,7 +29,8 @@ class Choice:
       law: its name, as `laws.for_table` reads it.
       weights: law -> exp of its summed log score over questions, normalised: how clearly it was chosen.
       table: a line a method and kind: `method`, `kind`, `error` (mean absolute log error), `log_score` (of laws under
-        the process), `questions`, `rows`, `runs`. Methods are laws under the process ("process on NAME"), laws alone and rivals.
+        the process), `questions`, `rows`, `runs`. Methods are laws under the process ("process on NAME"), laws alone
+        and rivals.
       lost: where the chosen one loses to a part of it or to a rival, in words.
       refused: law -> why it could not be asked.
     """

@@ -51,17 +51,17 @@ def condition(
     given = given or prior.shipped()
     if len(loss) < 3:
         raise UserError(f"{len(loss)} rows are too few to say how far a law misses; give 3 or more")
-    run = np.array([str(v) for v in run])
+    runs = np.array([str(v) for v in run])
     if base is None:
         base = [f"{n:g}" for n in x["params"]] if "params" in x else ["all"] * len(loss)
-    base = np.array([str(v) for v in base])
-    counts = {"runs": len(np.unique(run)), "rows": len(loss)}
+    bases = np.array([str(v) for v in base])
+    counts = {"runs": len(np.unique(runs)), "rows": len(loss)}
     counts |= {"sizes": len(np.unique(x["params"]))} if "params" in x else {}
-    kept = thin(x, run)
+    kept = thin(x, runs)
     x, log_y = {k: np.asarray(v, float)[kept] for k, v in x.items()}, np.log(np.asarray(loss, float)[kept])
-    run, base = run[kept], base[kept]
+    runs, bases = runs[kept], bases[kept]
     at = kernels.points(
-        x, np.unique(run, return_inverse=True)[1], np.unique(base, return_inverse=True)[1], given.offset
+        x, np.unique(runs, return_inverse=True)[1], np.unique(bases, return_inverse=True)[1], given.offset
     )
     least = float(np.exp(log_y.min()))
     moving = [p for p in law.params if p.name not in held and p.name not in law.fixed]
@@ -82,15 +82,15 @@ def condition(
         phi=np.where(logged, np.log(np.where(logged, begin, 1.0)), begin),
         x=x,
         log_y=log_y,
-        run=tuple(run.tolist()),
-        base=tuple(base.tolist()),
+        run=tuple(runs.tolist()),
+        base=tuple(bases.tolist()),
         counts=counts,
     )
     matrices = {t: kernels.correlation(t, at, at, given.lengths) for t in found.scales if t != NOISE}
     matrices[NOISE] = np.eye(len(log_y))
     phi, scales = found.phi, found.scales
     for _ in range(ROUNDS):
-        phi = _mode(found, phi, sum(scales[t] ** 2 * matrices[t] for t in scales))
+        phi = _mode(found, phi, np.sum([scales[t] ** 2 * matrices[t] for t in scales], axis=0))
         scales = _scales(found, phi, scales, matrices, given)
     return dataclasses.replace(found, phi=phi, scales=scales)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -156,7 +157,8 @@ class Conditioning:
         reported = {name: float(value) for name, value in problem.reported(theta).items()}
         for corpus in self.corpora:
             own = rows.fitted & (rows.frame["eval"] == corpus).to_numpy()
-            start = {n: reported.get(f"{n}[{corpus}]", reported.get(n)) for n in (*self.law.names, *self.law.fixed)}
+            names = (*self.law.names, *self.law.fixed)
+            start = {n: reported.get(f"{n}[{corpus}]", reported.get(n, math.nan)) for n in names}
             held = [n for n in self.law.names if n in problem.fixed or f"{n}[{corpus}]" in problem.fixed]
             frame = rows.frame[own]
             if own.sum() >= LEAST_CONDITIONED:

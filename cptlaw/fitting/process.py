@@ -126,8 +126,8 @@ class Process:
     def widened(self) -> float:
         """How much wider intervals are than the scales say, which were themselves found from few runs.
 
-        sqrt(n / (n - 5)) of n runs (rows, where there is one run), at most 1.41. Without it intervals of tables under 20
-        rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90.
+        sqrt(n / (n - 5)) of n runs (rows, where there is one run), at most 1.41. Without it intervals of tables under
+        20 rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90.
         """
         units = self.counts["runs"] if self.counts["runs"] > 1 else self.counts["rows"]
         return math.sqrt(units / (units - FEW)) if units > 2 * FEW else math.sqrt(2)
@@ -182,7 +182,7 @@ class Process:
         return out
 
     def silent(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(K,) where nothing is said: more than `SILENT` times beyond the rows, or its own corpus dropped unmeasured."""
+        """(K,) where nothing is said: more than `SILENT` times beyond the rows, or its corpus dropped unmeasured."""
         out = np.zeros(np.broadcast_shapes(*(np.shape(v) for v in x.values())), bool)
         for column in ("params", "tokens"):
             if column in x and column in self.x:
@@ -224,7 +224,7 @@ class Process:
 
     def _validate(self) -> None:
         rows, moving = len(self.log_y), len(self.moving)
-        lengths = {len(v) for v in (*self.x.values(), self.run, self.base)}
+        lengths = {*map(len, self.x.values()), len(self.run), len(self.base)}
         sizes = {len(v) for v in (self.logged, self.centre, self.spread, self.phi)}
         if lengths != {rows} or sizes - {moving} or not rows:
             raise ValueError("its rows or parameters are not of one length")
@@ -234,8 +234,8 @@ class Process:
             raise ValueError("its parameters are not the law's")
         if NOISE not in self.scales or set(self.scales) - set(kernels.TERMS):
             raise ValueError(f"its terms are not among {', '.join(kernels.TERMS)}")
-        numbers = [self.log_y, self.centre, self.phi, *self.x.values(), *self.fixed.values()]
-        above = [self.spread, *self.scales.values(), *self.lengths.values(), self.df, self.offset]
+        numbers: list[Any] = [self.log_y, self.centre, self.phi, *self.x.values(), *self.fixed.values()]
+        above: list[Any] = [self.spread, *self.scales.values(), *self.lengths.values(), self.df, self.offset]
         if not all(np.isfinite(v).all() for v in (*numbers, *above)) or not all(
             (np.asarray(v) > 0).all() for v in above
         ):

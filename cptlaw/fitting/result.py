@@ -34,8 +34,8 @@ class Prediction:
     Attributes:
       samples: (S, ...) of the law's resamples, where the law alone was asked; else (0, ...).
       target: what the interval is of, one of `process.TARGETS` or "law".
-      parts: name -> (...), what share of the squared width each part has: the law, its misses by axis, base, run, drift,
-        checkpoint. They sum to 1.
+      parts: name -> (...), what share of the squared width each part has: the law, its misses by axis, base, run,
+        drift, checkpoint. They sum to 1.
       notes: why an interval is missing (NaN) or to be taken with care.
     """
 

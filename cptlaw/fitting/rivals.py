@@ -26,7 +26,7 @@ def predict(fitted: pd.DataFrame, wanted: pd.DataFrame) -> dict[str, np.ndarray]
     - shift_from_smaller: the run itself, plus what the next smaller size with that mix changed over the same tokens;
     - two_largest: log-linear in log size through the two largest sizes, at the wanted tokens and mix;
     - parallel_shares: the nearest size's curve in the share, shifted by the difference at the shares that both have;
-    - ridge: log loss linear in log size, log tokens, shares and their roots; the penalty by generalised cross-validation;
+    - ridge: log loss linear in log size, log tokens, shares and their roots; penalty by generalised cross-validation;
     - gaussian_process: the process of `fitting.condition` about a log-linear mean, with no law in it.
     """
     out: dict[str, np.ndarray] = {}
@@ -123,7 +123,7 @@ class _Known:
         return same if same.any() else self.alike(row, "params")
 
     def at(self, which: np.ndarray, tokens: float) -> float:
-        """Their log loss at `tokens`: linear in log tokens, beyond the ends through the last two; NaN if it cannot be."""
+        """Their log loss at `tokens`: linear in log tokens, beyond the ends through the last two; else NaN."""
         if not which.any():
             return np.nan
         log_loss = self.log_loss[which]
@@ -230,7 +230,7 @@ def _process(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
             {"a": float(np.log(train["loss"].to_numpy(float)).mean())} | {f"b[{c}]": 0.0 for c in (*columns, *shares)},
             {c: train[c].to_numpy(float) for c in (*columns, *shares)},
             train["loss"].to_numpy(float),
-            train["run"].tolist() if "run" in train else list(range(len(train))),
+            train["run"].tolist() if "run" in train else [str(i) for i in range(len(train))],
         )
         run = rows["run"].to_numpy() if "run" in rows else None
         return np.exp(found.predict({c: rows[c].to_numpy(float) for c in (*columns, *shares)}, "run", run).mean)

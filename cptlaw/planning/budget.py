@@ -179,7 +179,9 @@ class _Bought:
 
         if not conditioned(fit):
             return at
-        sizes = np.linspace(*np.log(self.sizes), SIZES_TABLED) if self.menu is None else np.log(self.menu)
+        sizes = (
+            np.log(np.geomspace(self.sizes[0], self.sizes[1], SIZES_TABLED)) if self.menu is None else np.log(self.menu)
+        )
         if len(sizes) == 1:
             sizes = sizes + np.array([0.0, 1e-6])
         shares = np.linspace(0, 1, SHARES_TABLED) if self.chooses_share else np.array([0.0, 1.0])
@@ -252,7 +254,7 @@ def _regret(bought: _Bought, log_sizes: np.ndarray, shares: np.ndarray) -> np.nd
 def _impossible(bought: _Bought, menu: list[float] | None) -> DecisionError:
     """The error of a ceiling that nothing meets: says how high it would have to be."""
     assert bought.general is not None and bought.ceiling is not None
-    tried = np.linspace(*np.log(bought.sizes), 401) if menu is None else np.log(menu)
+    tried = np.log(np.geomspace(bought.sizes[0], bought.sizes[1], 401)) if menu is None else np.log(menu)
     over = bought.losses(tried, 0.0)[1][0]
     return DecisionError(
         f"nothing that {bought.flops:.3g} FLOPs buy keeps the {corpus(bought.general)} loss at or under "
@@ -321,8 +323,8 @@ def _within(process: Process, tokens_of: Callable[[Any], Any], smallest: float, 
     said = ~np.any([process.reach(x, name) > SILENT for name in ("params", "tokens")], axis=0)
     if not said.any():
         raise DecisionError(
-            f"these runs say nothing about what the budget buys: every size or its tokens lie more than {SILENT:g} times "
-            "beyond the fitted ones"
+            f"these runs say nothing about what the budget buys: every size or its tokens lie more than {SILENT:g} "
+            "times beyond the fitted ones"
         )
     return float(sizes[said][0]), float(sizes[said][-1])
 

@@ -216,7 +216,8 @@ def _blends(fits: list["Fit"], corpora: list[str], low: np.ndarray, high: np.nda
     inside = ((found >= low - 1e-9) & (found <= high + 1e-9)).all(axis=1)
     if not inside.any():
         raise DecisionError(
-            "no blend of the measured mixes is within the limits: loosen them, or look outside the measured mixes (beyond)"
+            "no blend of the measured mixes is within the limits: loosen them, or look outside the measured mixes "
+            "(--beyond)"
         )
     return found[inside]
 

@@ -1,8 +1,8 @@
 """The arithmetic of decisions: losses of every draw, their intervals, and checks of what is asked.
 
-Draw 0 is the prediction, draws 1 to S are draws of the predictive distribution (`cptlaw.fitting.process`): the law, how it
-may miss, and the base models. For a fit of the law alone draw 0 is the fit and the others are its bootstrap resamples, as
-if the law were true. Arrays over draws have S + 1 rows in that order.
+Draw 0 is the prediction, draws 1 to S are draws of the predictive distribution (`cptlaw.fitting.process`): the law,
+how it may miss, and the base models. For a fit of the law alone draw 0 is the fit and the others are its bootstrap
+resamples, as if the law were true. Arrays over draws have S + 1 rows in that order.
 """
 
 import dataclasses
@@ -57,7 +57,7 @@ def check_level(level: float) -> float:
 
 
 def expanded(level: float, *fits: "Fit") -> float:
-    """The level to take quantiles of draws at for an honest interval of `level`; of a law's few resamples a wider one."""
+    """The level to take quantiles of draws at for an honest interval of `level`; wider for few resamples."""
     return max(check_level(level) if conditioned(fit) else fit.expanded(check_level(level)) for fit in fits)
 
 
@@ -167,7 +167,7 @@ class Tabulated:
     def __call__(self, *at: np.ndarray) -> np.ndarray:
         """(S + 1, ...) at coordinates (...) that all draws share, or (S + 1, ...) of each draw's own."""
         rows = len(self.values)
-        places = np.broadcast_arrays(*(np.asarray(one, float) for one in at))
+        places = list(np.broadcast_arrays(*(np.asarray(one, float) for one in at)))
         if not (places[0].ndim > 1 and places[0].shape[0] == rows):
             places = [np.broadcast_to(one, (rows, *one.shape)) for one in places]
         which = np.arange(rows).reshape(-1, *[1] * (places[0].ndim - 1))

@@ -114,8 +114,8 @@ def trade_off(
     holds = float(np.mean(at_point[general_name][1:] <= limits[1:, 0]))
     if confidence is not None and holds < confidence:
         warnings += (
-            f"no share that was tried keeps the ceiling with a probability of {confidence:.0%}; the recommended one does "
-            f"with {holds:.0%}: allow more, or run more",
+            f"no share that was tried keeps the ceiling with a probability of {confidence:.0%}; the recommended one "
+            f"does with {holds:.0%}: allow more, or run more",
         )
     notes, silent = _cautions((general, x | {"ratio": 1 - point}), (domain, x | {"ratio": point}))
     rules = {} if confidence is None else {"as predicted": estimate}
@@ -282,8 +282,9 @@ def _answer(
     within = f"{level:.0%} interval {spread(*span)}"
     if confidence is not None and supported and point < estimate - 1e-9:
         return (
-            f"{percent(point)} {domain} text, {percent(1 - point)} {general} text: the ceiling on the {general} loss holds "
-            f"there with a probability of {holds:.0%}. The predicted loss meets it at {percent(estimate)} ({within})."
+            f"{percent(point)} {domain} text, {percent(1 - point)} {general} text: the ceiling on the {general} loss "
+            f"holds there with a probability of {holds:.0%}. The predicted loss meets it at {percent(estimate)} "
+            f"({within})."
         )
     if not supported:
         return f"These runs cannot say which share of {domain} text: {within}."

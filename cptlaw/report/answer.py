@@ -96,8 +96,8 @@ def _promise(decision: Decision) -> str:
         words.append(f"The ceiling holds with a probability of {decision.holds:.0%}.")
     if "over mean" in decision.regret:
         words.append(
-            f"If the prediction is off, the choice gives up {decision.regret['given up mean']:.2g} nats of the wanted loss "
-            f"and passes the ceiling by {decision.regret['over mean']:.2g} on average, by more than "
+            f"If the prediction is off, the choice gives up {decision.regret['given up mean']:.2g} nats of the wanted "
+            f"loss and passes the ceiling by {decision.regret['over mean']:.2g} on average, by more than "
             f"{decision.regret['given up p90']:.2g} and {decision.regret['over p90']:.2g} one time in ten."
         )
     elif decision.regret:

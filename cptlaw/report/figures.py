@@ -152,7 +152,7 @@ def share_distribution(decision: Decision) -> Drawing:
     return Drawing(
         "recommended-share",
         "How sure the share is",
-        f"The same decision made on {len(values)} draws of the predicted losses. Shaded: the {decision.level:.0%} interval.",
+        f"The same decision made on {len(values)} draws of the losses. Shaded: the {decision.level:.0%} interval.",
         f"Histogram of the share that each of {len(values)} draws would choose; its {decision.level:.0%} interval is "
         f"{percent(span[0])} to {percent(span[1])}.",
         pd.DataFrame({"draw": np.arange(len(values)), name: values}),
@@ -235,8 +235,8 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
     return Drawing(
         "loss-by-share",
         "Loss against the mix",
-        f"Lines are predictions, bands {level:.0%} intervals of one new run, filled points the runs it was fitted to, hollow ones "
-        f"runs it never saw.{shown}",
+        f"Lines are predictions, bands {level:.0%} intervals of one new run, filled points the runs it was fitted "
+        f"to, hollow ones runs it never saw.{shown}",
         f"Panels of loss against share for {', '.join(fits)} at {', '.join(count(s) for s in sizes)} parameters and "
         f"{', '.join(count(t) for t in levels)} tokens; predicted curves with bands, and the measured points.",
         pd.concat([curve, seen]),

@@ -36,7 +36,7 @@ def test_the_law_alone_is_one_step_away(web):
         alone.predict(params=6e9, tokens=30e9, target="mean")
     with pytest.raises(UserError, match="no run 'r99'"):
         web.predict(params=6e9, tokens=30e9, run="r99")
-    with pytest.raises(UserError, match="run, mean, base, law|mean, run, base, law"):
+    with pytest.raises(UserError, match="mean, run, base, law"):
         web.predict(params=6e9, tokens=30e9, target="median")
 
 
