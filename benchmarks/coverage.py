@@ -1,7 +1,7 @@
 """How often intervals cover the truth, on simulated tables.
 
     python -m benchmarks.coverage --tables 500
-    python -m benchmarks.coverage --tables 500 --truth bend      # the law is wrong: what the lack-of-fit term does
+    python -m benchmarks.coverage --tables 500 --truth bend      # the law is wrong: what the process does
 
 Each table: 4 sizes x 7 ratios, 8 checkpoints a run; a run effect (seed noise) and serially correlated checkpoint noise.
 The law is fitted with a bootstrap over runs; the question is the loss at a size 2.5x the largest fitted.
@@ -58,9 +58,7 @@ def study(tables: int, run_noise: float, row_noise: float, kind: str, bootstrap:
     """One line a table and question: truth, point and, for each way of making the interval, its bounds."""
     lines = []
     wanted = truth(kind, ASKED)
-    ways = {"percentile": {}, "bca": {"method": "bca"}} | (
-        {"lack_of_fit": {"lack_of_fit": True}} if kind != "law" else {}
-    )
+    ways = {"percentile": {"target": "law"}, "bca": {"method": "bca"}, "process": {"target": "mean"}}
     for i in range(tables):
         table = simulate(np.random.default_rng([seed, i]), run_noise, row_noise, kind)
         nothing = None if kind != "law" else np.zeros(len(table), bool)

@@ -47,7 +47,7 @@ def of_law(law: str, starts: int, corpora: list[str] | None = None) -> dict[str,
         fit = fitting.fit(table, law, bootstrap=0, starts=starts, hold_out=np.zeros(len(table), bool))
         for which, test in tests.items():
             shares = {name: test[f"w_{name}"].to_numpy() for name in runs.corpora(test)}
-            found[which][corpus] = fit.predict(shares=shares).point.tolist()
+            found[which][corpus] = fit.predict(shares=shares, target="law").point.tolist()
     return found
 
 

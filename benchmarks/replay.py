@@ -78,7 +78,7 @@ def path(
         now = fit(table[table["run"].isin(seen)], law, 8 if strategy == "next" else 2)
         shares = {name[2:]: value for name, value in target.items() if name.startswith("w_")}
         others = {name: value for name, value in target.items() if not name.startswith("w_")}
-        out.append((spent, abs(float(now.predict(**others, shares=shares).point) / truth - 1)))
+        out.append((spent, abs(float(now.predict(**others, shares=shares, target="law").point) / truth - 1)))
         left = table[~table["run"].isin(seen)]
         left = left.loc[left.groupby("run")["tokens"].idxmax()] if "tokens" in left else left
         left = left.reset_index(drop=True)

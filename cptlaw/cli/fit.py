@@ -14,7 +14,7 @@ def add_parsers(subparsers: Any) -> None:
     """Registers the four commands."""
     fit = subparsers.add_parser("fit", help="fit a law to a runs table", description="Fit a law to a runs table.")
     _table_arguments(fit)
-    fit.add_argument("--law", default="dcpt", help="NAME, NAME:option=value, or FILE.py:NAME (default dcpt)")
+    fit.add_argument("--law", default="dcpt", help="NAME, NAME:option=value, FILE.py:NAME, or auto (default dcpt)")
     fit.add_argument("--out", type=Path, metavar="FIT.json", help="save the fit for predict and plan")
     fit.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples; 0 for none (default 1000)")
     fit.add_argument("--resample", default="runs", help="runs, rows, residuals or parametric (default runs)")
@@ -32,8 +32,14 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument("--at", type=_pair, action="append", default=[], metavar="COLUMN=X", help="any other column")
     predict.add_argument("--eval", help="which corpus, for a joint fit")
     predict.add_argument("--level", type=float, default=0.9, help="confidence of the interval (default 0.9)")
-    predict.add_argument("--method", default="percentile", help="percentile or bca (default percentile)")
-    predict.add_argument("--lack-of-fit", action="store_true", help="widen by how far the law missed before")
+    predict.add_argument(
+        "--target",
+        choices=("run", "mean", "base", "law"),
+        help="what the interval is of: one new run (default), the mean of runs, a run from a new base model, or the "
+        "law's own mean with its bootstrap",
+    )
+    predict.add_argument("--of-run", metavar="RUN", help="a run of the table, taken further: its own effect is known")
+    predict.add_argument("--method", help="of the law's own interval: percentile or bca (asks for --target law)")
     predict.add_argument("--law", metavar="FILE.py:NAME", help="the user's law that the fit is by; this runs FILE")
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
@@ -157,7 +163,12 @@ def _fit(args: argparse.Namespace) -> None:
 
 
 def _tell(fit: Any) -> None:
-    """Prints a fit: the law, its parameters and how good it is."""
+    """Prints a fit: what it is worth out of range, the law, its parameters and how good it is."""
+    from cptlaw.fitting import rivals
+
+    print(_headline(fit))
+    if "auto" in fit.settings:
+        print(_chosen(fit.settings["auto"]))
     print(f"{fit.law.title}   L = {fit.law.equation}")
     corpora = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
     print(f"eval {corpora}: {fit.n_rows} rows, {len(fit.residuals['run'].unique())} runs\n")
@@ -182,7 +193,8 @@ def _tell(fit: Any) -> None:
         print(f"held out  {held['what']}, {held['n']} rows: mean error of")
         named = {k: v for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
         for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
-            print(f"  {fit.law.name if name == 'law' else name:18} {scored['mean_log']:8.3%}")
+            ours = {"law": fit.law.name, "process": f"{fit.law.name}, corrected by how it missed"}
+            print(f"  {scored['mean_log']:8.3%}  {ours.get(name) or rivals.shown(name, held.get('alike', ()))}")
     if fit.settings.get("loss_se"):
         print(f"loss_se   {fit.settings['loss_se']}")
     if not fit.codes:
@@ -191,41 +203,77 @@ def _tell(fit: Any) -> None:
         print(f"{what:9} " + ", ".join(f"{n} {code}" for code, n in counts.items()))
 
 
+def _headline(fit: Any) -> str:
+    """What the law is worth where it was not fitted, beside the best rule that knows no law."""
+    held = fit.scores["held_out"]
+    if not held["n"]:
+        return f"No row could be held out ({held['what']}): nothing says what this law is worth out of range.\n"
+    rows = f"{held['n']} rows of {held['runs']} run{'s' * (held['runs'] > 1)}"
+    rivals = {k: v["mean_log"] for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
+    own, corrected = rivals.pop("law"), rivals.pop("process", None)
+    best = min(rivals, key=lambda name: rivals[name])
+    ours = own if corrected is None else corrected
+    words = f"corrected by how it missed {corrected:.2%}, " if corrected is not None else ""
+    verdict = "beats" if ours < rivals[best] else "loses to"
+    return (
+        f"Held out ({held['what']}, {rows}): the law errs by {own:.2%}, {words}the best rule without a law, {best}, by "
+        f"{rivals[best]:.2%}: the prediction {verdict} it.\n"
+    )
+
+
+def _chosen(auto: dict[str, Any]) -> str:
+    """Which law `auto` took, how clearly, and where it loses to a part of it or to a rule without a law."""
+    weights = ", ".join(f"{name} {weight:.0%}" for name, weight in auto["weights"].items())
+    lines = [f"auto: {auto['law']} (weights by the table's own forward questions: {weights})"]
+    for row in auto["table"]:
+        if row["method"] == f"process on {auto['law']}":
+            lines.append(
+                f"  {row['kind']:8} errs by {row['error']:.2%} ({row['questions']} questions, {row['rows']} rows)"
+            )
+    return "\n".join([*lines, *(f"  loses on {note}" for note in auto["lost"])]) + "\n"
+
+
 def own_law(args: argparse.Namespace) -> str | None:
     """The user's law named with --law, which a saved fit may be by: the file that is read never chooses what is run."""
     return args.law if ".py:" in args.law else None
 
 
 def _predict(args: argparse.Namespace) -> None:
+    import numpy as np
+
     from cptlaw.fitting import Fit
+    from cptlaw.fitting.result import LAW, TARGETS
 
     fit = Fit.load(args.fit, args.law)
     if args.law is not None and fit.law.sha256 is None:
         raise UserError(f"--law {args.law}: {args.fit} is by the built-in law {fit.law.name}; leave --law out")
     given = _columns(args)
     found = fit.predict(
-        level=args.level,
-        method=args.method,
-        lack_of_fit=args.lack_of_fit,
-        eval=args.eval,
-        **given,
+        level=args.level, target=args.target, run=args.of_run, method=args.method, eval=args.eval, **given
     )
-    rows = [
-        {**{name: v[i] for name, v in given.items()}, "loss": p, "low": low, "high": high}
-        for i, (p, low, high) in enumerate(zip(found.point, found.low, found.high))
-    ]
-    sure = len(found.samples) > 0
-    notes = [*fit.extrapolation(**given), *_reach(fit)]
+    notes = [*found.notes, *fit.extrapolation(**given), *_reach(fit)]
+    rows: list[dict[str, Any]] = []
+    for i, point in enumerate(found.point):
+        row = {name: values[i] for name, values in given.items()}
+        sure = bool(np.isfinite(found.low[i]))
+        bounds = {"low": float(found.low[i]), "high": float(found.high[i])} if sure else {}
+        parts = (
+            {"parts": {name: round(float(v[i]), 4) for name, v in found.parts.items()}} if sure and found.parts else {}
+        )
+        rows.append({**row, "loss": float(point), **bounds, **parts})
     if args.json:
-        plain = [{k: float(v) for k, v in row.items() if sure or k not in ("low", "high")} for row in rows]
-        print(json.dumps({"level": args.level if sure else None, "predictions": plain, "warnings": notes}))
+        level = args.level if any("low" in row for row in rows) else None
+        print(json.dumps({"level": level, "target": found.target, "predictions": rows, "warnings": notes}))
         return
+    print(f"{args.level:.0%} intervals are of {(TARGETS | {LAW: 'the mean of the law, taken as true'})[found.target]}")
     for row in rows:
         where = " ".join(f"{name}={row[name]:g}" for name in given)
-        interval = (
-            f"{args.level:.0%} [{row['low']:.4f}, {row['high']:.4f}]" if sure else "no interval (fit without bootstrap)"
-        )
+        nothing = "no interval" + ("" if found.parts else " (fit without bootstrap)")
+        interval = f"{args.level:.0%} [{row['low']:.4f}, {row['high']:.4f}]" if "low" in row else nothing
         print(f"{where}   loss {row['loss']:.4f}   {interval}")
+        if "parts" in row:
+            largest = sorted(row["parts"].items(), key=lambda item: -item[1])
+            print("    its width comes from " + ", ".join(f"{name} {v:.0%}" for name, v in largest if v >= 0.01))
     for note in notes:
         print(f"warning: {note}")
 

@@ -38,6 +38,11 @@ def _add_trade_off(questions: Any) -> None:
     ceiling.add_argument("--tolerance", type=float, default=0.03, help="allowed relative rise (default 0.03)")
     ceiling.add_argument("--rise", type=float, help="allowed rise in nats per token, instead of --tolerance")
     ask.add_argument(
+        "--confidence", type=float, default=0.9, metavar="P",
+        help="recommend the share at which the ceiling holds with this probability (default 0.9); 0: the share at "
+        "which the predicted loss meets it",
+    )  # fmt: skip
+    ask.add_argument(
         "--corpus-tokens", type=_named, default={}, metavar="NAME=N,...",
         help="tokens there are of each corpus; compares the mix in proportion to them",
     )  # fmt: skip
@@ -80,7 +85,7 @@ def _add_budget(questions: Any) -> None:
 
 def _add_pareto(questions: Any) -> None:
     ask = _question(questions, "pareto", "general against domain loss over the share", _pareto)
-    _wider(ask)
+    _distribution(ask)
     _fits(ask, "general", "domain")
     _run(ask)
     ask.add_argument("--points", type=int, default=21, help="number of shares listed (default 21)")
@@ -88,7 +93,7 @@ def _add_pareto(questions: Any) -> None:
 
 def _add_mixture(questions: Any) -> None:
     ask = _question(questions, "mixture", "the best shares of any number of corpora", _mixture)
-    _wider(ask)
+    _distribution(ask)
     ask.add_argument("--fits", nargs="+", required=True, metavar="FIT", help=f"one for each target corpus: {FIT}")
     ask.add_argument(
         "--weights", type=_named, default={}, metavar="TARGET=W,...", help="weights of the losses (default 1 each)"
@@ -104,6 +109,7 @@ def _add_mixture(questions: Any) -> None:
         "--corpus-tokens", type=_named, default={}, metavar="CORPUS=N,...", help="unique tokens there are of a corpus"
     )
     ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over those tokens (default 1)")
+    ask.add_argument("--beyond", action="store_true", help="look outside the measured mixes and their blends too")
     ask.add_argument(
         "--ceilings", type=_named, default={}, metavar="TARGET=LOSS,...", help="most loss allowed, nats per token"
     )
@@ -163,7 +169,9 @@ def _add_design(questions: Any) -> None:
 def _question(questions: Any, name: str, about: str, run: Any) -> argparse.ArgumentParser:
     ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
-    ask.add_argument("--law", default="dcpt", help="law to fit to --table (default dcpt); of saved fits, FILE.py:NAME")
+    ask.add_argument(
+        "--law", default="auto", help="law to fit to --table (default auto, chosen by it); of saved fits, FILE.py:NAME"
+    )
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
@@ -176,15 +184,15 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     return ask
 
 
-def _wider(ask: argparse.ArgumentParser) -> None:
+def _distribution(ask: argparse.ArgumentParser) -> None:
     ask.add_argument(
-        "--lack-of-fit", action="store_true",
-        help="widen the intervals by how far the laws missed on held-out rows, more the farther they extrapolate",
+        "--law-only", action="store_true",
+        help="take the laws as true: decide by their resamples, not by the predictive distribution",
     )  # fmt: skip
 
 
 def _exact(ask: argparse.ArgumentParser) -> None:
-    _wider(ask)
+    _distribution(ask)
     ask.add_argument("--exact", action="store_true", help="find the influential runs by fitting again without each")
 
 
@@ -257,29 +265,27 @@ def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) 
     from cptlaw.planning.influence import leave_one_out
 
     cache.keep_compiled()
-    # A run moves the answer by moving the fits, however the laws may miss.
-    moved = leave_one_out(decide, *fits, progress=True, **question)
+    moved = leave_one_out(decide, *_laws(args, fits), progress=True, **question)
     return dataclasses.replace(decision, influence=moved.influence)
 
 
 def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
-    if not args.lack_of_fit:
-        return decide(*fits, **question)
-    from cptlaw.planning.lack_of_fit import with_lack_of_fit
+    return decide(*_laws(args, fits), **question)
 
-    decision = decide(*map(with_lack_of_fit, fits), **question)
-    return dataclasses.replace(decision, inputs={**decision.inputs, "lack_of_fit": True})
+
+def _laws(args: argparse.Namespace, fits: Any) -> list[Any]:
+    return [fit.alone() if args.law_only else fit for fit in fits]
 
 
 def _trade_off(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.tradeoff import base_loss, trade_off
+    from cptlaw.planning.tradeoff import measured_base, trade_off
 
     general, domain = load(args, "general"), load(args, "domain")
-    base = args.base_loss
+    base, error = args.base_loss, 0.0
     if base is None:
         if args.table is None:
             raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
-        base = base_loss(_table(args), general.eval, args.params)
+        base, error = measured_base(_table(args), general.eval, args.params)
     return _decide(
         args,
         trade_off,
@@ -290,6 +296,8 @@ def _trade_off(args: argparse.Namespace) -> Any:
         base_loss=base,
         tolerance=args.tolerance,
         ceiling=None if args.rise is None else base + args.rise,
+        base_loss_se=error,
+        confidence=args.confidence or None,
         corpus_tokens=args.corpus_tokens or None,
         level=args.level,
     )
@@ -357,6 +365,7 @@ def _mixture(args: argparse.Namespace) -> Any:
         "corpus_tokens",
         "max_epochs",
         "ceilings",
+        "beyond",
         "level",
     )
     fits = [_fit(args, "fits", text) for text in args.fits]
@@ -406,7 +415,7 @@ def _design(args: argparse.Namespace) -> Any:
                     f"{', '.join(loose)}: give values for all parameters, --assume NAME=X,... with --law {law.name}"
                 )
     else:
-        law = laws.parse(args.law)
+        law = laws.parse("dcpt" if args.law == "auto" else args.law)
         try:
             theta = _named(args.assume)
         except argparse.ArgumentTypeError as error:

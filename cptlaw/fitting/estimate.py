@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import platform
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,10 +16,12 @@ from numpy.typing import ArrayLike
 
 import cptlaw
 from cptlaw import laws, runs
-from cptlaw.fitting import baselines, diagnose, folds, precision, remedies, sensitivity
 from cptlaw.fitting import bootstrap as resampling
+from cptlaw.fitting import diagnose, folds, precision, remedies, rivals, sensitivity
+from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
-from cptlaw.fitting.result import Fit, FitError
+from cptlaw.fitting.process import Process
+from cptlaw.fitting.result import AUTO, Fit, FitError
 from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objective_at, solve
@@ -26,6 +29,7 @@ from cptlaw.laws import Law
 
 STARTS = 64
 FOLD_STARTS = 32
+LEAST_CONDITIONED = 3  # rows, below which nothing can be said of how a law misses
 SAME = 1e-4  # relative difference of objectives below which two optima are one
 RESAMPLE_TOLERANCE = 1e-9
 CHECKED_SHARE, CHECKED_LEAST = 10, 16  # a tenth of the resamples, and at least 16, also start cold
@@ -62,7 +66,8 @@ def fit(
 
     Args:
       table: a runs table (`cptlaw.runs`).
-      law: a `Law`, a built-in's name (with options, `dcpt:constrained=false`), or `FILE.py:NAME`.
+      law: a `Law`, a built-in's name (with options, `dcpt:constrained=false`), `FILE.py:NAME`, or "auto": the one that,
+        under the process, best predicted the table's own later rows (`cptlaw.fitting.choose`).
       eval: corpus, or several: `shared` parameters (or "all") are then common and the others per corpus, `E[code]`.
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
@@ -80,6 +85,9 @@ def fit(
     warnings = runs.check(table) + left_out
     digest = runs.digest(table)
     corpora = evaluated(table, eval)
+    auto: dict[str, Any] = {}
+    if law == AUTO:
+        law, auto = _automatic(table, corpora, hold_out, seed, progress)
     made = laws.for_table(law, table) if isinstance(law, str) else law
     chosen = laws.joint(made, corpora, shared) if len(corpora) > 1 else made
     rows = collect(table, chosen, corpora, hold_out)
@@ -100,7 +108,8 @@ def fit(
             warnings.append(f"{failed} of {bootstrap} resamples failed and are left out of the intervals")
 
     scores: dict[str, Any] = {"fit": {**score(rows.y[rows.fitted], predicted[rows.fitted]), "objective": best.value}}
-    scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed)
+    condition_on = Conditioning(made, corpora)
+    scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
     warnings += note
     rests = diagnose.rests(problem, rows)
     warnings += diagnose.warnings(problem, rows, best.theta, rests, bool(refuted))
@@ -123,7 +132,7 @@ def fit(
             "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
             "bootstrap": bootstrap, "resample": resample, "seed": seed, "loss_se": loss_se,
             "hold_out": hold_out if isinstance(hold_out, str) else None,
-            "starts": starts if isinstance(starts, int) else len(starts),
+            "starts": starts if isinstance(starts, int) else len(starts), **({AUTO: auto} if auto else {}),
         },
         warnings=warnings,
         versions={
@@ -131,7 +140,71 @@ def fit(
             **{name: version(name) for name in ("jax", "numpy", "pandas")},
         },
         command=" ".join(sys.argv),
+        process=condition_on.fitted(rows, problem, best.theta),
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """How a fit's rows become a `Process` for each corpus: `law` is the one law, not the joint one."""
+
+    law: Law
+    corpora: tuple[str, ...]
+
+    def fitted(self, rows: Rows, problem: Problem, theta: np.ndarray) -> dict[str, Process]:
+        """Each corpus's law conditioned on its fitted rows; a corpus of too few rows has none."""
+        found = {}
+        reported = {name: float(value) for name, value in problem.reported(theta).items()}
+        for corpus in self.corpora:
+            own = rows.fitted & (rows.frame["eval"] == corpus).to_numpy()
+            names = (*self.law.names, *self.law.fixed)
+            start = {n: reported.get(f"{n}[{corpus}]", reported.get(n, math.nan)) for n in names}
+            held = [n for n in self.law.names if n in problem.fixed or f"{n}[{corpus}]" in problem.fixed]
+            frame = rows.frame[own]
+            if own.sum() >= LEAST_CONDITIONED:
+                run, base = frame["run"].astype(str).tolist(), _bases(frame)
+                found[corpus] = condition(self.law, start, self._columns(rows, own), rows.y[own], run, base, held=held)
+        return found
+
+    def predict(self, rows: Rows, problem: Problem, theta: np.ndarray) -> np.ndarray:
+        """Losses of the held-out rows (rows,), NaN elsewhere and where a corpus has no process."""
+        out = np.full(len(rows.y), np.nan)
+        for corpus, process in self.fitted(rows, problem, theta).items():
+            asked = rows.held_out & (rows.frame["eval"] == corpus).to_numpy()
+            if asked.any():
+                run = rows.frame["run"].astype(str).to_numpy()[asked]
+                out[asked] = np.exp(process.predict(self._columns(rows, asked), "run", run).mean)
+        return out
+
+    def _columns(self, rows: Rows, which: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: rows.x[name][which] for name in self.law.columns}
+
+
+def _bases(frame: pd.DataFrame) -> list[str] | None:
+    """Ids of the base models, where the table names them; a base of another size is another one."""
+    if "base" not in frame:
+        return None
+    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
+    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
+
+
+def _automatic(
+    table: pd.DataFrame, corpora: tuple[str, ...], hold_out: Any, seed: int, progress: bool
+) -> tuple[str, dict[str, Any]]:
+    """The name of the law chosen from the rows that are to be fitted, and why."""
+    from cptlaw.fitting.choose import choose
+
+    if len(corpora) > 1:
+        raise FitError(
+            f"law auto is chosen for one corpus at a time, not for {', '.join(corpora)}: fit them one by one"
+        )
+    if isinstance(hold_out, str):
+        table = table.drop(index=runs.select(table, hold_out, "hold-out").index)
+    elif hold_out is not None:
+        table = table[~np.asarray(hold_out, bool)]
+    found = choose(table.reset_index(drop=True), corpora[0], seed=seed, progress=progress)
+    shown = [{k: v for k, v in row.items() if v == v} for row in found.table.to_dict("records")]
+    return found.law, {"law": found.law, "weights": found.weights, "lost": found.lost, "table": shown}
 
 
 def weighted(problem: Problem, rows: Rows, seed: int) -> tuple[Rows, str]:
@@ -252,9 +325,16 @@ def _resample(
 
 
 def _held_out(
-    problem: Problem, rows: Rows, predicted: np.ndarray, best: Optimum, hold_out: Any, seed: int
+    problem: Problem,
+    rows: Rows,
+    predicted: np.ndarray,
+    best: Optimum,
+    hold_out: Any,
+    seed: int,
+    condition_on: Conditioning,
 ) -> tuple[dict[str, Any], list[str]]:
-    """Scores of law and baselines on held-out rows; without a hold-out, on the forward fold, by a second fit."""
+    """Scores of law, process and rivals on held-out rows; without a hold-out, on the forward fold, by a second fit."""
+    fold, theta = problem, best.theta
     if hold_out is None:
         try:
             what, held = folds.make("forward", rows)[0]
@@ -271,27 +351,23 @@ def _held_out(
         predicted = np.asarray(fold.law.predict(fold.reported(theta), rows.x), float)
     else:
         what = hold_out if isinstance(hold_out, str) else "the rows held out"
-    return judge(rows, predicted, what)
-
-
-def judge(rows: Rows, predicted: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:
-    """Law and baselines on the held-out rows, and a warning when the law does not win."""
-    held = rows.held_out
-    if not held.any():
+    if not rows.held_out.any():
         return {"what": what, "n": 0}, [f"no held-out score: no usable row is held out by {what!r}"]
+    return judge(rows, predicted, condition_on.predict(rows, fold, theta), what)
+
+
+def judge(rows: Rows, predicted: np.ndarray, corrected: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:
+    """Law, process (`corrected`) and rivals on the held-out rows, and a warning when the law does not win."""
+    held = rows.held_out
     observed = rows.y[held]
-    others = baselines.predict(rows.frame[rows.fitted], rows.frame[held])
+    others, alike = rivals.distinct(rivals.predict(rows.frame[rows.fitted], rows.frame[held]))
     scored = {name: score(observed, value) for name, value in others.items()}
     own = score(observed, predicted[held])
     beaten = [name for name, s in scored.items() if not own["mean_log"] < s["mean_log"]]
-    steps = {}
-    for name in ("params", "tokens"):
-        if name in rows.x:
-            train, far = np.log(rows.x[name][rows.fitted]), np.log(rows.x[name][held])
-            if (reach := float(max(far.max() - train.max(), train.min() - far.min()))) > 0:
-                steps[name] = reach
     warnings = [f"on {what} the law does not beat {' and '.join(beaten)}: do not rely on it there"] * bool(beaten)
-    return {"what": what, "n": int(held.sum()), "law": own, **scored, "beaten_by": beaten, "steps": steps}, warnings
+    process = {"process": score(observed, corrected[held])} if np.isfinite(corrected[held]).all() else {}
+    about = {"what": what, "n": int(held.sum()), "runs": len(np.unique(rows.run[held]))}
+    return {**about, "law": own, **process, **scored, "beaten_by": beaten, "alike": alike}, warnings
 
 
 def _count(code: np.ndarray) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""Intervals from bootstrap samples: percentile and BCa (Efron & Tibshirani 1993, ch. 14), and the lack-of-fit term."""
+"""Intervals from bootstrap samples: percentile and BCa (Efron & Tibshirani 1993, ch. 14), and Student's t."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -10,10 +10,6 @@ import numpy as np
 from cptlaw.errors import UserError
 
 METHODS = ("percentile", "bca")
-# How far the law misses is known from one extrapolation alone, so the misses to come are Student's t, not normal. With
-# 3 degrees of freedom the 90% interval covered 86% under the worst of the wrong laws of benchmarks/coverage.py, with a
-# normal one about 75%: an interval asked for because the law may be wrong has to cover the worst.
-MISFIT_DF = 2
 LEAST_DF = 3
 STEP = 1e-4  # of the jackknife displacement, for the derivative along it
 
@@ -23,15 +19,21 @@ def expanded(level: float, units: int, parameters: int) -> float:
 
     A bootstrap over few runs is narrow by sqrt(n / (n - 1)), and its quantiles are normal where Student's t is due: the
     expanded percentile interval (Hesterberg 2015, arXiv 1411.5279), with the degrees of freedom that the law's
-    parameters leave, and at least `LEAST_DF`, since the rows within a run say something too. The quantile of t is
-    Wallace's (1959), within 1% up to a level of 90%: a saved fit predicts without SciPy.
+    parameters leave, and at least `LEAST_DF`, since the rows within a run say something too.
+    """
+    t = student(level, max(units - parameters, LEAST_DF))
+    return min(2 * NormalDist().cdf(t * math.sqrt(units / max(units - 1, 1))) - 1, 1 - 1e-9)
+
+
+def student(level: float, df: float) -> float:
+    """Half the central interval of `level` of Student's t, in units of its scale.
+
+    Wallace's approximation (1959), within 1% up to a level of 90%: a saved fit predicts without SciPy.
     """
     if not 0 < level < 1:
         raise UserError(f"level {level} is not in (0, 1)")
-    df = max(units - parameters, LEAST_DF)
     z = NormalDist().inv_cdf((1 + level) / 2) * (8 * df + 3) / (8 * df + 1)
-    t = math.sqrt(df * math.expm1(z * z / df))
-    return min(2 * NormalDist().cdf(t * math.sqrt(units / max(units - 1, 1))) - 1, 1 - 1e-9)
+    return math.sqrt(df * math.expm1(z * z / df))
 
 
 def bounds(
@@ -72,25 +74,3 @@ def acceleration(
             slopes.append((np.asarray(at(moved), float) - base) / STEP)
     slope = np.array(slopes)
     return np.sum(slope**3, axis=0) / (6 * np.maximum(np.sum(slope**2, axis=0), 1e-200) ** 1.5)
-
-
-def lack_of_fit(
-    scores: Mapping[str, Any], ranges: Mapping[str, tuple[float, float]], x: Mapping[str, np.ndarray]
-) -> np.ndarray:
-    """Scale of the log loss to add at `x` (...), from how far the law missed when it extrapolated before.
-    What is to be added is a Student's t with `MISFIT_DF` degrees of freedom.
-
-    The miss of the forward fold (root mean square log error) grows with the logarithmic distance outside the fitted
-    range in the column the fold extrapolated, in units of the distance the fold itself had to go; within the range it
-    is the rms residual of the fit.
-    """
-    held = scores.get("held_out", {"what": "made by hand", "n": 0})
-    if not held["n"]:
-        raise UserError(f"no lack-of-fit term: the fit has no held-out score ({held['what']}); fit with rows held out")
-    inside = scores["fit"]["rms_log"]
-    reach = np.zeros(np.broadcast_shapes(*(np.shape(v) for v in x.values())))
-    for name, step in held["steps"].items():
-        low, high = ranges[name]
-        outside = np.maximum(np.log(np.maximum(x[name], 1e-300) / high), np.log(low / np.maximum(x[name], 1e-300)))
-        reach = np.maximum(reach, np.maximum(outside, 0) / step)
-    return np.hypot(inside * (reach <= 0), held["law"]["rms_log"] * reach)

@@ -1,4 +1,4 @@
-"""Rank laws, and the baselines that need none, on rows they were not fitted to."""
+"""Rank laws, and the rivals that need none, on rows they were not fitted to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +8,7 @@ import pandas as pd
 
 from cptlaw import laws, runs
 from cptlaw.errors import UserError
-from cptlaw.fitting import baselines, estimate, folds
+from cptlaw.fitting import estimate, folds, rivals
 from cptlaw.fitting.bootstrap import run_counts
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
@@ -81,7 +81,7 @@ def compare(
     if rows is None:
         raise FitError("no law could be fitted: " + "; ".join(f"{k}: {v}" for k, v in refused.items()))
     for _, mask in held:
-        for name, one in baselines.predict(rows.frame[~mask], rows.frame[mask]).items():
+        for name, one in rivals.predict(rows.frame[~mask], rows.frame[mask]).items():
             predicted.setdefault(name, np.full(len(rows.y), np.nan))[mask] = one
             sizes.setdefault(name, 0)
     scored = np.any([mask for _, mask in held], axis=0)

@@ -1,9 +1,12 @@
-"""`Fit`: a fitted law as data. Loads, predicts and gives intervals with NumPy alone."""
+"""`Fit`: a fitted law as data. Loads, predicts and gives intervals with NumPy alone.
+
+The law's own parameters and their bootstrap are what papers report; what is predicted and decided comes from the
+`Process`, which is the law corrected by how it missed. The two are asked for by name and never mixed.
+"""
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from statistics import NormalDist
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,23 +16,37 @@ from numpy.typing import ArrayLike
 from cptlaw import runs
 from cptlaw.fields import plain
 from cptlaw.fitting import intervals, mixes, saved
+from cptlaw.fitting.process import TARGETS, Process
 from cptlaw.fitting.rows import column
 from cptlaw.fitting.saved import FitError
 from cptlaw.laws import Law
 from cptlaw.words import count, percent
 
 __all__ = ["Fit", "FitError", "Prediction"]
+AUTO = "auto"  # in the place of a law's name: the one that predicts the table's own later rows best
+LAW = "law"  # the target of a prediction that is the law's own mean, with the bootstrap's interval
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """Loss in nats per token: `point`, `low` and `high` (...), `samples` (S, ...), at confidence `level`."""
+    """Loss in nats per token: `point`, `low` and `high` (...), at confidence `level`.
+
+    Attributes:
+      samples: (S, ...) of the law's resamples, where the law alone was asked; else (0, ...).
+      target: what the interval is of, one of `process.TARGETS` or "law".
+      parts: name -> (...), what share of the squared width each part has: the law, its misses by axis, base, run,
+        drift, checkpoint. They sum to 1.
+      notes: why an interval is missing (NaN) or to be taken with care.
+    """
 
     point: np.ndarray
     low: np.ndarray
     high: np.ndarray
     samples: np.ndarray
     level: float
+    target: str = LAW
+    parts: dict[str, np.ndarray] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -49,6 +66,8 @@ class Fit:
       rests: column that never varied -> the parameters that say how the loss changes with it, which are therefore not
         determined.
       settings: everything that was asked for.
+      process: evaluated corpus -> the law conditioned on its rows, which predictions and decisions come from; empty
+        for a fit of the law alone.
     """
 
     law: Law
@@ -67,6 +86,7 @@ class Fit:
     warnings: list[str] = field(default_factory=list)
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
+    process: dict[str, Process] = field(default_factory=dict)
 
     @property
     def unmoved(self) -> tuple[str, ...]:
@@ -77,8 +97,9 @@ class Fit:
         self,
         *,
         level: float = 0.9,
-        method: str = "percentile",
-        lack_of_fit: bool = False,
+        target: str | None = None,
+        run: str | None = None,
+        method: str | None = None,
         shares: Mapping[str, ArrayLike] | None = None,
         eval: str | None = None,
         **columns: ArrayLike,
@@ -86,27 +107,37 @@ class Fit:
         """Loss at broadcast `columns` (`params=`, `tokens=`, `ratio=`, ...; counts), with its interval.
 
         Args:
-          level: confidence of the interval for the law's mean loss.
-          method: "percentile" or "bca".
-          lack_of_fit: widen by how far the law missed when it extrapolated before (see `intervals.lack_of_fit`).
+          level: confidence of the interval.
+          target: what the interval is of: "run", one new run (the default); "mean", the mean of runs; "base", a new run
+            from a new base model; "law", the law's own mean with its bootstrap (the default of a fit of the law alone).
+          run: a run of the table, to be continued or taken elsewhere: its effect is known.
+          method: of the law's own interval, "percentile" or "bca"; asks for the target "law".
           shares: corpus -> share, for laws that read `w_<corpus>`.
           eval: which corpus, for a joint fit.
 
         Raises:
-          FitError: a column is missing, unknown or out of its range; shares do not sum to 1; or a column that never
-            varied in the fitted rows is asked at another value.
+          FitError: a column is missing, unknown or out of its range; shares do not sum to 1; a column that never varied
+            in the fitted rows is asked at another value; or there is no such target or run.
         """
         x = self._columns(columns, shares, eval)
         self.check_moved(x)
         shape = x[self.law.columns[0]].shape
+        target = target or (LAW if method or not self.process else "run")
+        if target not in (LAW, *TARGETS):
+            raise FitError(f"no target {target!r}; there are {', '.join((*TARGETS, LAW))}")
+        if target != LAW:
+            return self._conditioned(x, shape, level, target, run, eval)
 
         def at(theta: Mapping[str, Any]) -> np.ndarray:
             return np.broadcast_to(self.law.predict(theta, x), shape)
 
         stacked = {k: v.reshape(-1, *[1] * len(shape)) for k, v in self.samples.items()}
         samples = np.broadcast_to(self.law.predict({**self.params, **stacked}, x), (self._count, *shape))
-        misfit = intervals.lack_of_fit(self.scores, self.ranges, x) if lack_of_fit else None
-        return self._interval(np.array(at(self.params)), samples, at, level, method, misfit)
+        return self._interval(np.array(at(self.params)), samples, at, level, method or "percentile")
+
+    def alone(self) -> "Fit":
+        """The law alone: what it predicts and decides by its own resamples, as if it were true."""
+        return replace(self, process={})
 
     def interval(self, name: str, level: float = 0.9, method: str = "percentile") -> tuple[float, float]:
         """Interval of a parameter."""
@@ -123,7 +154,7 @@ class Fit:
         draws = ({**self.params, **{k: float(v[i]) for k, v in self.samples.items()}} for i in range(self._count))
         rows = [np.asarray(function(theta), float) for theta in draws]
         samples = np.array(rows).reshape(self._count, *point.shape)
-        return self._interval(point, samples, lambda theta: np.asarray(function(theta), float), level, method, None)
+        return self._interval(point, samples, lambda theta: np.asarray(function(theta), float), level, method)
 
     def expanded(self, level: float) -> float:
         """The level of quantiles of `samples` that make an honest interval of `level` (see `intervals.expanded`)."""
@@ -131,15 +162,6 @@ class Fit:
         units = fitted["run"].nunique() if self.settings["resample"] == "runs" else len(fitted)
         free = [name for name in self.law.names if name not in self.settings["fixed"] and name not in self.law.fixed]
         return intervals.expanded(level, units, len(free))
-
-    def stretched(self, point: ArrayLike, samples: np.ndarray, level: float) -> np.ndarray:
-        """Resamples (S, ...) of `point` whose plain quantiles at `level` make an honest interval.
-
-        Use them where another noise is to be added: that noise does not come from so few runs and needs no expansion.
-        """
-        normal = NormalDist()
-        stretch = normal.inv_cdf((1 + self.expanded(level)) / 2) / normal.inv_cdf((1 + level) / 2)
-        return np.asarray(point) + stretch * (samples - np.asarray(point))
 
     def moves(self) -> list[tuple[str, float]]:
         """Runs that move the fit most: relative change that each makes to the loss predicted at the far corner of the
@@ -157,7 +179,7 @@ class Fit:
         """Where a question lies outside the fitted ranges, and how far, in words: a note a column and side."""
         of = self.eval if isinstance(self.eval, str) else ", ".join(self.eval)
         notes = []
-        for name, value in columns.items():
+        for name, value in self.with_shares(columns).items():
             if name not in self.ranges:
                 continue
             (low, high), values = self.ranges[name], np.asarray(value, float)
@@ -189,6 +211,7 @@ class Fit:
           FitError: a column that never varied is asked at another value, or shares that always moved together are
             asked apart.
         """
+        x = self.with_shares(x)
         for name in self.unmoved:
             low, high = self.ranges[name]
             values = np.asarray(x.get(name, low), float)
@@ -249,6 +272,7 @@ class Fit:
                 "residuals": rows,
                 "ranges": {name: (float(values.min()), float(values.max())) for name, values in x.items()},
                 "n_rows": len(fitted),
+                "process": {corpus: self.process[corpus]} if corpus in self.process else {},
             }
         )
 
@@ -273,25 +297,62 @@ class Fit:
     def _count(self) -> int:
         return len(next(iter(self.samples.values()), ()))
 
-    def _interval(
-        self, point: np.ndarray, samples: np.ndarray, at: Any, level: float, method: str, misfit: np.ndarray | None
+    def _conditioned(
+        self,
+        x: dict[str, np.ndarray],
+        shape: tuple[int, ...],
+        level: float,
+        target: str,
+        run: str | None,
+        eval: str | None,
     ) -> Prediction:
+        corpus = self.eval if isinstance(self.eval, str) else eval
+        if corpus not in self.process:
+            raise FitError(f"target {target!r}: this fit is of the law alone; ask for the target 'law', or fit again")
+        process = self.process[corpus]
+        if run is not None and run not in process.run:
+            raise FitError(f"no run {run!r} of {corpus} in this fit; leave run out for a new one")
+        flat = {name: x[name].ravel() for name in process.law.columns}
+        count = len(flat[process.law.columns[0]])
+        found = process.predict(flat, target, None if run is None else np.full(count, run))
+        low, high = found.interval(level)
+        silent = process.silent(flat)
+        low, high = (np.where(silent, np.nan, bound).reshape(shape) for bound in (low, high))
+        parts = {name: (value / found.sd**2).reshape(shape) for name, value in found.parts.items()}
+        point = np.exp(found.mean).reshape(shape)
+        return Prediction(point, low, high, np.empty((0, *shape)), level, target, parts, tuple(process.cautions(flat)))
+
+    def _interval(self, point: np.ndarray, samples: np.ndarray, at: Any, level: float, method: str) -> Prediction:
         wider = self.expanded(level)
         if not len(samples):
             nothing = np.full(point.shape, np.nan)
             return Prediction(point, nothing, nothing, samples, level)
-        if misfit is not None:
-            samples, wider = self.stretched(point, samples, level), level
-            noise = np.random.default_rng(self.settings["seed"]).standard_t(intervals.MISFIT_DF, len(samples))
-            samples = samples * np.exp(noise.reshape(-1, *[1] * point.ndim) * misfit)
         push = intervals.acceleration(self.params, self.influence, at) if method == "bca" else None
         low, high = intervals.bounds(point, samples, wider, method, push)
         return Prediction(point, low, high, samples, level)
 
+    def with_shares(self, x: Mapping[str, Any], eval: str | None = None) -> dict[str, Any]:
+        """Columns with `ratio` told as the shares of two corpora, where the law reads those and not it."""
+        own = eval or self.eval
+        names = [name for name in self.law.columns if name.startswith("w_")]
+        if "ratio" not in x or "ratio" in self.law.columns or len(names) != 2 or f"w_{own}" not in names:
+            return dict(x)
+        (other,) = set(names) - {f"w_{own}"}
+        told = {f"w_{own}": x["ratio"], other: 1 - np.asarray(x["ratio"], float)}
+        return told | {name: value for name, value in x.items() if name != "ratio"}
+
+    @property
+    def of_share(self) -> bool:
+        """Whether the law is one of the evaluated corpus's own share (and size and tokens), as `ratio` gives it."""
+        names = {name for name in self.law.columns if name not in ("params", "tokens")}
+        return names == {"ratio"} or (
+            len(names) == 2 and f"w_{self.eval}" in names and all(n[:2] == "w_" for n in names)
+        )
+
     def _columns(
         self, columns: Mapping[str, ArrayLike], shares: Mapping[str, ArrayLike] | None, eval: str | None
     ) -> dict[str, np.ndarray]:
-        given = {**columns, **{f"w_{k}": v for k, v in (shares or {}).items()}}
+        given = self.with_shares({**columns, **{f"w_{k}": v for k, v in (shares or {}).items()}}, eval)
         if "corpus" in self.law.columns:
             if eval is None or eval not in self.eval:
                 raise FitError(f"a joint fit needs eval=, one of {', '.join(self.eval)}")

@@ -17,15 +17,16 @@ import pandas as pd
 from cptlaw import atomic, laws
 from cptlaw.errors import UserError
 from cptlaw.fields import plain
+from cptlaw.fitting.process import Process
 from cptlaw.laws import Law
 
 FORMAT, VERSION = "cptlaw.fit", 2
 WITHOUT_DIGEST = 1  # the version before files carried a digest
 CONTENT = (
     "eval", "params", "samples", "codes", "influence", "scores", "residuals", "ranges", "unmoved", "rests", "n_rows",
-    "digest", "settings", "warnings", "versions", "command",
+    "digest", "settings", "warnings", "versions", "command", "process",
 )  # fmt: skip
-SINCE_VERSION_2 = ("unmoved", "rests")
+SINCE_VERSION_2 = ("unmoved", "rests", "process")
 LARGEST = 1e60  # no parameter, loss or count comes near it; its cube is still a float
 ROWS = {"run": str, "eval": str, "loss": float, "observed": float, "predicted": float, "held_out": bool}
 SETTINGS = {"shared": list, "fixed": dict, "resample": str, "seed": int}
@@ -42,7 +43,8 @@ def write(path: str | os.PathLike[str], law: Law, content: Mapping[str, Any]) ->
         "format": FORMAT,
         "version": VERSION,
         "law": {"name": law.name, "options": plain(law.options), "sha256": law.sha256},
-        **{name: plain(content[name]) for name in CONTENT if name != "residuals"},
+        **{name: plain(content[name]) for name in CONTENT if name not in ("residuals", "process")},
+        "process": {corpus: plain(found.to_json()) for corpus, found in content["process"].items()},
         "residuals": rows,
     }
     atomic.write_text(path, json.dumps({**data, "sha256": _digest(data)}, allow_nan=False) + "\n")
@@ -83,6 +85,7 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
         except UserError as error:
             at.refuse("settings.shared", str(error))
     found = _content(at, data, chosen)
+    found["process"] = _processes(at, data.get("process", {}), chosen.base or chosen, evals)
     # The fields are checked first, because they say where the damage is; the digest sees what they cannot.
     if version == VERSION and data["sha256"] != _digest({k: v for k, v in data.items() if k != "sha256"}):
         raise FitError(f"{path}: its content does not match its sha256: the file is damaged or was edited; fit again")
@@ -190,7 +193,7 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law) -> dict[str, Any]:
         "samples": samples,
         "codes": at.codes(data["codes"]),
         "influence": influence,
-        "scores": at.scores(data["scores"], law.columns, solved),
+        "scores": at.scores(data["scores"], solved),
         "residuals": residuals,
         "ranges": ranges,
         "rests": rests,
@@ -200,6 +203,19 @@ def _content(at: "_Checker", data: dict[str, Any], law: Law) -> dict[str, Any]:
         "versions": {k: at.text(f"versions.{k}", v) for k, v in at.mapping("versions", data["versions"]).items()},
         "command": at.text("command", data["command"]),
     }
+
+
+def _processes(at: "_Checker", value: Any, law: Law, evals: str | tuple[str, ...]) -> dict[str, Process]:
+    """The law conditioned on each corpus's rows."""
+    found = {}
+    for corpus, data in at.mapping("process", value).items():
+        if corpus not in ((evals,) if isinstance(evals, str) else evals):
+            at.refuse(f"process.{corpus}", "is of a corpus that was not fitted")
+        try:
+            found[corpus] = Process.from_json(at.mapping(f"process.{corpus}", data), law)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            at.refuse(f"process.{corpus}", f"is no process of this law ({type(error).__name__}: {error})")
+    return found
 
 
 def unmoving(ranges: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
@@ -304,8 +320,8 @@ class _Checker:
             out[what] = counts
         return out
 
-    def scores(self, value: Any, columns: tuple[str, ...], whole: bool) -> dict[str, Any]:
-        """{"fit": numbers, "held_out": {"what", "n", candidates' numbers, "beaten_by", "steps"}}; null is NaN."""
+    def scores(self, value: Any, whole: bool) -> dict[str, Any]:
+        """{"fit": numbers, "held_out": {"what", "n", candidates' numbers, "beaten_by", "alike"}}; null is NaN."""
         scores = self.mapping("scores", value)
         if not scores and not whole:
             return {}
@@ -321,12 +337,9 @@ class _Checker:
                 self.texts(f"scores.held_out.{name}", part)
             elif not isinstance(part, str | int):
                 self.refuse(f"scores.held_out.{name}", f"must be numbers, names or text, not {_shown(part)}")
-        needed: dict[str, Callable[..., Any]] = {"law": self.mapping, "steps": self.mapping, "beaten_by": self.texts}
+        needed: dict[str, Callable[..., Any]] = {"law": self.mapping, "beaten_by": self.texts}
         for name, check in needed.items() if held["n"] else ():
             check(f"scores.held_out.{name}", held.get(name))
-        for name, step in held.get("steps", {}).items():
-            if name not in columns or not step > 0:
-                self.refuse(f"scores.held_out.steps.{name}", "must be a column of the law, with a step above 0")
         for where, scored in (("fit", fit), ("held_out.law", held.get("law", {"rms_log": 0, "mean_log": 0}))):
             for name in ("rms_log", "mean_log") if whole else ("rms_log",) if held["n"] else ():
                 self.of(f"scores.{where}.{name}", scored.get(name), float)

@@ -10,13 +10,12 @@ from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.first_grid import first_grid
 from cptlaw.planning.influence import leave_one_out
-from cptlaw.planning.lack_of_fit import with_lack_of_fit
 from cptlaw.planning.limited_data import limited_data
 from cptlaw.planning.mixture import mixture
 from cptlaw.planning.next_runs import next_runs
 from cptlaw.planning.pareto import pareto
 from cptlaw.planning.share_for_loss import share_for_loss
-from cptlaw.planning.tradeoff import base_loss, trade_off
+from cptlaw.planning.tradeoff import base_loss, measured_base, trade_off
 
 __all__ = [
     "Decision",
@@ -29,10 +28,10 @@ __all__ = [
     "first_grid",
     "leave_one_out",
     "limited_data",
+    "measured_base",
     "mixture",
     "next_runs",
     "pareto",
     "share_for_loss",
     "trade_off",
-    "with_lack_of_fit",
 ]

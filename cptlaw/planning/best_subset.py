@@ -54,6 +54,8 @@ def best_subset(
     if fit.law.name not in FORMS:
         raise DecisionError(f"the law {fit.law.name} knows no perplexity: fit one of {', '.join(FORMS)}")
     check_positive("tokens", tokens, "tokens")
+    # The process knows no miss along perplexity, so its draws would be surer of a subset than the resamples are.
+    fit = fit.alone()
     wide = expanded(level, fit)
     (fit,), warnings = paired(fit)
     warnings += check_identified(fit, ("ppl_mean", "ppl_std"), {}, "which mean and spread to choose")

@@ -1,21 +1,26 @@
 """Usage 3 of the D-CPT Law: the best size and tokens for a compute budget, with or without the share."""
 
 import dataclasses
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from cptlaw.fitting.process import SILENT, Process
 from cptlaw.laws.base import BILLION
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     FEWEST,
+    Tabulated,
     banded,
+    cautions,
     check_positive,
     check_share,
+    conditioned,
     corpus,
     expanded,
     interval,
@@ -34,6 +39,8 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
     from cptlaw.fitting import Fit
 
 TRAINING, INFERENCE = 6.0, 2.0  # FLOPs a parameter a token: forward and backward, or forward alone
+SIZES_TABLED, SHARES_TABLED = 81, 65  # points of a table over sizes and shares
+LossOf = Callable[[Any, Any], np.ndarray]  # of log sizes and shares
 VAGUE = 100.0  # an interval of the size over this factor or more settles nothing
 SAME_SIZE = 1.25  # sizes within this factor are the same decision
 
@@ -77,7 +84,7 @@ def budget(
             check_identified(each, ("ratio",), {}, "which share to take, though it can be given (--share)")
         warnings += notes
     menu = None if sizes is None else _affordable(sizes, flops, inference_tokens)
-    bought = _Bought(fit, rest[0] if rest else None, flops, inference_tokens, share, ceiling)
+    bought = _Bought(fit, rest[0] if rest else None, flops, inference_tokens, share, ceiling, menu)
 
     log_sizes, all_sizes = _best_sizes(bought, menu)
     all_shares = bought.best_share(log_sizes[:, None], 201, 41)[:, 0]
@@ -116,7 +123,8 @@ def budget(
         options=_options(bought, size, best_share, wide, free_size=menu is None),
         extrapolation=notes_of_reach(*bought.columns_of_fits(size, best_share)),
         rows=() if menu is None else _menu_rows(bought, menu, own_sizes[~lost], wide),
-        warnings=warnings,
+        warnings=warnings
+        + tuple(note for one, x in bought.columns_of_fits(size, best_share) for note in cautions(one, x)[0]),
     )  # fmt: skip
 
 
@@ -130,26 +138,56 @@ class _Bought:
     inference_tokens: float
     share: float | None
     ceiling: float | None
+    menu: list[float] | None
 
     @property
     def chooses_share(self) -> bool:
-        return self.share is None and "ratio" in self.fit.law.columns
+        return self.share is None and self.fit.of_share
 
-    @property
-    def largest(self) -> float:
-        """The size that is left `FEWEST` tokens."""
-        return self.flops / (TRAINING * FEWEST + INFERENCE * self.inference_tokens)
+    @functools.cached_property
+    def sizes(self) -> tuple[float, float]:
+        """The smallest size, and the largest: the one that is left `FEWEST` tokens, or of which something is known."""
+        largest = self.flops / (TRAINING * FEWEST + INFERENCE * self.inference_tokens)
+        if process := conditioned(self.fit):
+            return _within(process, self.tokens, FEWEST, largest)
+        return FEWEST, largest
 
     def tokens(self, params: np.ndarray) -> np.ndarray:
         return (self.flops - INFERENCE * params * self.inference_tokens) / (TRAINING * params)
 
     def losses(self, log_params: np.ndarray, share: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
         """(loss, nats over the ceiling), each (S + 1, K, ...), at log sizes and shares that broadcast to it."""
-        x = {"params": np.exp(log_params), "tokens": self.tokens(np.exp(log_params))}
-        value = losses(self.fit, x | {"ratio": share})
-        if self.general is None:
+        value = self._of_fit(log_params, share)
+        if self._of_general is None:
             return value, np.zeros_like(value)
-        return value, np.maximum(losses(self.general, x | {"ratio": 1 - np.asarray(share)}) - self.ceiling, 0)
+        return value, np.maximum(self._of_general(log_params, share) - self.ceiling, 0)
+
+    @functools.cached_property
+    def _of_fit(self) -> LossOf:
+        return self._loss_of(self.fit, lambda share: share)
+
+    @functools.cached_property
+    def _of_general(self) -> LossOf | None:
+        return None if self.general is None else self._loss_of(self.general, lambda share: 1 - np.asarray(share))
+
+    def _loss_of(self, fit: "Fit", own: Callable[[Any], Any]) -> LossOf:
+        """The loss of a fit at log sizes and shares; under the predictive distribution, read from a table."""
+
+        def at(log_params: np.ndarray, share: np.ndarray | float) -> np.ndarray:
+            x = {"params": np.exp(log_params), "tokens": self.tokens(np.exp(log_params))}
+            return losses(fit, x | {"ratio": own(share)})
+
+        if not conditioned(fit):
+            return at
+        sizes = (
+            np.log(np.geomspace(self.sizes[0], self.sizes[1], SIZES_TABLED)) if self.menu is None else np.log(self.menu)
+        )
+        if len(sizes) == 1:
+            sizes = sizes + np.array([0.0, 1e-6])
+        shares = np.linspace(0, 1, SHARES_TABLED) if self.chooses_share else np.array([0.0, 1.0])
+        asked = shares if self.chooses_share else np.full(2, 1.0 if self.share is None else self.share)
+        n, r = np.meshgrid(sizes, asked, indexing="ij")
+        return Tabulated(at(n.ravel(), r.ravel()).reshape(-1, *n.shape), (sizes, shares))
 
     def allowed(self, log_params: np.ndarray, share: np.ndarray | float) -> np.ndarray:
         """The loss where it keeps the ceiling, inf elsewhere."""
@@ -190,17 +228,18 @@ class _Bought:
 
 def _best_sizes(bought: _Bought, menu: list[float] | None) -> tuple[np.ndarray, np.ndarray]:
     """(log size, size) that is best for each draw, (S + 1,) each; a size of the menu if there is one."""
-    draws, largest = resamples(bought.fit) + 1, bought.largest
+    draws, (smallest, largest) = resamples(bought.fit) + 1, bought.sizes
     if menu is not None:
         columns = np.broadcast_to(np.log(menu), (draws, len(menu)))
         pick = np.argmin(bought.least(columns), axis=1)
         return columns[np.arange(draws), pick], np.array(menu)[pick]
-    if not bought.chooses_share and bought.inference_tokens == 0 and bought.fit.law.name in ("dcpt", "chinchilla"):
+    closed = not bought.chooses_share and bought.inference_tokens == 0 and not conditioned(bought.fit)
+    if closed and bought.fit.law.name in ("dcpt", "chinchilla"):
         params, _ = closed_form(stacked(bought.fit), 1.0 if bought.share is None else bought.share, bought.flops)
         found = np.log(np.clip(params, FEWEST, largest))
     else:
-        found = minimise(bought.least, math.log(FEWEST), math.log(largest), draws, grid=41, zoom=11)
-        found = np.where(np.isnan(found), math.log(FEWEST), found)
+        found = minimise(bought.least, math.log(smallest), math.log(largest), draws, grid=41, zoom=11)
+        found = np.where(np.isnan(found), math.log(smallest), found)
     return found, np.exp(found)
 
 
@@ -215,7 +254,7 @@ def _regret(bought: _Bought, log_sizes: np.ndarray, shares: np.ndarray) -> np.nd
 def _impossible(bought: _Bought, menu: list[float] | None) -> DecisionError:
     """The error of a ceiling that nothing meets: says how high it would have to be."""
     assert bought.general is not None and bought.ceiling is not None
-    tried = np.linspace(math.log(FEWEST), math.log(bought.largest), 401) if menu is None else np.log(menu)
+    tried = np.log(np.geomspace(bought.sizes[0], bought.sizes[1], 401)) if menu is None else np.log(menu)
     over = bought.losses(tried, 0.0)[1][0]
     return DecisionError(
         f"nothing that {bought.flops:.3g} FLOPs buy keeps the {corpus(bought.general)} loss at or under "
@@ -271,6 +310,23 @@ def _answer(
         return f"These runs cannot say which size: {within}."
     mix = f", {percent(point['share'])} {corpus(bought.fit)} text" if bought.chooses_share else ""
     return f"{count(point['params'])} parameters and {count(point['tokens'])} tokens{mix} ({within})."
+
+
+def _within(process: Process, tokens_of: Callable[[Any], Any], smallest: float, largest: float) -> tuple[float, float]:
+    """The sizes about which the predictive distribution says something, and whose tokens it does.
+
+    Raises:
+      DecisionError: the budget buys no such run.
+    """
+    sizes = np.geomspace(smallest, largest, 2001)[:-1]
+    x = {"params": sizes, "tokens": tokens_of(sizes)}
+    said = ~np.any([process.reach(x, name) > SILENT for name in ("params", "tokens")], axis=0)
+    if not said.any():
+        raise DecisionError(
+            f"these runs say nothing about what the budget buys: every size or its tokens lie more than {SILENT:g} "
+            "times beyond the fitted ones"
+        )
+    return float(sizes[said][0]), float(sizes[said][-1])
 
 
 def closed_form(

@@ -3,11 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-
-from cptlaw.planning import noise
-from cptlaw.planning.numbers import interval
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
@@ -16,7 +12,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float) -> pd.DataFrame:
     """Prediction beside measurement for each corpus at the confirming run's last evaluation.
 
-    The interval is that of one run: the law's own, widened by how far single runs lie from it (`noise.of_fit`).
+    The interval is that of one new run; of a fit of its law alone, that of the law's mean.
 
     Args:
       fits: evaluated corpus -> fit.
@@ -31,10 +27,7 @@ def confirmation(fits: Mapping[str, "Fit"], confirm: pd.DataFrame, level: float)
         for row in confirm[confirm["eval"] == name].sort_values("tokens").tail(1).to_dict("records"):
             given = row | {"ratio": row[f"w_{name}"]}
             found = fit.predict(**{column: given[column] for column in fit.law.columns}, level=level)
-            law = fit.stretched(found.point, found.samples, level) if len(found.samples) else np.full(1000, found.point)
-            scatter = np.random.default_rng(0).normal(0, np.hypot(*noise.of_fit(fit)), len(law))
-            low, high = interval(law + scatter, level)
-            point = float(found.point)
+            point, low, high = float(found.point), float(found.low), float(found.high)
             rows.append({
                 "eval": name, "predicted": point, "low": low, "high": high, "measured": row["loss"],
                 "difference": row["loss"] - point, "inside": low <= row["loss"] <= high,

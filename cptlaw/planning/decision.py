@@ -18,6 +18,7 @@ from cptlaw.words import count, percent
 
 VERSION = 2
 WITHOUT_DIGEST = 1  # the version before files carried a digest
+REGRETS = {"": "regret if wrong", "given up ": "wanted loss given up if wrong", "over ": "over the ceiling if wrong"}
 LOSS = ("point", "low", "high")
 RUN = ("params", "tokens")
 INPUTS = {  # kind -> what further questions and the report read of its inputs
@@ -74,9 +75,11 @@ class Decision:
       inputs: the question's numbers.
       point: the recommended coordinates at the fitted parameters.
       interval: name -> (low, high), at `level`.
-      samples: name -> (S,) the same decision made on each bootstrap resample, paired across names.
-      agreement: share of resamples whose own decision is the recommended one, in the sense of `agreement_means`.
-      regret: {"mean", "p90"} over resamples of the recommendation's price against the resample's own best.
+      samples: name -> (S,) the same decision made on each draw, paired across names.
+      agreement: share of draws whose own decision is the recommended one, in the sense of `agreement_means`.
+      holds: probability that the question's ceiling holds at the recommendation, if it has one.
+      regret: over draws, the recommendation's price against the draw's own best, {"mean", "p90"}. Where a ceiling can
+        be passed, also in its two currencies, "given up" (of the wanted loss) and "over" (of the ceiling).
       losses: evaluated corpus -> {"point", "low", "high"} predicted at the recommendation.
       options: rules of thumb and menus at the same cost.
       extrapolation: where the recommendation lies outside the fitted runs; empty when it lies within.
@@ -94,6 +97,7 @@ class Decision:
     level: float
     agreement: float = 1.0
     agreement_means: str = ""
+    holds: float | None = None
     regret: dict[str, float] = dataclasses.field(default_factory=dict)
     losses: dict[str, dict[str, float]] = dataclasses.field(default_factory=dict)
     supported: bool = True
@@ -141,12 +145,14 @@ class Decision:
             lines.append(f"  {name:<24}{value:>10}   {self.level:.0%} interval {low:.4g} to {high:.4g}")
         for corpus, loss in self.losses.items():
             lines.append(f"  {'loss, ' + corpus:<24}{loss['point']:>10.4f}   {loss['low']:.4f} to {loss['high']:.4f}")
-        if self.regret:
-            lines.append(
-                f"  regret if wrong: {self.regret['mean']:.2g} nats expected, {self.regret['p90']:.2g} at worst 1 in 10"
-            )
+        if self.holds is not None:
+            lines.append(f"  the ceiling holds with a probability of {self.holds:.0%}")
+        for what, words in REGRETS.items():
+            if f"{what}mean" in self.regret and (what or "over mean" not in self.regret):
+                mean, p90 = self.regret[f"{what}mean"], self.regret[f"{what}p90"]
+                lines.append(f"  {words}: {mean:.2g} nats expected, {p90:.2g} at worst 1 in 10")
         if self.agreement_means:
-            lines.append(f"  {self.agreement:.0%} of resamples agree ({self.agreement_means})")
+            lines.append(f"  {self.agreement:.0%} of draws agree ({self.agreement_means})")
         if self.options:
             lines += ["", f"  {'instead':<24}" + "".join(f"{c:>12}" for c in self.losses)]
         for option in self.options:

@@ -27,6 +27,7 @@ from cptlaw.planning.numbers import (
     paired,
     resamples,
     summarise_regret,
+    tabulated,
 )
 from cptlaw.planning.shares import AGREE, RULES, WIDE, agreement, check_share_law, rules_of_thumb
 from cptlaw.words import count, percent, spread
@@ -74,9 +75,11 @@ def limited_data(
     asked = f"which share of {name} text to take"
     warnings += check_identified(domain, ("ratio", "tokens"), {"params": params}, asked)
 
-    def loss(share: np.ndarray) -> np.ndarray:
+    def exactly(share: np.ndarray) -> np.ndarray:
+        share = np.maximum(share, text.smallest_share)
         return losses(domain, {"params": params, "tokens": text.worth(share), "ratio": share})
 
+    loss = tabulated(domain, exactly)
     best = minimise(loss, text.smallest_share, 1.0, resamples(domain) + 1)
     point, shares = float(best[0]), best[1:]
     at_point = loss(np.array([point]))[:, 0]

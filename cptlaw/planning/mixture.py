@@ -1,17 +1,21 @@
 """The best mix of any number of corpora: the smallest weighted sum, or the smallest worst, of target losses."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.identified import check_identified, pinned
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
+    cautions,
     check_positive,
     check_share,
+    conditioned,
     corpus,
     expanded,
     interval,
@@ -29,6 +33,8 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
     from cptlaw.planning.simplex import Search
 
 STARTS, RESTARTS = 64, 2  # of the fitted parameters, and of each resample beside the fitted parameters' optimum
+BLENDS, BLENDED, BLEND_STAGES = 2000, 4, 3  # blends a stage, measured mixes in one, stages
+PENALTY = 20.0  # nats charged for each nat over a ceiling, as in `simplex`
 CONVEX = ("mixing",)  # laws whose every descent ends in the one optimum
 SLACK = 1e-3  # nats over a ceiling that count as meeting it
 
@@ -45,9 +51,13 @@ def mixture(
     corpus_tokens: Mapping[str, float] | None = None,
     max_epochs: float | Mapping[str, float] = 1.0,
     ceilings: Mapping[str, float] | None = None,
+    beyond: bool = False,
     level: float = 0.9,
 ) -> Decision:
     """The shares with the smallest weighted sum (or the smallest worst) of the fits' losses.
+
+    Under the predictive distribution the mixes looked at are the measured ones and blends of them: nothing is known
+    outside their hull.
 
     Args:
       fits: one for each target corpus, laws of `w_<corpus>` or of the corpus's own share.
@@ -57,13 +67,12 @@ def mixture(
       floors, caps: corpus -> smallest and largest share.
       corpus_tokens, max_epochs: unique tokens there are of a corpus, and the most passes over them.
       ceilings: target -> largest loss allowed, nats per token.
+      beyond: look outside the hull of the measured mixes too.
       level: of every interval.
 
     Raises:
       DecisionError: an unknown corpus or target, limits that leave no mix, a ceiling that no mix meets.
     """
-    from cptlaw.planning.simplex import Search, Targets  # needs JAX
-
     wide = expanded(level, *fits)
     check_share_law(*fits)
     targets, corpora = [corpus(fit) for fit in fits], _corpora(fits)
@@ -81,23 +90,18 @@ def mixture(
     warnings += notes
     for fit in kept:
         check_identified(fit, (), x, "which mix to take at this size and these tokens")
-    asked = Targets(tuple(fit.law for fit in kept), tuple(targets), tuple(corpora), tuple(x.items()), worst)
-    search = Search(asked, scale, limit, low, high)
-
-    mixes = _best_mixes(search, kept)
-    point, own = mixes[0], mixes[1:]
-    draws = [stacked(fit) for fit in kept]
-
-    def judge(mix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(objective, nats over the ceilings), each (S + 1,), of one mix (K,) for all draws or (S + 1, K)."""
-        return search.judge(draws, np.broadcast_to(mix, mixes.shape))
+    judge = _Judge(kept, targets, corpora, x, scale, limit, worst)
+    if conditioned(kept[0]):
+        point, own, at_own, own_over = _among(_blends(kept, corpora, low, high, beyond), judge)
+    else:
+        point, own, at_own, own_over = _descended(judge, low, high)
 
     def predicted(mix: np.ndarray) -> dict[str, dict[str, float]]:
         named = {f"w_{name}": share for name, share in zip(corpora, mix)}
         columns = {name: {**x, **named, "ratio": named.get(f"w_{name}", np.nan)} for name in targets}
         return {name: banded(losses(fit, columns[name])[:, 0], wide) for name, fit in zip(targets, kept)}
 
-    (at_point, over), (at_own, own_over) = judge(point), judge(mixes)
+    at_point, over = (value[:, 0] for value in judge(point[None]))
     for fit in kept:
         named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
         check_identified(fit, (), named, "which mix to take")
@@ -109,11 +113,15 @@ def mixture(
         )
     options = []
     for name, mix in _rules(corpora, corpus_tokens or {}, held).items():
-        holds = float((judge(mix)[1][1:] <= 0).mean()) if ceilings else None
+        holds = float((judge(mix[None])[1][1:] <= 0).mean()) if ceilings else None
         options.append(Option(name, dict(zip(corpora, mix.tolist())), predicted(mix), holds))
     spans = {name: interval(own[:, i], wide) for i, name in enumerate(corpora)}
     supported = max(end - start for start, end in spans.values()) < WIDE
     moved = np.abs(own - point).sum(axis=1) / 2  # (S,) shares that change hands
+    named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
+    for name, fit in zip(targets, kept):
+        notes, silent = cautions(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})
+        warnings, supported = warnings + notes, supported and not silent
     what = "largest" if worst else "weighted sum of the"
     return Decision(
         kind="mixture",
@@ -123,15 +131,16 @@ def mixture(
         else f"These runs cannot say which mix: {', '.join(f'{n} {spread(*s)}' for n, s in spans.items())}.",
         inputs={
             **x, "weights": dict(zip(targets, scale.tolist())), "worst": worst, "ceilings": dict(ceilings or {}),
-            "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())),
+            "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())), "beyond": beyond,
         },
+        holds=float((over[1:] <= SLACK).mean()) if ceilings else None,
         point=dict(zip(corpora, point.tolist())),
         interval=spans,
         samples={name: own[:, i] for i, name in enumerate(corpora)},
         level=level,
         agreement=float(np.mean(moved <= AGREE)),
         agreement_means=f"their own mix moves at most {100 * AGREE:.0f} points of share",
-        regret=summarise_regret((np.maximum(at_point - at_own, 0) + np.maximum(over - own_over, 0))[1:]),
+        regret=summarise_regret(np.maximum(at_point[1:] - at_own, 0) + np.maximum(over[1:] - own_over, 0)),
         losses=predicted(point),
         supported=supported,
         options=tuple(options),
@@ -140,6 +149,91 @@ def mixture(
         ),
         warnings=warnings,
     )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judge:
+    """What a mix is worth: targets' fits and names, corpora, the planned run, weights and ceilings (targets,)."""
+
+    fits: Sequence["Fit"]
+    targets: list[str]
+    corpora: list[str]
+    run: dict[str, float]
+    weights: np.ndarray
+    ceilings: np.ndarray
+    worst: bool
+
+    def __call__(self, mixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(objective, nats over the ceilings) of mixes (K, corpora) in every draw, (S + 1, K) each."""
+        named = {f"w_{name}": mixes[:, i] for i, name in enumerate(self.corpora)}
+        each = [
+            losses(fit, {**self.run, **named, "ratio": named.get(f"w_{name}", np.nan)})
+            for name, fit in zip(self.targets, self.fits)
+        ]
+        stacked_losses = np.stack(each, axis=-1)
+        weighted = stacked_losses * self.weights
+        total = weighted.max(axis=-1) if self.worst else weighted.sum(axis=-1)
+        return total, np.maximum(stacked_losses - self.ceilings, 0.0).sum(axis=-1)
+
+
+def _among(mixes: np.ndarray, judged: _Judge) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The best of the mixes and, around what the draws choose, of blends of their choices.
+
+    Returns:
+      shares (corpora,) at the prediction, of each draw (S, corpora), and each draw's objective and nats over (S,).
+    """
+    rng = np.random.default_rng(0)
+    for stage in range(BLEND_STAGES):
+        total, over = judged(mixes)
+        pick = np.argmin(total + PENALTY * over, axis=1)
+        if stage < BLEND_STAGES - 1:
+            chosen = mixes[np.unique(pick)]
+            pairs = rng.integers(len(chosen), size=(BLENDS, 2))
+            part = rng.beta(1, 3, BLENDS)[:, None]
+            mixes = np.concatenate([chosen, (1 - part) * chosen[pairs[:, 0]] + part * chosen[pairs[:, 1]]])
+    draws = np.arange(1, len(pick))
+    return mixes[pick[0]], mixes[pick[1:]], total[draws, pick[1:]], over[draws, pick[1:]]
+
+
+def _blends(fits: list["Fit"], corpora: list[str], low: np.ndarray, high: np.ndarray, beyond: bool) -> np.ndarray:
+    """Measured mixes within the limits and blends of them (K, corpora); `beyond`: of all mixes there are.
+
+    Raises:
+      DecisionError: the rows lack shares, or no blend of measured mixes is within the limits.
+    """
+    rng = np.random.default_rng(0)
+    names = [f"w_{name}" for name in corpora]
+    rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
+    if missing := [name for name in names if name not in rows]:
+        raise DecisionError(f"the fitted rows lack {', '.join(missing)}: no mix is known to have been measured")
+    measured = np.unique(rows[names].to_numpy(float).round(6), axis=0)
+    ends = np.concatenate([measured, np.eye(len(corpora))]) if beyond else measured
+    count = min(BLENDED, len(ends))
+    several = np.array([rng.choice(len(ends), count, replace=False) for _ in range(BLENDS)])
+    weights = rng.dirichlet(np.full(count, 0.7), BLENDS)
+    found = np.concatenate([measured, np.einsum("kb,kbc->kc", weights, ends[several])])
+    found = found / found.sum(axis=1, keepdims=True)
+    inside = ((found >= low - 1e-9) & (found <= high + 1e-9)).all(axis=1)
+    if not inside.any():
+        raise DecisionError(
+            "no blend of the measured mixes is within the limits: loosen them, or look outside the measured mixes "
+            "(--beyond)"
+        )
+    return found[inside]
+
+
+def _descended(
+    judge: _Judge, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """What `_among` returns, by mirror descent under the laws alone."""
+    from cptlaw.planning.simplex import Search, Targets  # needs JAX
+
+    laws = tuple(fit.law for fit in judge.fits)
+    asked = Targets(laws, tuple(judge.targets), tuple(judge.corpora), tuple(judge.run.items()), judge.worst)
+    search = Search(asked, judge.weights, judge.ceilings, low, high)
+    mixes = _best_mixes(search, judge.fits)
+    total, over = search.judge([stacked(fit) for fit in judge.fits], mixes)
+    return mixes[0], mixes[1:], total[1:], over[1:]
 
 
 def _best_mixes(search: "Search", fits: Sequence["Fit"]) -> np.ndarray:

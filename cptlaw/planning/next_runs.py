@@ -54,6 +54,8 @@ def next_runs(
     Raises:
       DecisionError: bad candidates, a decision that no run makes surer, or a corpus of which there is no fit.
     """
+    # What a run would tell is counted in parameters: of the laws, not of how they miss.
+    fits = tuple(fit.alone() for fit in fits)
     wide = expanded(level, *fits)
     if k < 1:
         raise DecisionError(f"k {k}: choose at least one run")
@@ -61,8 +63,6 @@ def next_runs(
         check_candidates(pd.DataFrame([dict(target)]), "the run to predict")
         for fit in fits:
             check_identified(fit, (), _asked(fit, target), "what this run would give")
-    elif target.inputs.get("lack_of_fit"):
-        raise DecisionError("no run makes the law right where it is wrong: ask for the decision without lack of fit")
     kept, warnings = paired(*fits)
     table = check_candidates(default_candidates(fits) if candidates is None else candidates.reset_index(drop=True))
     known = posteriors(target, kept, table)

@@ -1,21 +1,27 @@
-"""The arithmetic of decisions: losses of every resample, their intervals, and checks of what is asked.
+"""The arithmetic of decisions: losses of every draw, their intervals, and checks of what is asked.
 
-A "draw" is one set of parameters: draw 0 is the fit itself, draws 1 to S are its bootstrap resamples. Arrays over draws
-have S + 1 rows in that order.
+Draw 0 is the prediction, draws 1 to S are draws of the predictive distribution (`cptlaw.fitting.process`): the law,
+how it may miss, and the base models. For a fit of the law alone draw 0 is the fit and the others are its bootstrap
+resamples, as if the law were true. Arrays over draws have S + 1 rows in that order.
 """
 
 import dataclasses
+import functools
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cptlaw.fitting.process import Draws, Process
 from cptlaw.planning.decision import DecisionError
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
 
+SHARES_TABLED = 401  # points of a table over the share
+DRAWS = 1000  # of the predictive distribution, for fits without resamples
 FEWEST = 1000.0  # parameters or tokens: a smaller count is most likely meant in billions
 
 
@@ -51,8 +57,8 @@ def check_level(level: float) -> float:
 
 
 def expanded(level: float, *fits: "Fit") -> float:
-    """The level to take quantiles of resamples at for an honest interval of `level` (`Fit.expanded`, the widest)."""
-    return max(fit.expanded(check_level(level)) for fit in fits)
+    """The level to take quantiles of draws at for an honest interval of `level`; wider for few resamples."""
+    return max(check_level(level) if conditioned(fit) else fit.expanded(check_level(level)) for fit in fits)
 
 
 def corpus(fit: "Fit") -> str:
@@ -63,8 +69,25 @@ def corpus(fit: "Fit") -> str:
 
 
 def resamples(fit: "Fit") -> int:
-    """Number of bootstrap resamples, S."""
-    return len(next(iter(fit.samples.values()), ()))
+    """Number of draws, S: as many as resamples, or `DRAWS` where only the predictive distribution is there."""
+    return len(next(iter(fit.samples.values()), ())) or (DRAWS if conditioned(fit) else 0)
+
+
+def conditioned(fit: "Fit") -> Process | None:
+    """What the fit's predictive distribution of its corpus comes from; None for a fit of the law alone."""
+    return fit.process.get(fit.eval) if isinstance(fit.eval, str) else None
+
+
+def joint(fit: "Fit") -> Draws:
+    """The fit's draws, the same whenever they are asked; those of two corpora are independent, as their misses are."""
+    process = conditioned(fit)
+    assert process is not None
+    return _joint(process, resamples(fit), (fit.settings.get("seed", 0), *str(fit.eval).encode()))
+
+
+@functools.lru_cache(maxsize=8)
+def _joint(process: Process, count: int, seed: tuple[int, ...]) -> Draws:
+    return process.draws(count, seed)
 
 
 def paired(*fits: "Fit") -> tuple[list["Fit"], tuple[str, ...]]:
@@ -80,10 +103,15 @@ def paired(*fits: "Fit") -> tuple[list["Fit"], tuple[str, ...]]:
     if len(set(counts.values())) > 1:
         shown = ", ".join(f"{name}: {count}" for name, count in counts.items())
         raise DecisionError(f"the fits' resamples do not pair ({shown}): fit all with the same bootstrap and seed")
-    good = np.all([np.isfinite(values) for fit in fits for values in fit.samples.values()], axis=0)
     warnings: tuple[str, ...] = ()
     if len({fit.digest for fit in fits}) > 1:
         warnings += ("the fits are of different tables, so their resamples are combined as if independent",)
+    if all(conditioned(fit) for fit in fits):
+        return list(fits), warnings
+    if any(conditioned(fit) for fit in fits):
+        warnings += ("one of the fits is of its law alone, so all are taken as if their laws were true",)
+        fits = tuple(fit.alone() for fit in fits)
+    good = np.all([np.isfinite(values) for fit in fits for values in fit.samples.values()], axis=0)
     if (failed := 1 - good.mean()) > 0.01:
         warnings += (f"{failed:.0%} of the resamples could not be fitted and are left out",)
     if good.sum() < 2:
@@ -99,24 +127,73 @@ def stacked(fit: "Fit") -> dict[str, np.ndarray]:
 
 
 def losses(fit: "Fit", x: Mapping[str, np.ndarray | float]) -> np.ndarray:
-    """Loss at `x` under every draw.
+    """Loss of the mean run at `x` in every draw.
 
     Args:
-      x: column -> value broadcasting to (K,), or to (S + 1, K, ...) where each draw has its own.
+      x: column -> value broadcasting to (K,), or, for a law alone, to (S + 1, K, ...) where each draw has its own.
 
     Returns:
       (S + 1, K, ...), nats per token.
     """
+    x = fit.with_shares(x)
     if missing := [name for name in fit.law.columns if name not in x]:
         raise DecisionError(
             f"the law {fit.law.name} of {fit.eval} reads {', '.join(missing)}, which this question does not give: "
             "fit a law of what it gives"
         )
+    if conditioned(fit):
+        names = fit.law.columns
+        each = dict(zip(names, np.broadcast_arrays(*(np.atleast_1d(np.asarray(x[n], dtype=float)) for n in names))))
+        shape = next(iter(each.values())).shape
+        mean, drawn = joint(fit).at({name: value.ravel() for name, value in each.items()})
+        return np.exp(np.concatenate([mean[None], drawn])).reshape(-1, *shape)
     columns = {name: np.atleast_2d(np.asarray(value, dtype=float)) for name, value in x.items()}
     trailing = (1,) * (max(value.ndim for value in columns.values()) - 1)
     theta = {name: values.reshape(-1, *trailing) for name, values in stacked(fit).items()}
     found = np.asarray(fit.law.predict(theta, columns))
     return np.broadcast_to(found, (resamples(fit) + 1, *found.shape[1:]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Tabulated:
+    """Values of every draw (S + 1, G) or (S + 1, G, H) on a grid, read between its points by linear interpolation.
+
+    A draw of the predictive distribution costs a sum over all fitted rows wherever it is asked, so it is asked once.
+    """
+
+    values: np.ndarray
+    grids: tuple[np.ndarray, ...]
+
+    def __call__(self, *at: np.ndarray) -> np.ndarray:
+        """(S + 1, ...) at coordinates (...) that all draws share, or (S + 1, ...) of each draw's own."""
+        rows = len(self.values)
+        places = list(np.broadcast_arrays(*(np.asarray(one, float) for one in at)))
+        if not (places[0].ndim > 1 and places[0].shape[0] == rows):
+            places = [np.broadcast_to(one, (rows, *one.shape)) for one in places]
+        which = np.arange(rows).reshape(-1, *[1] * (places[0].ndim - 1))
+        cells, weights = [], []
+        for grid, one in zip(self.grids, places):
+            cell = np.clip(np.searchsorted(grid, one) - 1, 0, len(grid) - 2)
+            cells.append(cell)
+            weights.append(np.clip((one - grid[cell]) / (grid[cell + 1] - grid[cell]), 0, 1))
+        out = np.zeros(places[0].shape)
+        for corner in itertools.product((0, 1), repeat=len(cells)):
+            weight = np.ones(places[0].shape)
+            for side, part in zip(corner, weights):
+                weight = weight * (part if side else 1 - part)
+            out += weight * self.values[(which, *(cell + side for cell, side in zip(cells, corner)))]
+        return out
+
+
+def tabulated(fit: "Fit", at: Callable[[np.ndarray], np.ndarray]) -> Callable[[np.ndarray], np.ndarray]:
+    """A function of the share, (K,) or (S + 1, K) -> (S + 1, K): of a law alone `at` itself, else read from a table.
+
+    Its grid of shares is denser at both ends, where laws bend.
+    """
+    if not conditioned(fit):
+        return at
+    grid = (1 - np.cos(np.pi * np.linspace(0, 1, SHARES_TABLED))) / 2
+    return Tabulated(at(grid), (grid,))
 
 
 def minimise(
@@ -165,3 +242,13 @@ def summarise_regret(regret: np.ndarray) -> dict[str, float]:
 def notes_of_reach(*asked: tuple["Fit", Mapping[str, float]]) -> tuple[str, ...]:
     """Where each (fit, columns) lies outside the fitted rows (`Fit.extrapolation`), each note once."""
     return tuple(dict.fromkeys(note for fit, x in asked for note in fit.extrapolation(**x)))
+
+
+def cautions(fit: "Fit", x: Mapping[str, float]) -> tuple[tuple[str, ...], bool]:
+    """What stands against believing the predictive distribution at a point, and whether it says nothing there."""
+    process = conditioned(fit)
+    if process is None:
+        return (), False
+    x = fit.with_shares(x)
+    at = {name: np.array([x[name]], dtype=float) for name in fit.law.columns if name in x}
+    return tuple(f"{fit.eval}: {note}" for note in process.cautions(at)), bool(process.silent(at)[0])

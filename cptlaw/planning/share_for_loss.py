@@ -18,6 +18,7 @@ from cptlaw.planning.numbers import (
     notes_of_reach,
     paired,
     summarise_regret,
+    tabulated,
 )
 from cptlaw.planning.shares import AGREE, RULES, WIDE, LossAt, agreement, check_share_law, rules_of_thumb
 from cptlaw.words import count, percent, spread
@@ -46,9 +47,7 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
     (fit,), warnings = paired(fit)
     warnings += check_identified(fit, ("ratio",), x, f"which share of {name} text gives this loss")
 
-    def loss_at(share: np.ndarray) -> np.ndarray:
-        return losses(fit, x | {"ratio": share})
-
+    loss_at = tabulated(fit, lambda share: losses(fit, x | {"ratio": share}))
     shares, crosses = _crossings(loss_at, loss)
     if not crosses[0]:
         found = loss_at(np.linspace(0, 1, GRID))[0]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cptlaw.planning.decision import DecisionError, Option
-from cptlaw.planning.numbers import banded, corpus, losses
+from cptlaw.planning.numbers import banded, corpus, losses, tabulated
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
     from cptlaw.fitting import Fit
@@ -42,20 +42,26 @@ def loss_functions(general: "Fit", domain: "Fit", x: Mapping[str, float]) -> tup
             named = {f"w_{general.eval}": 1 - share, f"w_{domain.eval}": share}
             return losses(fit, {**absent(fit), **x, **named, "ratio": own(share)})
 
-        return at
+        return tabulated(fit, at)
 
     return of(general, lambda share: 1 - share), of(domain, lambda share: share)
 
 
 def rules_of_thumb(
-    rules: Mapping[str, float], loss_at: Mapping[str, LossAt], level: float, ceiling: tuple[str, float] | None = None
+    rules: Mapping[str, float],
+    loss_at: Mapping[str, LossAt],
+    level: float,
+    ceiling: tuple[str, np.ndarray] | None = None,
 ) -> tuple[Option, ...]:
-    """Options at fixed shares: what each predicts for every corpus, and how often it keeps a (corpus, loss) ceiling."""
+    """Options at fixed shares: what each predicts for every corpus, and how often it keeps a ceiling.
+
+    `ceiling`: a corpus, and its limit in every draw, (S + 1, 1).
+    """
     options = []
     for name, share in rules.items():
         found = {corpus: at(np.array([share]))[:, 0] for corpus, at in loss_at.items()}
         bands = {corpus: banded(values, level) for corpus, values in found.items()}
-        holds = None if ceiling is None else float(np.mean(found[ceiling[0]][1:] <= ceiling[1]))
+        holds = None if ceiling is None else float(np.mean(found[ceiling[0]][1:] <= ceiling[1][1:, 0]))
         options.append(Option(name, {"share": share}, bands, holds))
     return tuple(options)
 

@@ -12,6 +12,7 @@ from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
+    cautions,
     check_positive,
     check_run,
     corpus,
@@ -20,6 +21,7 @@ from cptlaw.planning.numbers import (
     minimise,
     notes_of_reach,
     paired,
+    resamples,
     summarise_regret,
 )
 from cptlaw.planning.shares import (
@@ -38,6 +40,10 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
     from cptlaw.fitting import Fit
 
 
+SAFE_POINTS = 361  # shares among which the surer one is looked for
+BINDS = 1e-5  # relative: a predicted loss so near the ceiling is held by it
+
+
 @with_influence
 def trade_off(
     general: "Fit",
@@ -48,6 +54,8 @@ def trade_off(
     base_loss: float,
     tolerance: float = 0.03,
     ceiling: float | None = None,
+    base_loss_se: float = 0.0,
+    confidence: float | None = None,
     corpus_tokens: Mapping[str, float] | None = None,
     level: float = 0.9,
 ) -> Decision:
@@ -63,6 +71,9 @@ def trade_off(
       base_loss: general loss before continual pre-training, nats per token.
       tolerance: allowed relative rise over `base_loss`.
       ceiling: allowed general loss in nats per token, instead of `tolerance`.
+      base_loss_se: standard error of `base_loss`, which moves a ceiling that is relative to it.
+      confidence: the ceiling is to hold with this probability at the recommended share; the share at which the
+        predicted loss itself meets it then stands among the options. None recommends that one.
       corpus_tokens: available tokens by corpus; adds the mix proportional to them to the rules of thumb.
       level: of every interval.
 
@@ -72,6 +83,7 @@ def trade_off(
     general_name, domain_name = corpus(general), corpus(domain)
     x = check_run(params, tokens)
     limit = _ceiling(base_loss, tolerance, ceiling)
+    _check_sure(confidence, base_loss_se)
     wide = expanded(level, general, domain)
     check_share_law(general, domain)
     (general, domain), warnings = paired(general, domain)
@@ -81,7 +93,8 @@ def trade_off(
 
     general_loss, domain_loss = loss_functions(general, domain, x)
     tried = _tried(general, domain)
-    lowest, best = _best_shares(general_loss, domain_loss, limit, tried)
+    limits = _limits(limit, 0.0 if ceiling is not None else (1 + tolerance) * base_loss_se, resamples(general))
+    lowest, best = _best_shares(general_loss, domain_loss, limits, tried)
     if np.isnan(best[0]):
         least = float(general_loss(lowest[:1])[0, 0])
         raise DecisionError(
@@ -91,28 +104,43 @@ def trade_off(
         )
     infeasible = np.isnan(best[1:])
     if infeasible.any():
-        warnings += (f"in {np.mean(infeasible):.0%} of resamples no share meets the ceiling; they count as their best",)
-    point, shares = float(best[0]), np.where(infeasible, lowest[1:], best[1:])
+        warnings += (f"in {np.mean(infeasible):.0%} of draws no share meets the ceiling; they count as their best",)
+    estimate, shares = float(best[0]), np.where(infeasible, lowest[1:], best[1:])
+    point = estimate if confidence is None else _safe(general_loss, limits, tried, estimate, confidence)
     span = interval(shares, wide)
     at_point = {name: at(np.array([point]))[:, 0] for name, at in
                 ((general_name, general_loss), (domain_name, domain_loss))}  # fmt: skip
 
-    rules = RULES
+    holds = float(np.mean(at_point[general_name][1:] <= limits[1:, 0]))
+    if confidence is not None and holds < confidence:
+        warnings += (
+            f"no share that was tried keeps the ceiling with a probability of {confidence:.0%}; the recommended one "
+            f"does with {holds:.0%}: allow more, or run more",
+        )
+    notes, silent = _cautions((general, x | {"ratio": 1 - point}), (domain, x | {"ratio": point}))
+    rules = {} if confidence is None else {"as predicted": estimate}
+    rules |= RULES
     if corpus_tokens is not None:
-        rules = RULES | {"proportional to size": _proportional(corpus_tokens, general_name, domain_name)}
-    supported = span[1] - span[0] < WIDE
-    binds = bool(np.isclose(at_point[general_name][0], limit, rtol=1e-6))
+        rules |= {"proportional to size": _proportional(corpus_tokens, general_name, domain_name)}
+    supported = span[1] - span[0] < WIDE and not silent
+    binds = bool(np.isclose(general_loss(np.array([estimate]))[0, 0], limit, rtol=BINDS))
     return Decision(
         kind="trade-off",
         question=f"Which share of {domain_name} text gives the smallest {domain_name} loss while the {general_name} "
         f"loss stays at or under {limit:.4f} nats ({limit / base_loss - 1:+.1%} over the base model), at "
         f"{count(params)} parameters and {count(tokens)} tokens?",
-        answer=_answer(domain_name, general_name, point, span, level, supported, binds, tried[1]),
+        answer=_silent(domain_name, x)
+        if silent
+        else _answer(
+            domain_name, general_name, point, span, level, supported, binds, tried[1], (confidence, holds, estimate)
+        ),
         inputs={
             **x,
             "base_loss": base_loss,
             "ceiling": limit,
             "tolerance": limit / base_loss - 1,
+            "base_loss_se": base_loss_se,
+            "confidence": confidence,
             "general": general_name,
             "domain": domain_name,
         },
@@ -122,33 +150,42 @@ def trade_off(
         level=level,
         agreement=agreement(point, shares),
         agreement_means=f"their own best share is within {100 * AGREE:.0f} points of it",
-        regret=summarise_regret(_regret(general_loss, domain_loss, limit, point, shares, infeasible)),
+        holds=holds,
+        regret=_regret(general_loss, domain_loss, limits, point, shares, infeasible),
         losses={name: banded(values, wide) for name, values in at_point.items()},
         supported=supported,
         options=rules_of_thumb(
-            rules, {general_name: general_loss, domain_name: domain_loss}, wide, (general_name, limit)
+            rules, {general_name: general_loss, domain_name: domain_loss}, wide, (general_name, limits)
         ),
         extrapolation=notes_of_reach((general, x | {"ratio": 1 - point}), (domain, x | {"ratio": point})),
-        warnings=warnings,
+        warnings=warnings + notes,
     )
 
 
 def base_loss(table: pd.DataFrame, corpus: str, params: float) -> float:
-    """The base model's loss of a corpus: the table's row at zero tokens and this size.
+    """The base model's loss of a corpus (`measured_base` without its error)."""
+    return measured_base(table, corpus, params)[0]
+
+
+def measured_base(table: pd.DataFrame, corpus: str, params: float) -> tuple[float, float]:
+    """The base model's loss of a corpus and its standard error: the table's row at zero tokens and this size.
+
+    The error is of the rows' `loss_se`, 0 where the table has none.
 
     Raises:
       DecisionError: there is none; names the sizes that have one.
     """
     rows = table[runs.finished(table) & (table["eval"] == corpus)]
     rows = rows[rows["tokens"] == 0] if {"params", "tokens"} <= set(rows) else rows[:0]
-    found = rows.loc[rows["params"] == params, "loss"]
+    found = rows[rows["params"] == params]
     if found.empty:
         known = ", ".join(count(n) for n in sorted(rows["params"].unique())) if len(rows) else "none"
         raise DecisionError(
             f"no base loss of {corpus} at {count(params)} parameters: a row at zero tokens gives it, and there are "
             f"such rows for {known}"
         )
-    return float(found.iloc[0])
+    error = float(found["loss_se"].iloc[0]) if "loss_se" in found else 0.0
+    return float(found["loss"].iloc[0]), error if np.isfinite(error) else 0.0
 
 
 def _ceiling(base_loss: float, tolerance: float, ceiling: float | None) -> float:
@@ -163,13 +200,43 @@ def _ceiling(base_loss: float, tolerance: float, ceiling: float | None) -> float
 
 def _tried(general: "Fit", domain: "Fit") -> tuple[float, float]:
     """Smallest and largest domain share of the fitted runs: outside them nothing keeps a law from odd values."""
-    low, high = domain.ranges.get("ratio", (0.0, 1.0))
-    general_low, general_high = general.ranges.get("ratio", (0.0, 1.0))
+    (low, high), (general_low, general_high) = (
+        fit.ranges.get("ratio", fit.ranges.get(f"w_{fit.eval}", (0.0, 1.0))) for fit in (domain, general)
+    )
     return max(low, 1 - general_high), min(high, 1 - general_low)
 
 
+def _check_sure(confidence: float | None, base_loss_se: float) -> None:
+    if confidence is not None and not 0 < confidence < 1:
+        raise DecisionError(f"confidence {confidence:g} is not a probability between 0 and 1 (0.9 for 90%)")
+    if not (np.isfinite(base_loss_se) and base_loss_se >= 0):
+        raise DecisionError(f"base_loss_se {base_loss_se:g} is not a standard error in nats")
+
+
+def _cautions(*asked: tuple["Fit", Mapping[str, float]]) -> tuple[tuple[str, ...], bool]:
+    """What stands against believing the predictions, and whether there are none."""
+    found = [cautions(fit, x) for fit, x in asked]
+    return tuple(note for notes, _ in found for note in notes), any(silent for _, silent in found)
+
+
+def _limits(limit: float, error: float, draws: int) -> np.ndarray:
+    """The ceiling of every draw (S + 1, 1), the stated one first: a measured base loss is not known exactly."""
+    moved = error * np.random.default_rng(0).standard_normal(draws) if error else np.zeros(draws)
+    return limit + np.concatenate([[0.0], moved])[:, None]
+
+
+def _safe(
+    general_loss: LossAt, limits: np.ndarray, tried: tuple[float, float], estimate: float, confidence: float
+) -> float:
+    """The largest share up to the estimate at which the ceiling holds with `confidence`; else the surest."""
+    shares = np.linspace(tried[0], estimate, SAFE_POINTS)
+    holds = np.mean(general_loss(shares)[1:] <= limits[1:], axis=0)
+    good = np.flatnonzero(holds >= confidence)
+    return float(shares[good[-1] if len(good) else np.argmax(holds)])
+
+
 def _best_shares(
-    general_loss: LossAt, domain_loss: LossAt, limit: float, tried: tuple[float, float]
+    general_loss: LossAt, domain_loss: LossAt, limit: np.ndarray, tried: tuple[float, float]
 ) -> tuple[np.ndarray, np.ndarray]:
     """(share of least general loss, share of least domain loss under the limit or NaN), each (S + 1,).
 
@@ -179,19 +246,25 @@ def _best_shares(
     lowest = minimise(general_loss, *tried, draws)
     best = minimise(lambda s: np.where(general_loss(s) <= limit, domain_loss(s), np.inf), *tried, draws)
     # A grid can step over a narrow feasible stretch around the least general loss.
-    narrow = np.isnan(best) & (general_loss(lowest[:, None])[:, 0] <= limit)
+    narrow = np.isnan(best) & (general_loss(lowest[:, None])[:, 0] <= limit[:, 0])
     return lowest, np.where(narrow, lowest, best)
 
 
 def _regret(
-    general_loss: LossAt, domain_loss: LossAt, limit: float, point: float, shares: np.ndarray, infeasible: np.ndarray
-) -> np.ndarray:
-    """(S,) nats that the recommended share costs against each resample's own: domain loss given up plus nats over the
-    ceiling. A resample in which nothing meets its ceiling is charged only for what its best share would have saved."""
+    general_loss: LossAt, domain_loss: LossAt, limits: np.ndarray, point: float, shares: np.ndarray,
+    infeasible: np.ndarray,
+) -> dict[str, float]:  # fmt: skip
+    """What the recommended share costs against each draw's own: domain nats given up, nats over the ceiling, both.
+
+    A draw in which nothing meets its ceiling is charged only for what its best share would have saved.
+    """
     own, recommended = np.concatenate([[point], shares])[:, None], np.array([point])
-    given_up = (domain_loss(recommended) - domain_loss(own))[1:, 0]
-    over = (general_loss(recommended) - np.maximum(limit, general_loss(own)))[1:, 0]
-    return np.maximum(np.where(infeasible, 0, given_up), 0) + np.maximum(over, 0)
+    given_up = np.maximum(np.where(infeasible, 0, (domain_loss(recommended) - domain_loss(own))[1:, 0]), 0)
+    over = np.maximum((general_loss(recommended) - np.maximum(limits, general_loss(own)))[1:, 0], 0)
+    regret = summarise_regret(given_up + over)
+    for what, price in (("given up", given_up), ("over", over)):
+        regret |= {f"{what} {key}": value for key, value in summarise_regret(price).items()}
+    return regret
 
 
 def _answer(
@@ -203,8 +276,16 @@ def _answer(
     supported: bool,
     binds: bool,
     largest: float,
+    safe: tuple[float | None, float, float],
 ) -> str:
+    confidence, holds, estimate = safe
     within = f"{level:.0%} interval {spread(*span)}"
+    if confidence is not None and supported and point < estimate - 1e-9:
+        return (
+            f"{percent(point)} {domain} text, {percent(1 - point)} {general} text: the ceiling on the {general} loss "
+            f"holds there with a probability of {holds:.0%}. The predicted loss meets it at {percent(estimate)} "
+            f"({within})."
+        )
     if not supported:
         return f"These runs cannot say which share of {domain} text: {within}."
     if point == 1:
@@ -217,6 +298,13 @@ def _answer(
         )
     why = "" if binds else f", where the {domain} loss is least; the ceiling on the {general} loss does not bind"
     return f"{mix}{why}."
+
+
+def _silent(domain: str, x: Mapping[str, float]) -> str:
+    return (
+        f"These runs say nothing about {count(x['params'])} parameters and {count(x['tokens'])} tokens: no share of "
+        f"{domain} text can be recommended from so far away."
+    )
 
 
 def _proportional(corpus_tokens: Mapping[str, float], general: str, domain: str) -> float:

@@ -53,15 +53,21 @@ def headline(decision: Decision) -> str:
 
 
 def _cautions(fits: Mapping[str, "Fit"]) -> list[Markup]:
-    """Laws that predict rows they never saw no better than a rule that knows no law: the interval cannot tell that."""
+    """Predictions that were no better, on rows never seen, than a rule that knows no law."""
     notes = []
     for name, fit in fits.items():
         held = fit.scores.get("held_out", {})
-        if beaten := held.get("beaten_by"):
-            rivals = " and ".join(rival.replace("_", " ") for rival in beaten)
-            off = f"typically {100 * held['law']['mean_log']:.1f}% off"
-            words = f"on {held['n']} rows it never saw the {name} law is {off}, no better than {rivals}."
-            notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
+        if not held.get("beaten_by"):
+            continue
+        own = held.get("process", held["law"])["mean_log"]
+        beaten = [rival for rival in held["beaten_by"] if held.get(rival, held["law"])["mean_log"] <= own]
+        if not beaten:  # the law is corrected by how it missed, and then beats them
+            continue
+        off = f"typically {100 * held['law']['mean_log']:.1f}% off"
+        corrected = f" ({100 * own:.1f}% once corrected by how it missed)" if "process" in held else ""
+        rivals = " and ".join(rival.replace("_", " ") for rival in beaten)
+        words = f"on {held['n']} rows it never saw the {name} law is {off}{corrected}, no better than {rivals}."
+        notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
     return notes
 
 
@@ -84,12 +90,20 @@ def _promise(decision: Decision) -> str:
     if decision.kind == "trade-off":
         rise = decision.losses[decision.inputs["general"]]["point"] / decision.inputs["base_loss"] - 1
         words.append(
-            f"At this mix the law predicts a {decision.inputs['general']} loss {rise:+.1%} from the base model's."
+            f"At this mix the predicted {decision.inputs['general']} loss is {rise:+.1%} from the base model's."
         )
-    if decision.regret:
+    if decision.holds is not None:
+        words.append(f"The ceiling holds with a probability of {decision.holds:.0%}.")
+    if "over mean" in decision.regret:
+        words.append(
+            f"If the prediction is off, the choice gives up {decision.regret['given up mean']:.2g} nats of the wanted "
+            f"loss and passes the ceiling by {decision.regret['over mean']:.2g} on average, by more than "
+            f"{decision.regret['given up p90']:.2g} and {decision.regret['over p90']:.2g} one time in ten."
+        )
+    elif decision.regret:
         mean, p90 = decision.regret["mean"], decision.regret["p90"]
         words.append(
-            f"If the law is off, the choice costs {mean:.2g} nats on average and more than {p90:.2g} one time in ten."
+            f"If the prediction is off, the choice costs {mean:.2g} nats on average, over {p90:.2g} one time in ten."
         )
     return " ".join(words)
 

@@ -65,7 +65,11 @@ class Drawing:
 def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFrame | None, level: float) -> Drawing:
     """General against domain loss along the domain share, at the size and tokens of the question."""
     x = {name: decision.inputs[name] for name in ("params", "tokens")}
-    g, d = _along(general, x | {"ratio": 1 - SHARES}, level), _along(domain, x | {"ratio": SHARES}, level)
+    # A decision is about the mean of runs.
+    g, d = (
+        _along(fit, x | {"ratio": share}, level, target="mean" if fit.process else None)
+        for fit, share in ((general, 1 - SHARES), (domain, SHARES))
+    )
     data = pd.DataFrame({"share": SHARES})
     for fit, found in ((general, g), (domain, d)):
         data[f"{fit.eval} loss"], data[f"{fit.eval} low"], data[f"{fit.eval} high"] = found.point, found.low, found.high
@@ -138,13 +142,13 @@ def follows_the_mix(fits: Mapping[str, "Fit"]) -> bool:
     )
 
 
-def _along(fit: "Fit", x: Mapping[str, Any], level: float) -> "Prediction":
-    """The fit's prediction at what its law reads of `x`."""
-    return fit.predict(**{name: x[name] for name in fit.law.columns}, level=level)
+def _along(fit: "Fit", x: Mapping[str, Any], level: float, target: str | None = None) -> "Prediction":
+    """The fit's prediction, of one new run unless `target` says otherwise, at what its law reads of `x`."""
+    return fit.predict(**{name: x[name] for name in fit.law.columns}, level=level, target=target)
 
 
 def share_distribution(decision: Decision) -> Drawing:
-    """The recommended share over bootstrap resamples."""
+    """The share that each draw would have chosen."""
     name, values = next(iter(decision.samples.items()))
     point, span = decision.point.get(name), decision.interval[name]
 
@@ -161,7 +165,7 @@ def share_distribution(decision: Decision) -> Drawing:
         if decision.options:
             handles.append(key("v", style.BAD, "rules of thumb"))
         axes.legend(handles=handles, loc="upper left" if np.median(values) > 0.5 else "upper right")
-        axes.set(xlim=(0, 1), xlabel=f"share of {decision.inputs['domain']} text", ylabel="of resamples")
+        axes.set(xlim=(0, 1), xlabel=f"share of {decision.inputs['domain']} text", ylabel="of draws")
         _percent(axes.xaxis)
         _percent(axes.yaxis)
         return figure
@@ -169,10 +173,10 @@ def share_distribution(decision: Decision) -> Drawing:
     return Drawing(
         "recommended-share",
         "How sure the share is",
-        f"The same decision made on {len(values)} resamples of the runs. Shaded: the {decision.level:.0%} interval.",
-        f"Histogram of the recommended share over {len(values)} resamples; its {decision.level:.0%} interval is "
+        f"The same decision made on {len(values)} draws of the losses. Shaded: the {decision.level:.0%} interval.",
+        f"Histogram of the share that each of {len(values)} draws would choose; its {decision.level:.0%} interval is "
         f"{percent(span[0])} to {percent(span[1])}.",
-        pd.DataFrame({"resample": np.arange(len(values)), name: values}),
+        pd.DataFrame({"draw": np.arange(len(values)), name: values}),
         draw,
     )
 
@@ -248,15 +252,18 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
         figure.legend(handles=handles, loc="outside upper left", ncols=3 if narrow else 5, columnspacing=1.2)
         return figure
 
-    sure = any(len(values) for fit in fits.values() for values in fit.samples.values())
-    bands = f", bands its {level:.0%} intervals" if sure else ""
+    bands = ""
+    if all(fit.process for fit in fits.values()):
+        bands = f", bands {level:.0%} intervals of one new run"
+    elif any(len(values) for fit in fits.values() for values in fit.samples.values()):
+        bands = f", bands {level:.0%} intervals of the law's mean"
     shown = ""
     if len(sizes) < rows["params"].nunique() or len(levels) < rows["tokens"].nunique():
         shown = " Some sizes and token counts are left out for legibility; the data file has what is drawn."
     return Drawing(
         "loss-by-share",
         "Loss against the mix",
-        f"Lines are the law{bands}, filled points the runs it was fitted to, hollow ones runs it never saw.{shown}",
+        f"Lines are predictions{bands}, filled points the runs it was fitted to, hollow ones runs it never saw.{shown}",
         f"Panels of loss against share for {', '.join(fits)} at {', '.join(count(s) for s in sizes)} parameters and "
         f"{', '.join(count(t) for t in levels)} tokens; predicted curves with bands, and the measured points.",
         pd.concat([curve, seen]),

@@ -10,6 +10,7 @@ import pandas as pd
 
 import cptlaw
 from cptlaw import atomic, runs
+from cptlaw.fitting import rivals
 from cptlaw.planning import noise
 from cptlaw.planning.decision import Decision, cells
 from cptlaw.report import answer, figures, html, style
@@ -103,15 +104,15 @@ def _options(decision: Decision) -> Markup:
         return [f"{found[c]['point']:.3f} ({found[c]['low']:.3f} to {found[c]['high']:.3f})" for c in corpora]
 
     own = decision.samples["share"]
-    met = float((own >= decision.point["share"]).mean())
+    met = float((own >= decision.point["share"]).mean()) if decision.holds is None else decision.holds
     rows = [["recommended", percent(decision.point["share"]), *losses(decision.losses), f"{met:.0%}"]]
     for option in decision.options:
         rows.append([option.name, percent(option.point["share"]), *losses(option.losses), f"{option.holds:.0%}"])
     header = ["Mix", f"{decision.inputs['domain']} share", *(f"{c} loss" for c in corpora), "ceiling holds in"]
-    note = "Ceiling: share of resamples in which it holds."
+    note = "Ceiling: probability that it holds."
     if math.isclose(decision.losses[decision.inputs["general"]]["point"], decision.inputs["ceiling"], rel_tol=1e-6):
         note += (
-            " The recommendation sits where the law meets the ceiling, so about half is expected; a share of "
+            " The recommendation sits where the prediction meets the ceiling, so about half is expected; a share of "
             f"{100 * decision.interval['share'][0]:.1f}%, the low end of the interval, holds in "
             f"{(1 + decision.level) / 2:.0%}."
         )
@@ -119,7 +120,7 @@ def _options(decision: Decision) -> Markup:
 
 
 def _agreement(decision: Decision) -> Markup:
-    return tag("p", f"{decision.agreement:.0%} of resamples agree: {decision.agreement_means}.")
+    return tag("p", f"{decision.agreement:.0%} of draws agree: {decision.agreement_means}.")
 
 
 def _influence(decision: Decision) -> Markup:
@@ -147,7 +148,7 @@ def _other(decision: Decision) -> Markup:
     if decision.regret:
         mean, p90 = decision.regret["mean"], decision.regret["p90"]
         parts.append(
-            tag("p", f"If the law is off, it costs {mean:.2g} nats on average, one time in ten over {p90:.2g}.")
+            tag("p", f"If the prediction is off, it costs {mean:.2g} nats on average, one time in ten over {p90:.2g}.")
         )
         parts.append(_agreement(decision))
     if decision.rows:
@@ -257,12 +258,21 @@ def _scores(fits: Mapping[str, "Fit"]) -> Markup:
             )
             continue
         found = {key: value for key, value in held.items() if isinstance(value, Mapping) and "mean_log" in value}
-        ours = list(found).index("law")
+        order = sorted(found, key=lambda key: found[key]["mean_log"])
+        ours = order.index("process" if "process" in found else "law")
         rows = []
-        for key, score in found.items():
+        for key in order:
+            score = found[key]
             sizes = (f"{100 * score['mean_log']:.2f}%", f"{100 * score['rms_log']:.2f}%", f"{score['mae']:.4f}")
-            rows.append(["the law" if key == "law" else key.replace("_", " "), *sizes])
-        parts.append(tag("h3", f"{name} loss: {held['n']} rows the fit never saw ({held['what']})"))
+            known = {"law": "the law alone", "process": "the law, corrected by how it missed"}
+            rows.append([known.get(key) or rivals.shown(key, held.get("alike", ())).replace("_", " "), *sizes])
+        of_runs = f" of {held['runs']} runs" if "runs" in held else ""
+        parts.append(tag("h3", f"{name} loss: {held['n']} rows{of_runs} that the fit never saw ({held['what']})"))
         header = ["Predictor", "typical error", "root mean square", "nats per token"]
         parts.append(html.table(header, rows, marked=ours))
+        if auto := fit.settings.get("auto"):
+            weights = ", ".join(f"{law} {100 * weight:.0f}%" for law, weight in auto["weights"].items())
+            words = f"The law was chosen by how well it predicted the table's own later rows. Weights: {weights}."
+            lost = f" It lost on {'; '.join(auto['lost'])}." if auto["lost"] else ""
+            parts.append(tag("p", words + lost, class_="note"))
     return Markup("".join(parts))

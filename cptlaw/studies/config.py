@@ -18,6 +18,7 @@ from cptlaw.data.corpora import Spec
 from cptlaw.errors import UserError, did_you_mean
 from cptlaw.execution.run import Phase
 from cptlaw.fields import ConfigError
+from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.models.sharding import AXES
@@ -198,6 +199,8 @@ def _check_devices(study: Study) -> None:
 
 
 def _check_law(study: Study) -> None:
+    if study.fit.law == AUTO:  # one of laws that can answer
+        return
     names = (study.general, *study.domains)
     try:
         law = laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in names]))

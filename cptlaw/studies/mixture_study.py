@@ -17,7 +17,7 @@ from cptlaw.fitting import Fit
 from cptlaw.models import transformer
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.tradeoff import base_loss, trade_off
+from cptlaw.planning.tradeoff import measured_base, trade_off
 from cptlaw.studies import grid
 from cptlaw.studies.prepared import Prepared, say, worse_than_guessing
 
@@ -135,13 +135,16 @@ def _decide(prepared: Prepared, domain: str, table: pd.DataFrame, fits: dict[str
     """The largest share that the ceiling allows, at the held-out size and all tokens. Raises DecisionError."""
     study = prepared.study
     params = transformer.count_params(prepared.base(study.held_out.size).config)["non_embedding"]
+    base_loss, base_loss_se = measured_base(table, study.general, params)
     return trade_off(
         fits[study.general],
         fits[domain],
         params=params,
         tokens=study.cpt.tokens,
-        base_loss=base_loss(table, study.general, params),
+        base_loss=base_loss,
+        base_loss_se=base_loss_se,
         tolerance=study.question.tolerance,
+        confidence=study.question.confidence,
     )
 
 

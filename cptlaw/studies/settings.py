@@ -76,12 +76,19 @@ class HeldOut:
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's."""
+    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's.
+
+    That is to hold with the probability `confidence`.
+    """
 
     tolerance: Annotated[
         float, between(0, 1, open_low=True, open_high=True, what="a relative rise of the general loss,",
                        example="0.03 for 3%")
     ] = 0.03  # fmt: skip
+    confidence: Annotated[
+        float, between(0, 1, open_low=True, open_high=True, what="a probability that the ceiling holds,",
+                       example="0.9 for 90%")
+    ] = 0.9  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,11 +96,11 @@ class FitSettings:
     """How a study's losses are fitted.
 
     Attributes:
-      law: NAME, NAME:option=value, or FILE.py:NAME, of a law that reads params, tokens and the domain share.
+      law: NAME, NAME:option=value, or FILE.py:NAME, of a law that reads params, tokens and the domain share; or auto.
       bootstrap: resamples over runs; 0 gives no intervals.
     """
 
-    law: Annotated[str, NotEmpty()] = "dcpt"
+    law: Annotated[str, NotEmpty()] = "auto"
     bootstrap: Annotated[int, at_least(0)] = 1000
 
 

@@ -19,7 +19,7 @@ def test_resamples_of_two_corpora_are_paired(dcpt_table):
 @pytest.mark.parametrize("kind", list(bootstrap.KINDS))
 def test_every_bootstrap_gives_a_spread(chinchilla_table, kind):
     fit = fitting.fit(chinchilla_table, "chinchilla", bootstrap=20, starts=8, resample=kind)
-    found = fit.predict(params=6e9, tokens=60e9)
+    found = fit.predict(params=6e9, tokens=60e9, target="law")
     assert found.low < found.high and found.samples.shape == (20,)
     assert sum(fit.codes["resamples"].values()) == 20
 

@@ -1,14 +1,11 @@
 """Intervals by hand, the lack-of-fit term, and coverage."""
 
-import dataclasses
 import importlib.util
 from pathlib import Path
 
 import numpy as np
 import pytest
-from known_laws import ASKED
 
-from cptlaw.errors import UserError
 from cptlaw.fitting import intervals
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,20 +18,6 @@ def test_few_runs_expand_the_interval_as_students_t_does(units, parameters, df):
     for level in (0.5, 0.8, 0.9):
         reach = norm.ppf((1 + intervals.expanded(level, units, parameters)) / 2)
         assert reach == pytest.approx(t.ppf((1 + level) / 2, df) * np.sqrt(units / (units - 1)), rel=0.01)
-
-
-def test_lack_of_fit_widens_outside_and_more_the_farther(web):
-    def width(size, **options):
-        found = web.predict(params=size, tokens=30e9, **options)
-        return float(found.high - found.low)
-
-    assert width(1e9, lack_of_fit=True) < 0.05
-    with pytest.raises(UserError, match="no held-out score"):
-        dataclasses.replace(web, scores=web.scores | {"held_out": {"n": 0, "what": "none"}}).predict(
-            **ASKED, lack_of_fit=True
-        )
-    assert width(30e9, lack_of_fit=True) > width(30e9)
-    assert width(300e9, lack_of_fit=True) > width(30e9, lack_of_fit=True)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_scalebench_data_constrained_refit():
     fit = fitting.fit(read("train"), "repetition", bootstrap=0, starts=16, hold_out=np.zeros(161, bool))
     test = read("test")
     columns = {name: test[name].to_numpy() for name in ("params", "tokens", "unique_tokens")}
-    assert r2(test["loss"].to_numpy(), fit.predict(**columns).point) >= 0.95
+    assert r2(test["loss"].to_numpy(), fit.predict(**columns, target="law").point) >= 0.95
 
 
 def test_scalebench_domain_mixture():
@@ -109,7 +109,7 @@ def test_scalebench_domain_mixture():
             fit = fitting.fit(rows, "mixing", objective="squared_loss", bootstrap=0, starts=16, hold_out=held)
             asked = test[test["group"] == group]
             shares = {name: asked[f"w_{name}"].to_numpy() for name in runs.corpora(asked)}
-            predicted[asked.index] = fit.predict(shares=shares).point
+            predicted[asked.index] = fit.predict(shares=shares, target="law").point
         scores.append(r2(test["loss"].to_numpy(), predicted.to_numpy()))
     assert np.mean(scores) >= 0.978
 
@@ -136,7 +136,7 @@ def test_fine_tuning_curves_with_a_users_rectified_law():
             table = pd.DataFrame({"run": model, "tokens": sizes * 1000, "eval": file, "loss": losses.to_numpy(float)})
             fit = fitting.fit(table, rectified, bootstrap=0, starts=16, hold_out="tokens == 819200000")
             observed.append(losses.iloc[-1])
-            predicted.append(float(fit.predict(tokens=819200e3).point))
+            predicted.append(float(fit.predict(tokens=819200e3, target="law").point))
     assert r2(np.array(observed), np.array(predicted)) >= 0.994
 
 
@@ -153,7 +153,7 @@ def test_cmr_extrapolates_the_ratio_and_avoids_the_log_slide():
         table = shares.assign(run=list("abcde"), eval="code", loss=losses)
         fit = fitting.fit(table, "cmr", objective="squared_loss", bootstrap=0, hold_out="w_code == 0.25")
         np.testing.assert_allclose([fit.params[k] for k in "asb"], [a, s, b], atol=1e-3)
-        assert abs(fit.predict(ratio=0.25).point / losses[-1] - 1) < 1e-4  # of 0.003 to 0.008 %
+        assert abs(fit.predict(ratio=0.25, target="law").point / losses[-1] - 1) < 1e-4  # of 0.003 to 0.008 %
 
 
 @pytest.mark.slow

@@ -37,8 +37,7 @@ def by_hand(table, law, params, **changes):
         "samples": {name: np.array([0.99, np.nan, 1.02]) * params[name] for name in law.names},
         "influence": {"r00": dict.fromkeys(law.names, 0.01)},
         "scores": {"fit": {**own, "objective": 0.1},
-                   "held_out": {"what": "late tokens", "n": 6, "law": own, "mean": own, "beaten_by": [],
-                                "steps": {"tokens": 0.7}}},
+                   "held_out": {"what": "late tokens", "n": 6, "law": own, "mean": own, "beaten_by": []}},
         "residuals": frame, "ranges": {k: (float(v.min()), float(v.max())) for k, v in rows.x.items()},
         "n_rows": len(frame), "digest": "0" * 64,
         "settings": {"shared": [], "fixed": {}, "resample": "runs", "seed": 0, "bootstrap": 3, "objective": "huber"},
@@ -61,7 +60,7 @@ def file(fit, tmp_path):
 def ask(loaded):
     """What the product asks of a fit."""
     loaded.predict(**ASKED, method="bca")
-    loaded.predict(**ASKED, lack_of_fit=True)
+    loaded.predict(**ASKED)
     loaded.moves()
     json.dumps(loaded.summary(), allow_nan=False)
     loaded.extrapolation(**ASKED)
@@ -124,7 +123,7 @@ def test_a_users_law_runs_when_it_is_named_and_its_source_is_the_fitted_one(own)
     other.mkdir()
     (other / "renamed.py").write_text((own / "mine.py").read_text())
     loaded = Fit.load(own / "fit.json", f"{other}/renamed.py:mine")
-    assert float(loaded.predict(tokens=1e9).point) == pytest.approx(2.9)
+    assert float(loaded.predict(tokens=1e9, target="law").point) == pytest.approx(2.9)
 
 
 @pytest.mark.parametrize("text", ["# a comment more\n" + MARK + SOURCE, MARK + SOURCE.replace("1e9", "1e6")])
@@ -156,7 +155,7 @@ def test_a_law_made_in_python_is_given_when_its_fit_is_loaded(chinchilla_table, 
         return p.E + 0 * x.tokens
 
     by_hand(chinchilla_table, level, {"E": 2.5}).save(tmp_path / "fit.json")
-    assert float(Fit.load(tmp_path / "fit.json", level).predict(tokens=1e9).point) == 2.5
+    assert float(Fit.load(tmp_path / "fit.json", level).predict(tokens=1e9, target="law").point) == 2.5
     with pytest.raises(UserError, match="law="):
         Fit.load(tmp_path / "fit.json")
 
@@ -199,7 +198,7 @@ def test_the_same_source_is_the_same_law_and_an_edited_one_is_another(tmp_path):
         (lambda d: d["codes"]["starts"].update(converged=-1), "codes.starts.converged"),
         (lambda d: d["influence"]["r00"].update(omega=1), "influence.r00: names omega"),
         (lambda d: d["scores"]["fit"].pop("rms_log"), "scores.fit.rms_log"),
-        (lambda d: d["scores"]["held_out"].pop("steps"), "scores.held_out.steps"),
+        (lambda d: d["scores"]["held_out"].pop("beaten_by"), "scores.held_out.beaten_by"),
         (lambda d: d["law"].update(options={"tied": True}), "law: .*no option 'tied'|law.options"),
         (lambda d: d["law"].pop("sha256"), "law.sha256 is missing"),
         (lambda d: d.update(unmoved=["params"]), "unmoved"),

@@ -30,16 +30,32 @@ def table():
     return pd.DataFrame(rows)
 
 
-def test_taking_a_run_out_is_refitting_without_it(table):
-    fit = fitting.fit(table, straight, "a", objective="squared", bootstrap=20, hold_out=np.zeros(len(table), bool))
+@pytest.fixture(scope="module")
+def fitted(table):
+    return fitting.fit(table, straight, "a", objective="squared", bootstrap=20, hold_out=np.zeros(len(table), bool))
+
+
+def test_taking_a_run_out_is_refitting_without_it(table, fitted):
+    fit = fitted.alone()
     decision = leave_one_out(share_for_loss, fit, **QUESTION)
     assert decision.influence[0]["run"] == "s1.00"
     rest = fitting.fit(table[table["run"] != "s1.00"], straight, "a", objective="squared", bootstrap=20)
-    exact = share_for_loss(rest, **QUESTION).point["share"]
+    exact = share_for_loss(rest.alone(), **QUESTION).point["share"]
     assert decision.influence[0]["share without it"] == pytest.approx(exact, abs=1e-4)
     first_order = share_for_loss(fit, **QUESTION).influence[0]
     assert first_order["run"] == "s1.00"
     assert first_order["change"] == pytest.approx(decision.influence[0]["change"], rel=0.6)
+
+
+def test_under_the_predictive_distribution_the_refits_are_too(table, fitted):
+    decision = leave_one_out(share_for_loss, fitted, **QUESTION)
+    first = decision.influence[0]
+    rest = fitting.fit(table[table["run"] != first["run"]], straight, "a", objective="squared", bootstrap=20)
+    assert first["share without it"] == pytest.approx(share_for_loss(rest, **QUESTION).point["share"], abs=1e-4)
+    assert first["change"] == pytest.approx(first["share without it"] - decision.point["share"])
+    # The run that pulls is set right where it lies, so the answer, far from it, hangs on it less than the law's does.
+    pull = {row["run"]: row["change"] for row in leave_one_out(share_for_loss, fitted.alone(), **QUESTION).influence}
+    assert abs(first["change"]) < abs(pull["s1.00"])
 
 
 LAW_FILE = """

@@ -139,8 +139,6 @@ def test_decisions_with_nothing_to_learn_are_refused(both, decision):
         next_runs(loose, *both)
     with pytest.raises(DecisionError, match="about code too, of which no fit is given"):
         next_runs(decision, both[0])
-    with pytest.raises(DecisionError, match="without lack of fit"):
-        next_runs(dataclasses.replace(decision, inputs=decision.inputs | {"lack_of_fit": True}), *both)
     with pytest.raises(DecisionError, match="cannot be made surer"):
         next_runs(dataclasses.replace(decision, kind="subset"), *both)
     with pytest.raises(DecisionError, match="at least one"):

@@ -91,7 +91,7 @@ def test_the_page_names_the_runs_the_answer_hangs_on_and_what_other_answers_cost
     run = decision.influence[0]
     assert f"<td>{run['run']}</td>" in source and f"{100 * run['share without it']:.1f}%" in source
     other = source.split("With little domain text")[1].split("<h2")[0]
-    assert "code loss, 5% replay" in other and "of resamples agree" in other
+    assert "code loss, 5% replay" in other and "of draws agree" in other
 
 
 def test_every_figure_has_a_text_alternative_a_picture_and_its_data(page):
@@ -116,7 +116,7 @@ def test_figures_take_their_colours_from_the_theme(page):
 def test_the_confirming_run_is_judged_by_the_interval_of_one_run(study):
     _, fits, decision, confirm = study
     checked = confirmation(fits, confirm, decision.level).set_index("eval")
-    law = fits["code"].predict(params=8e5, tokens=1e6, ratio=confirm["w_code"].iloc[0])
+    law = fits["code"].predict(params=8e5, tokens=1e6, ratio=confirm["w_code"].iloc[0], target="mean")
     assert checked.loc["code", "predicted"] == pytest.approx(float(law.point))
     assert checked.loc["code", "high"] - checked.loc["code", "low"] > float(law.high - law.low)
     moved = confirm.assign(loss=confirm["loss"] + 1.0)

@@ -30,6 +30,7 @@ def test_a_config_becomes_typed_and_round_trips(make_config):
         ({"held_out__size": "huge"}, r"config\.held_out\.size: 'huge' is not in config\.grid"),
         ({"eval_tokens": ("many",)}, r"config\.eval_tokens\[0\]: expected int, got 'many'"),
         ({"question": {"tolerance": 3.0}}, r"config\.question\.tolerance: .* such as 0\.03 for 3%"),
+        ({"question": {"confidence": 90}}, r"config\.question\.confidence: .* such as 0\.9 for 90%"),
         ({"mesh": {"model": 2}}, r"config\.mesh\.model: no such axis; data, fsdp and tensor"),
         ({"vocabulary": {"kind": "file"}}, r"config\.vocabulary\.path: give it with kind 'file'"),
         ({"vocabulary": {"path": "model"}}, r"config\.vocabulary\.path: .* with no other"),
