@@ -23,7 +23,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield temporary
         umask = os.umask(0)
         os.umask(umask)
-        temporary.chmod(0o666 & ~umask)  # mkstemp makes 0600; a result is as readable as any other file
+        temporary.chmod(0o666 & ~umask)  # mkstemp makes 0600, but others may read a result
         _fsync(temporary)
         temporary.replace(path)
         _fsync(path.parent)

@@ -1,6 +1,7 @@
 """JSON files that one process writes and another reads back: whole or absent, sealed by a hash, checked when read.
 
-The seal is a field of the file, the SHA-256 of all others. A file without one, of an earlier version, is read without.
+The seal is a field of the file, the SHA-256 of all others. One of the others says that there is a seal. A file with
+neither, of an earlier version, is read without.
 """
 
 import hashlib
@@ -13,7 +14,7 @@ from typing import Any
 from cptlaw import atomic
 from cptlaw.errors import UserError
 
-SEAL = "seal"
+SEAL, SEALED = "seal", "sealed"
 
 Kinds = type | tuple[type, ...]
 
@@ -25,7 +26,13 @@ def digest(value: Any) -> str:
 
 def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
     """Writes the fields and their seal atomically."""
-    atomic.write_text(path, json.dumps({**fields, SEAL: digest(fields)}, indent=1) + "\n")
+    atomic.write_text(path, json.dumps(sealed(fields), indent=1) + "\n")
+
+
+def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields with their seal."""
+    said = {**fields, SEALED: True}
+    return {**said, SEAL: digest(said)}
 
 
 def read(
@@ -66,8 +73,9 @@ def parse(text: bytes, where: str, cure: str, error: type[UserError] = UserError
 def unsealed(fields: dict[str, Any], where: str, cure: str, error: type[UserError] = UserError) -> dict[str, Any]:
     """The fields without their seal. Raises `error` when they do not agree with it."""
     seal = fields.pop(SEAL, None)
-    if seal is not None and seal != digest(fields):
+    if (seal is not None or SEALED in fields) and seal != digest(fields):
         raise error(f"{where}: damaged: its fields do not agree with their hash; {cure}")
+    fields.pop(SEALED, None)
     return fields
 
 

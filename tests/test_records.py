@@ -26,7 +26,9 @@ def test_what_was_written_is_read_and_nothing_where_nothing_is(path):
     assert records.read(path.with_name("none.json"), WANTED, "make it again") is None
 
 
-@pytest.mark.parametrize("change", [("3", "4"), ("2.5", "2.50001"), ('"b"', '"c"'), ("null", "0"), ("1,", "1, 1,")])
+@pytest.mark.parametrize(
+    "change", [("3", "4"), ("2.5", "2.50001"), ('"b"', '"c"'), ("null", "0"), ("1,", "1, 1,"), ('"seal"', '"other"')]
+)
 def test_a_change_is_found(path, change):
     path.write_text(path.read_text().replace(*change, 1))
     with pytest.raises(UserError, match=r"x\.json: damaged: its fields do not agree with their hash; make it again"):

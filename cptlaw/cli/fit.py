@@ -337,11 +337,12 @@ def _laws(args: argparse.Namespace) -> None:
 
     made = [laws.example(name) for name in laws.names()]
     if args.json:
-        keys = ("name", "title", "equation", "source", "columns", "names")
+        keys = ("name", "title", "equation", "source", "columns", "billions", "names")
         print(json.dumps([{key: getattr(law, key) for key in keys} for law in made]))
         return
     for law in made:
         options = ", ".join(f"{k}={v}" for k, v in laws.options_of(law.name).items())
         print(f"{law.name}: {law.title}\n  L = {law.equation}\n  parameters  {', '.join(law.names)}")
         print(f"  columns     {', '.join(law.columns)}")
+        print(f"  in billions {', '.join(law.billions)} (tables hold counts)\n" * bool(law.billions), end="")
         print(f"  options     {options}\n" * bool(options) + f"  source      {law.source}\n")

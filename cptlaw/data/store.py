@@ -63,8 +63,7 @@ class TokenStore:
             path = directory / "tokens.bin"
             # A plain view: indexing the memmap subclass costs more than the copy of a batch.
             tokens = np.asarray(np.memmap(path, ledger["dtype"], "r")) if path.stat().st_size else np.empty(0, "<u2")
-            offsets = np.load(directory / "offsets.npy")
-            doc_bytes = np.load(directory / "doc_bytes.npy")
+            offsets, doc_bytes = (_load(directory / name) for name in ("offsets.npy", "doc_bytes.npy"))
         except (OSError, ValueError) as error:
             raise _damaged(directory, str(error)) from None
         if len(tokens) != ledger["tokens"] or len(doc_bytes) != ledger["documents"]:
@@ -220,6 +219,18 @@ def verify(directory: str | os.PathLike[str]) -> None:
 
 # File -> the ledger's field with its hash.
 _FILES = {"tokens.bin": "tokens_sha256", "offsets.npy": "offsets_sha256", "doc_bytes.npy": "doc_bytes_sha256"}
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path)
+    except OSError:
+        raise
+    except Exception as error:  # of NumPy's parser of headers: SyntaxError, EOFError, TokenError, ...
+        raise ValueError(f"{path.name}: {type(error).__name__}: {str(error)[:100]}") from None
+    if array.dtype != np.int64 or array.ndim != 1:
+        raise ValueError(f"{path.name}: {array.dtype} of shape {array.shape}")
+    return array
 
 
 def _identity(path: Path) -> list[int]:

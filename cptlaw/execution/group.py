@@ -81,8 +81,8 @@ def _claim(runs: Iterable[Run], workdir: Workdir, most: int, stack: contextlib.E
         if may and not directory.has_died():
             with contextlib.ExitStack() as trial:
                 if trial.enter_context(directory.claim()):
-                    # Runs go on together from the same step only. One whose checkpoints storage does not list is
-                    # left to fail alone.
+                    # Only runs at the same step can go on together. A run whose checkpoints cannot be
+                    # listed is left out, and fails when it is trained alone.
                     start = None
                     with contextlib.suppress(Exception):
                         start = program(run), saved_steps(directory.checkpoints)[-1:]

@@ -1,4 +1,4 @@
-"""A run that several processes train together (jax.distributed): one of them speaks to the disk."""
+"""A run that several processes train together (jax.distributed): only the first of them writes to the disk."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -34,7 +34,7 @@ class _Together(RunDir):
         multihost_utils.sync_global_devices("finished")
 
     def fail(self, reason: str, details: str = "") -> None:
-        # No barrier: it may be that this process alone has failed.
+        # No barrier, because perhaps only this process has failed and the others would never reach it.
         if _first():
             super().fail(reason, details)
 

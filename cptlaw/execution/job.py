@@ -41,7 +41,7 @@ def full_disk_stops(workdir: Workdir) -> Iterator[None]:
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# What TensorStore, under Orbax, says of them in errors of other classes.
+# TensorStore, under Orbax, reports the same errors in other classes, with these words.
 _FULL_WORDS = re.compile("|".join(os.strerror(number) for number in sorted(_FULL)))
 
 
@@ -75,13 +75,13 @@ class Job:
             run.shares,
             run.seq_len,
             run.batch_size,
-            # A base model's order of documents is its own: replay must not repeat the ones that it saw first.
+            # Another order than that of continual pre-training: replay must not begin with what the base saw first.
             seed=~run.seed if run.init is None else run.seed,
         )
         self._facts = _facts(run, workdir, base)
         self._losses: list[dict[str, Any]] = []
         if base is not None and not run.trunk:
-            # Before the first step every run of a size is the base model: measured once, at the end of the base run.
+            # Before its first step every run of a size equals the base model, whose losses the base run has measured.
             known = {row["eval"] for row in directory.rows()}
             if not known.issuperset(row["eval"] for row in base["losses"]):
                 directory.add([{**self._facts, **_BEFORE, **row} for row in base["losses"]])
@@ -133,7 +133,7 @@ class Job:
                 Checkpoints(self.directory.checkpoints, recent=2, keep=keep, seconds=conditions.checkpoint_seconds)
             )
             write = None
-            if jax.process_index() == 0:  # it speaks for all
+            if jax.process_index() == 0:  # only one process writes
                 kinds, config = conditions.monitor.writers, dataclasses.asdict(run)
                 write = stack.enter_context(writers.writers(kinds, self.directory.path, run.id, config))
 
@@ -154,7 +154,7 @@ class Job:
             self.directory.fail(result.reason)
             return
         point = result.point
-        # None were measured when it resumed from the checkpoint of the last step, or is a trunk.
+        # A run that resumed from the checkpoint of its last step, or a trunk, has measured none in this process.
         last = self._losses or [
             {name: row[name] for name in ("eval", "loss", "loss_se")}
             for row in self.directory.rows()
@@ -205,7 +205,7 @@ def import_weights(directory: RunDir, workdir: Workdir) -> None:
     )
     with Checkpoints(directory.checkpoints) as checkpoints:
         checkpoints.save(0, state)
-    # What its pre-training spent is not known.
+    # `spent` is empty, because nothing says what the folder's pre-training took.
     directory.finish(spent={}, losses=_losses(state.params, run, workdir, placed, 0))
 
 
@@ -241,7 +241,7 @@ def _facts(run: Run, workdir: Workdir, base: dict[str, Any] | None) -> dict[str,
     return facts if base is None else facts | base["spent"]
 
 
-# One process trains many runs of few sizes: what they share is read, placed and compiled once.
+# One process trains many runs of few sizes, so what they share is cached: read, placed and compiled once.
 
 
 @functools.cache
@@ -296,7 +296,7 @@ def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
     return result
 
 
-@functools.lru_cache(maxsize=1)  # the size that is being trained: on accelerators its memory counts
+@functools.lru_cache(maxsize=1)  # only of the size that is being trained, because accelerators have little memory
 def _base_params(folder: Path, cfg: Any, layout: Any) -> Any:
     from cptlaw.training.checkpoints import load_params
     from cptlaw.training.step import Optimizer, make_start

@@ -30,7 +30,7 @@ from cptlaw.progress import bar as progress_bar
 
 _MONITOR = Monitor()
 
-# What a worker has to save in; clusters give a job five minutes.
+# How long a worker may take to save; clusters give a job five minutes.
 SAVE_SECONDS = 280
 
 # How often a worker that is killed before it takes a run is started again.
@@ -201,7 +201,7 @@ class _Worker:
         if code == worker.EXIT_STOPPED:  # by a SIGTERM, which the sweep may outlive
             self.start()
             return
-        for reader in self.readers:  # what it said last
+        for reader in self.readers:  # until they have read its last words
             reader.join(timeout=10)
         if code == worker.EXIT_FULL and self.full:
             raise UserError(self.full)
@@ -212,7 +212,7 @@ class _Worker:
             self.start()
             return
         if len(self.runs) > 1:
-            # Whose fault it was is not known; from here on each is trained alone (`together`), and answers for itself.
+            # Which of them is to blame is not known. Each is trained alone from here on, so its next death is its own.
             reason += f", in which it was trained together with {len(self.runs) - 1} other runs"
         for name in self.runs:
             if directories[name].result() is None:  # else the worker died after it had ended the run
@@ -291,7 +291,7 @@ def _bar(runs: list[Run], title: str, progress: bool) -> Iterator[Callable[[set[
     part: dict[str, float] = {}
     working_on: dict[int, str] = {}
     total, start = sum(flops.values()), time.monotonic()
-    credit: float | None = None  # FLOPs that this sweep did not do itself, and that say nothing about its speed
+    credit: float | None = None  # FLOPs that were done before this sweep, which its speed does not count
     with progress_bar(
         progress=progress, total=total, desc=title, bar_format="{desc} {percentage:3.0f}%|{bar:24}| {elapsed}{postfix}"
     ) as bar:
@@ -301,7 +301,7 @@ def _bar(runs: list[Run], title: str, progress: bool) -> Iterator[Callable[[set[
             for event in events:
                 name, reached = event["run"], event["tokens"] / max(1, tokens[event["run"]])
                 if reached and not part.get(name) and credit is not None:
-                    credit += flops[name] * reached  # what it resumed from; the few steps since hardly count
+                    credit += flops[name] * reached  # done before it resumed; the few steps since are neglected
                 part[name] = max(reached, part.get(name, 0.0))
                 more = len(event["together"]) - 1
                 working_on[event["worker"]] = name.rsplit("-", 1)[0] + (f" and {more} more" if more else "")

@@ -29,7 +29,7 @@ from cptlaw.fields import build
 
 _CONDITIONS = Conditions()
 
-# How a worker ends that has not finished its work, for no fault of a run (of sysexits.h: EX_IOERR, EX_TEMPFAIL).
+# Exit codes of a worker that leaves its work unfinished without any run being at fault (EX_IOERR, EX_TEMPFAIL).
 EXIT_FULL, EXIT_STOPPED = 74, 75
 
 
@@ -71,9 +71,9 @@ def train_run(run: Run, workdir: str | os.PathLike[str], conditions: Conditions 
             raise
         except Exception as error:
             if not directory.alone:
-                raise  # perhaps of this host alone: the job ends, and starting it again goes on from the checkpoints
-            # One bad cell must not stop the grid. Its checkpoints stay: what failed may be mended, and the run go on
-            # from them.
+                raise  # perhaps only this host failed: the job ends, and a new start continues from the checkpoints
+            # One bad run must not stop the grid. Its checkpoints stay, so that it can continue once its cause is
+            # mended.
             known = isinstance(error, UserError)
             directory.fail(str(error) if known else f"{type(error).__name__}: {error}", traceback.format_exc())
         return True
@@ -177,7 +177,7 @@ class _Worker:
         """Returns when no run is left or a stop was asked for. Raises Stopped when one was stopped on its way."""
         while self.queue and not self.conditions.should_stop():
             self.queue = [run for run in self.queue if not RunDir(self.workdir, run).has_ended()]
-            # After each run from the beginning again: what comes earlier in the queue may have become ready.
+            # Starts at the front again after each run, because an earlier one may have become ready meanwhile.
             if not any(self.ready(run) and self.take(run) for run in self.queue):
                 time.sleep(0.2)
 
@@ -191,7 +191,7 @@ class _Worker:
             except group.Failed as failed:
                 self.alone.update(failed.runs)
                 self.tell(note=str(failed))
-            gc.collect()  # what a failed program held on the device, which it may have filled
+            gc.collect()  # frees the device memory that the failed program held
         return train_run(run, self.workdir, self.conditions)
 
     def ready(self, run: Run) -> bool:

@@ -110,8 +110,8 @@ def _each(rows: Rows, column: np.ndarray, words: str) -> list[Fold]:
 
 
 def _mixes(rows: Rows) -> np.ndarray:
-    """One number a mix: the first corpus's share where there are two corpora, else the mix's rank."""
-    names = [f"w_{c}" for c in runs.corpora(rows.frame)]
+    """One number a mix: the share of the first corpus by name where there are two corpora, else the mix's rank."""
+    names = [f"w_{c}" for c in sorted(runs.corpora(rows.frame))]
     if not names:
         raise FitError("these folds need the shares w_<corpus>")
     if len(names) <= 2:

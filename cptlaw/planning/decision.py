@@ -28,6 +28,19 @@ INPUTS = {  # kind -> what further questions and the report read of its inputs
     "budget": ("flops", "share", "sizes", "inference_tokens", "ceiling", "domain", "general"),
     "mixture": ("weights", "worst", "ceilings", "low", "high"),
 }
+NUMBERS = (
+    *RUN,
+    "base_loss",
+    "ceiling",
+    "tolerance",
+    "loss",
+    "domain_tokens",
+    "max_epochs",
+    "repetition",
+    "flops",
+    "share",
+    "inference_tokens",
+)  # inputs that are a number, or null
 SHARES = ("share", "best in", "beaten in", "interval shrinks to")  # columns of rows that are shares of one
 
 
@@ -238,6 +251,18 @@ def _check(decision: Decision) -> None:
     if not 0 < decision.level < 1:
         raise ConfigError("decision.level", f"expected a confidence between 0 and 1, got {decision.level!r}")
     need("inputs", decision.inputs, INPUTS.get(decision.kind, ()))
+    for name, value in decision.inputs.items():
+        if name in ("general", "domain") and not isinstance(value, str | None):
+            raise ConfigError(f"decision.inputs.{name}", f"expected the name of a corpus, got {value!r}")
+        if name in NUMBERS and value is not None and type(value) not in (int, float):
+            raise ConfigError(f"decision.inputs.{name}", f"expected a number, got {value!r}")
+    if decision.kind == "trade-off":
+        for field in ("point", "interval", "samples"):
+            need(field, getattr(decision, field), ("share",))
+        need("losses", decision.losses, (decision.inputs["general"], decision.inputs["domain"]))
+        for name in ("base_loss", "ceiling", "tolerance"):
+            if decision.inputs[name] is None:
+                raise ConfigError(f"decision.inputs.{name}", "expected a number, got None")
     if decision.regret:
         need("regret", decision.regret, ("mean", "p90"))
     for corpus, loss in decision.losses.items():
@@ -250,6 +275,8 @@ def _check(decision: Decision) -> None:
         need("point", decision.point, () if decision.point else ("any coordinate, and influence moves one",))
         name = next(iter(decision.point))
         need(f"influence[{i}]", row, ("run", f"{name} without it"))
+        if not isinstance(row["run"], str):
+            raise ConfigError(f"decision.influence[{i}].run", f"expected the name of a run, got {row['run']!r}")
         if type(row[f"{name} without it"]) not in (int, float):
             raise ConfigError(f"decision.influence[{i}].{name} without it", "expected a number")
     for i, row in enumerate(decision.rows):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from cptlaw.report import style
 from cptlaw.words import count, percent
 
 if TYPE_CHECKING:
-    from cptlaw.fitting import Fit
+    from cptlaw.fitting import Fit, Prediction
 
 WIDE, NARROW = 9.6, 4.3  # inches; a narrow drawing is shown on phones, at about its own size
 SHARES = np.linspace(0, 1, 101)
@@ -45,13 +46,17 @@ class Drawing:
             name = f"{self.name}-{'narrow' if narrow else 'wide'}"
             size = 9.5 if narrow else 9
             rc: Any = style.RC | {"font.size": size, "axes.titlesize": size, "svg.hashsalt": name}
-            with matplotlib.rc_context(rc):
+            rc["font.sans-serif"] = style.fonts()
+            with matplotlib.rc_context(rc), warnings.catch_warnings():
+                # In an SVG text stays text, which a browser has fonts for; a PNG has such letters spelled.
+                warnings.filterwarnings("ignore", message="Glyph .* missing from font")
                 figure = self.draw(narrow)
                 out = io.StringIO()
                 figure.savefig(out, format="svg", metadata={"Date": None})
                 vector.append(style.inline(out.getvalue(), name, self.alt))
                 if not narrow:
                     figure.set_layout_engine("none")  # laid out already, which takes as long as drawing
+                    style.spell(figure)
                     raster = io.BytesIO()
                     figure.savefig(raster, format="png", dpi=160)
         return vector[0], vector[1], raster.getvalue()
@@ -62,7 +67,7 @@ def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFra
     x = {name: decision.inputs[name] for name in ("params", "tokens")}
     # A decision is about the mean of runs.
     g, d = (
-        fit.predict(**x, ratio=share, level=level, target="mean" if fit.process else None)
+        _along(fit, x | {"ratio": share}, level, target="mean" if fit.process else None)
         for fit, share in ((general, 1 - SHARES), (domain, SHARES))
     )
     data = pd.DataFrame({"share": SHARES})
@@ -126,6 +131,22 @@ def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFra
     )
 
 
+def follows_the_mix(fits: Mapping[str, "Fit"]) -> bool:
+    """Whether every law says how its loss changes with its corpus's share, at a size and tokens, as the runs show."""
+    return all(
+        "ratio" in fit.law.columns
+        and set(fit.law.columns) <= {"params", "tokens", "ratio"}
+        and "ratio" not in fit.unmoved
+        and {"params", "tokens"} <= set(fit.residuals)
+        for fit in fits.values()
+    )
+
+
+def _along(fit: "Fit", x: Mapping[str, Any], level: float, target: str | None = None) -> "Prediction":
+    """The fit's prediction, of one new run unless `target` says otherwise, at what its law reads of `x`."""
+    return fit.predict(**{name: x[name] for name in fit.law.columns}, level=level, target=target)
+
+
 def share_distribution(decision: Decision) -> Drawing:
     """The share that each draw would have chosen."""
     name, values = next(iter(decision.samples.items()))
@@ -167,14 +188,15 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
       domain: the corpus whose share is the axis, for tables of two corpora; None: each corpus's own.
     """
     rows = _rows(fits)
-    sizes, levels = _spread(rows["params"], PANELS), _spread(rows["tokens"], LEVELS)
+    known = rows[~rows["held_out"].astype(bool)] if any(fit.unmoved for fit in fits.values()) else rows
+    sizes, levels = _spread(known["params"], PANELS), _spread(known["tokens"], LEVELS)
     colours = dict(zip(levels, style.sequence(len(levels))))
     curves = []
     for name, fit in fits.items():
         own = SHARES if domain in (None, name) else 1 - SHARES
         for size in sizes:
             for tokens in levels:
-                found = fit.predict(params=size, tokens=tokens, ratio=own, level=level)
+                found = _along(fit, {"params": size, "tokens": tokens, "ratio": own}, level)
                 curves.append(
                     pd.DataFrame({
                         "kind": "curve", "eval": name, "params": size, "tokens": tokens, "share": SHARES,
@@ -209,11 +231,12 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
 
     def draw(narrow: bool) -> Figure:
         columns = 1 if narrow else len(sizes)
+        wrap = " " if columns < 3 else "\n"
         figure, panels = subplots(len(fits) * len(sizes), narrow, columns, height=2.4 if narrow else 2.9)
         for i, axes in enumerate(panels):
             name, size = list(fits)[i // len(sizes)], sizes[i % len(sizes)]
             panel(axes, name, size)
-            axes.set(title=f"{name} loss, {count(size)} parameters", xlim=(-0.03, 1.03))
+            axes.set(title=f"{name} loss,{wrap}{count(size)} parameters", xlim=(-0.03, 1.03))
             axes.set_xlabel(f"share of {domain or name} text")
             _percent(axes.xaxis)
             same = [a for j, a in enumerate(panels) if j // len(sizes) == i // len(sizes) and j < i]
@@ -229,14 +252,18 @@ def loss_by_share(fits: Mapping[str, "Fit"], domain: str | None, confirm: pd.Dat
         figure.legend(handles=handles, loc="outside upper left", ncols=3 if narrow else 5, columnspacing=1.2)
         return figure
 
+    bands = ""
+    if all(fit.process for fit in fits.values()):
+        bands = f", bands {level:.0%} intervals of one new run"
+    elif any(len(values) for fit in fits.values() for values in fit.samples.values()):
+        bands = f", bands {level:.0%} intervals of the law's mean"
     shown = ""
     if len(sizes) < rows["params"].nunique() or len(levels) < rows["tokens"].nunique():
         shown = " Some sizes and token counts are left out for legibility; the data file has what is drawn."
     return Drawing(
         "loss-by-share",
         "Loss against the mix",
-        f"Lines are predictions, bands {level:.0%} intervals of one new run, filled points the runs it was fitted "
-        f"to, hollow ones runs it never saw.{shown}",
+        f"Lines are predictions{bands}, filled points the runs it was fitted to, hollow ones runs it never saw.{shown}",
         f"Panels of loss against share for {', '.join(fits)} at {', '.join(count(s) for s in sizes)} parameters and "
         f"{', '.join(count(t) for t in levels)} tokens; predicted curves with bands, and the measured points.",
         pd.concat([curve, seen]),

@@ -77,12 +77,13 @@ def write(
         body.append(answer.first_screen(decisions[0], fits, table, confirm, question))
     if trade is not None:
         general, domain = fits[trade.inputs["general"]], fits[trade.inputs["domain"]]
-        body.append(show(figures.front(general, domain, trade, confirm, level)))
+        if figures.follows_the_mix({"general": general, "domain": domain}):
+            body.append(show(figures.front(general, domain, trade, confirm, level)))
         body.append(_options(trade))
         body.append(show(figures.share_distribution(trade), before=_agreement(trade)))
         body.append(_influence(trade))
     body += [_other(decision) for decision in decisions[1:]]
-    if all(fit.of_share for fit in fits.values()):
+    if figures.follows_the_mix(fits):
         two = trade.inputs["domain"] if trade is not None and len(runs.corpora(table)) == 2 else None
         body.append(show(figures.loss_by_share(fits, two, confirm, level)))
     body += [tag("h2", "Can the law be trusted?"), _warnings(fits, decisions), _scores(fits)]
@@ -187,9 +188,17 @@ def _noise(table: pd.DataFrame) -> Markup:
 
 def _law(fit: "Fit", level: float) -> Markup:
     rows = []
+    loose = {name: column for column, names in fit.rests.items() for name in names}
     for name, value in fit.params.items():
-        low, high = fit.interval(name, level) if name in fit.samples else (None, None)
-        rows.append([name, f"{value:.4g}", "fixed" if low is None else f"{low:.4g} to {high:.4g}"])
+        if name in fit.settings.get("fixed", {}) or name in fit.law.fixed:
+            sure = "fixed"
+        elif name in loose:
+            sure = f"not determined: {loose[name]} never varied"
+        elif len(fit.samples.get(name, ())):
+            sure = "{:.4g} to {:.4g}".format(*fit.interval(name, level))
+        else:
+            sure = "unknown: fitted without resamples"
+        rows.append([name, f"{value:.4g}", sure])
     heading = tag("h3", f"{fit.eval}: ", tag("code", fit.law.equation))
     note = tag("p", f"{fit.law.title}. {fit.law.source}.", class_="note")
     return Markup(heading + note + html.table(["Parameter", "value", f"{level:.0%} interval"], rows))
@@ -229,7 +238,9 @@ def _runs(table: pd.DataFrame) -> Markup:
 
 
 def _cell(value: object, column: str = "") -> str:
-    if value is None or value != value:
+    if not pd.api.types.is_scalar(value):  # a list or an array of a Parquet file
+        return str(value)
+    if pd.isna(value):
         return ""
     if isinstance(value, float | int) and not isinstance(value, bool):
         return count(float(value)) if column in ("params", "tokens") and value else f"{value:.4g}" if value else "0"

@@ -4,7 +4,12 @@ Figures are drawn in the light colours. In the SVG each of them becomes a CSS va
 both themes; text stays text and takes the page's font.
 """
 
+import functools
 import re
+
+from matplotlib import font_manager
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 # name -> (light, dark). Okabe and Ito's colours, darkened or lightened where contrast with the paper asks for it.
 COLOURS = {
@@ -32,6 +37,13 @@ INK, MUTED, RULE, PAPER, ACCENT = (COLOURS[name][0] for name in ("ink", "muted",
 GOOD, BAD = COLOURS["good"][0], COLOURS["bad"][0]
 SIZES = [COLOURS[f"size{i}"][0] for i in range(5)]
 TOKENS = [COLOURS[f"tokens{i}"][0] for i in range(5)]
+
+# Fonts of scripts that matplotlib's own lacks, by the systems that have them.
+OTHER_SCRIPTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei",
+    "WenQuanYi Micro Hei", "Droid Sans Fallback", "PingFang SC", "Hiragino Sans", "Microsoft YaHei", "Malgun Gothic",
+    "Arial Unicode MS",
+)  # fmt: skip
 
 RC = {
     "svg.fonttype": "none",
@@ -62,6 +74,28 @@ RC = {
     "lines.solid_capstyle": "round",
     "path.simplify": True,
 }
+
+
+@functools.cache
+def fonts() -> list[str]:
+    """The fonts of figures: matplotlib's own, and those of other scripts that are installed."""
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    return ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in installed)]
+
+
+@functools.cache
+def _drawable(letter: str) -> bool:
+    """Whether one of `fonts` has the letter."""
+    files = (font_manager.findfont(name, fallback_to_default=False) for name in fonts())
+    return letter.isspace() or any(font_manager.get_font(file).get_char_index(ord(letter)) for file in files)
+
+
+def spell(figure: Figure) -> None:
+    """Writes letters that no font here has by their code points, [4EE3]: a picture would show a box for each."""
+    for words in figure.findobj(Text):
+        assert isinstance(words, Text)
+        if not all(map(_drawable, text := words.get_text())):
+            words.set_text("".join(one if _drawable(one) else f"[{ord(one):X}]" for one in text))
 
 
 def sequence(count: int) -> list[str]:

@@ -36,7 +36,7 @@ from cptlaw.scoring.evaluate import make_token_nll
 from cptlaw.selection.scores import ScoreError, meta, shard_path
 
 FORMAT = 1
-LEAST_ROW = 64  # shorter rows save no attention worth a compilation
+LEAST_ROW = 64  # the attention that shorter rows would save is not worth another compilation
 
 
 class Tokens(Protocol):
@@ -101,7 +101,7 @@ def score(
             if jax.process_index() == 0:
                 _write(shard_path(directory, i), store, chunks, nats, token_bytes)
     if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("scored")  # whoever returns may read
+        multihost_utils.sync_global_devices("scored")  # every process returns only when all shards can be read
 
 
 @dataclasses.dataclass(frozen=True)

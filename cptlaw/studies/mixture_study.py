@@ -88,9 +88,9 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
     # The law of one domain is that of mixes of it and the general corpus; other domains' runs are other questions.
     others = [f"w_{name}" for name in study.domains if name != domain]
     table = table[(table[others] == 0).all(axis=1) & table["eval"].isin([study.general, domain])].drop(columns=others)
-    fits = _fits(prepared, domain, table)
     for path in (workdir.answer(domain), workdir.confirm(domain)):  # an earlier answer's are not this one's
         path.unlink(missing_ok=True)
+    fits = _fits(prepared, domain, table)
     decision, confirmed, checked, reason = None, None, None, ""
     try:
         decision = _decide(prepared, domain, table, fits)

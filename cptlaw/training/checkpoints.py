@@ -97,8 +97,7 @@ class Checkpoints:
         items["checksums"] = {name: _checksums(tree) for name, tree in items.items()}
         arguments: dict[str, Any] = {name: ocp.args.StandardSave(tree) for name, tree in items.items()}
         if memory:
-            sealed = {"losses": list(memory)}
-            arguments["memory"] = ocp.args.JsonSave({**sealed, records.SEAL: records.digest(sealed)})
+            arguments["memory"] = ocp.args.JsonSave(records.sealed({"losses": list(memory)}))
         self._manager.save(step, args=ocp.args.Composite(**arguments), force=True)
         self._saved = time.monotonic()
         self._took = self._saved - begin
@@ -230,7 +229,7 @@ def _read(checkpoint: Path, abstract: dict[str, Any]) -> dict[str, Any]:
                 for name, tree in wanted.items()
             }
         except (jax.errors.JaxRuntimeError, MemoryError):
-            raise  # of this machine, and no fault of the checkpoint
+            raise  # this machine failed, which says nothing about the checkpoint
         except Exception as error:
             raise _why_unread(checkpoint, error) from error
     for name in abstract:

@@ -134,7 +134,7 @@ def agree(stop: bool, due: bool, together: bool) -> tuple[bool, bool]:
     """
     if jax.process_count() == 1:
         return stop, due
-    # Not the run's own step: a resumed or a second run of this process would be asked for one that JAX has passed.
+    # A count of calls, not the run's step: JAX refuses a number it has passed, and a second run starts at step 0.
     preempted = multihost_utils.reached_preemption_sync_point(next(_CALLS))
     if together:
         stop, due = (bool(said) for said in multihost_utils.process_allgather(np.array([stop, due])).any(axis=0))

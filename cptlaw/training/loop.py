@@ -163,14 +163,14 @@ def run(
     while step < steps and watch.alive() and not stop:
         step += 1
         on_step(step, state)
-        with jax.transfer_guard("disallow"):  # what moves to the device or back says so
+        with jax.transfer_guard("disallow"):  # a transfer must be asked for by name
             state, sums = program.step(step, state)
         if late:
             watch.report(*late)
         logs, last = step % log_every == 0, step == steps
         late = (step, sums) if logs else None
         keep = {i for i, m in enumerate(members) if m.checkpoints and (last or step in m.checkpoints.keep)}
-        # One clock for all, so that all are saved at the same step, from which they can go on together.
+        # All are saved when one of them is due, so that they have a step in common to go on from together.
         stop, due = agree(should_stop(), watch.due(), together=logs)
         if last or keep or stop or due or step in eval_steps:
             # Nothing is evaluated, kept or returned before its step is known to be sound.
@@ -181,7 +181,7 @@ def run(
                 watch.measure(step, state, program, evaluate)
             for i in watch.alive():
                 checkpoints = members[i].checkpoints
-                # A run whose loss is high waits to be sound; the others do not.
+                # A run whose loss is high is not saved until its loss is sound again.
                 if checkpoints is not None and (i in keep or ((stop or due) and watch.sound(i))):
                     checkpoints.save(step, program.state_of(state, i), watch.guards[i].memory() if spike else ())
     ended = (STOPPED, "asked to stop") if step < steps else (FINISHED, "")

@@ -165,7 +165,7 @@ def plain_step(
         rows = len(batch["mask_BT"])
         if rows % microbatches:
             raise UserError(f"microbatches: {microbatches} does not divide the batch of {rows} rows")
-        # Strided, so that every part has rows of every device.
+        # Every part takes rows at a stride, so that it has some of every device.
         parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:

@@ -77,7 +77,7 @@ class _Stacked:
         self.learning_rates = np.stack(rates, axis=1).astype(np.float32)
 
     def start(self) -> tuple[int, State]:
-        # Through the host, so that no device holds all of them at any time.
+        # States are stacked on the host, because no device may have the memory for all of them.
         states = [jax.device_get(member.start(self.abstract)) for member in self.members]
         if len(starts := {int(state.step) for state in states}) != 1:
             raise UserError(f"runs trained together go on from the same step, not {sorted(starts)}")

@@ -235,7 +235,7 @@ def test_a_damaged_run_is_named(runs, workdir):
         pass
     assert rundir.read_run(directory.path) == runs[0]
     fields = json.loads((directory.path / "run.json").read_text())
-    fields.pop("seal")
+    fields = {name: value for name, value in fields.items() if not name.startswith("seal")}
     for change, says in [
         ({"phase": {}}, "not the fields of a run"),
         ({"evals": 3}, "not the fields of a run"),
@@ -245,6 +245,16 @@ def test_a_damaged_run_is_named(runs, workdir):
         (directory.path / "run.json").write_text(json.dumps({**fields, **change}))
         with pytest.raises(UserError, match=rf"run\.json: damaged: {says}"):
             rundir.read_run(directory.path)
+
+
+def test_a_run_that_has_ended_is_not_looked_at_again(runs, workdir, monkeypatch):
+    directories = {run.id: RunDir(workdir, run) for run in runs}
+    directories[runs[0].id].fail("it broke")
+    left = sweep._still_left(set(directories), directories)
+    assert left == {run.id for run in runs[1:]}
+    asked, real = [], RunDir.has_ended
+    monkeypatch.setattr(RunDir, "has_ended", lambda self: asked.append(self.run.id) or real(self))
+    assert sweep._still_left(left, directories) == left == set(asked)
 
 
 def test_a_damaged_token_store_stops_the_sweep_before_it_starts(runs, workdir):

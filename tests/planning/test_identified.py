@@ -37,7 +37,7 @@ def held(general, code):
         (lambda web, code: pareto(web, code, **X), "what a share costs"),
         (lambda web, code: share_for_loss(code, loss=2.0, **X), "which share of code text gives this loss"),
         (lambda web, code: limited_data(code, params=2e5, domain_tokens=1e5), "which share of code text to take"),
-        (lambda web, code: budget(code, flops=1.2e12), "which size and tokens to take"),
+        (lambda web, code: budget(code, flops=1.2e12), "which share to take, though it can be given"),
         (lambda web, code: mixture(web, code, **X), "cannot say which mix to take"),
     ],
     ids=["trade-off", "pareto", "share", "limited-data", "budget", "mixture"],

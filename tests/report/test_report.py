@@ -8,9 +8,11 @@ import subprocess
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from cptlaw import report
+from cptlaw import fitting, report
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.limited_data import limited_data
 from cptlaw.report import answer, style
@@ -205,3 +207,45 @@ def test_a_real_browser_shows_it_all(page, tmp_path, width, dark):
         assert left >= 0 and right <= width and across > 0.75 * min(width, 700) and height > 100
     assert measured["heading"][3] < 120 and measured["comparison"][1] <= width
     assert measured["paper"] == ("rgb(20, 23, 28)" if dark else "rgb(254, 254, 254)")
+
+
+def refitted(table, law, **given):
+    return fitting.fit(table, law, "code", **{"bootstrap": 10, "starts": 4, **given})
+
+
+def test_a_law_without_a_ratio_and_without_resamples_is_reported(study, tmp_path):
+    fit = refitted(study[0], "chinchilla", bootstrap=0)
+    source = report.write(tmp_path / "r.html", title="x", table=study[0], fits={"code": fit}).read_text()
+    assert "loss-by-share" not in source and "predicted-observed" in source
+    assert "nan" not in source and "unknown: fitted without resamples" in source
+
+
+def test_runs_of_one_share_have_no_curve_over_the_share(study, tmp_path):
+    table = study[0][study[0]["w_code"] == 0.25]
+    fit = refitted(table, "dcpt")
+    source = report.write(tmp_path / "r.html", title="x", table=table, fits={"code": fit}).read_text()
+    assert "loss-by-share" not in source and "not determined: ratio never varied" in source
+
+
+def test_names_in_other_scripts_are_drawn_without_a_warning(study, tmp_path, recwarn):
+    table, fits, _, _ = study
+    named = table.rename(columns={"w_code": "w_代码"}).assign(eval=table["eval"].replace("code", "代码"))
+    rows = fits["code"].residuals.rename(columns={"w_code": "w_代码"}).assign(eval="代码")
+    fit = dataclasses.replace(fits["code"], eval="代码", residuals=rows)
+    source = report.write(tmp_path / "r.html", title="x", table=named, fits={"代码": fit}).read_text()
+    assert "share of 代码 text" in source and not [w for w in recwarn if "Glyph" in str(w.message)]
+
+
+def test_letters_that_no_font_has_are_spelled_in_pictures():
+    figure = Figure()
+    words = figure.text(0, 0, "a\U00013000 é")  # a hieroglyph
+    style.spell(figure)
+    assert words.get_text() == "a[13000] é"
+
+
+def test_lists_and_dates_of_a_table_are_shown(study, tmp_path):
+    table, fits, _, _ = study
+    odd = table.assign(tags=[["a", "b"]] * len(table), when=pd.Timestamp("2026-01-02"))
+    odd.loc[3, "when"] = pd.NaT
+    source = report.write(tmp_path / "r.html", title="x", table=odd, fits={"code": fits["code"]}).read_text()
+    assert "2026-01-02" in source and "NaT" not in source
