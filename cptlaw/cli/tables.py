@@ -113,3 +113,19 @@ def _split(text: str, sign: str, most: int = -1) -> list[str]:
 def _bare(text: str) -> str:
     text = text.strip()
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def numbers(text: str) -> list[float]:
+    """`1e6,2e6` as numbers; for argparse."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor numbers separated by commas") from None
+
+
+def named(text: str) -> dict[str, float]:
+    """`NAME=NUMBER,...` as a dictionary; for argparse."""
+    try:
+        return {name: float(value) for name, value in pairs("", text).items()}
+    except (ValueError, UserError):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None

@@ -32,7 +32,7 @@ SETTINGS = {"shared": list, "fixed": dict, "resample": str, "seed": int}
 
 
 class FitError(UserError):
-    """A fit that cannot be made, read or asked what it was asked."""
+    """A fit that cannot be made or read, or a question that it cannot answer."""
 
 
 def write(path: str | os.PathLike[str], law: Law, content: Mapping[str, Any]) -> None:

@@ -13,8 +13,8 @@ from cptlaw.runs.contract import OPTIONAL, PREFIXES, REQUIRED, SYNONYMS, Locator
 
 GUESSING = np.log(1e6)  # nats per token of guessing among a million tokens: no vocabulary is much larger
 POOR = 4.5  # nats per token: no trained model is this bad on text
-JUMP = 500.0  # neighbouring run lengths, or checkpoints of a run, are not this far apart
-FALL = 30.0  # nor does a run fall back this far
+JUMP = 500.0  # the largest plausible ratio of neighbouring run lengths, or of neighbouring checkpoints of a run
+FALL = 30.0  # the largest plausible ratio by which tokens decrease within a run
 
 
 def check(df: pd.DataFrame, source: str | os.PathLike[str] = "table") -> list[str]:
