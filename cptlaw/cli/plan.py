@@ -188,7 +188,11 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     ask = questions.add_parser(name, help=about, description=about[0].upper() + about[1:] + ".")
     ask.add_argument("--table", type=Path, metavar="TABLE", help="runs table to fit, instead of saved fits")
     ask.add_argument(
-        "--law", default="auto", help="law to fit to --table (default auto, chosen by it); of saved fits, FILE.py:NAME"
+        "--law",
+        default="auto",
+        metavar="LAW",
+        help="law to fit to --table (default auto: the one that predicts the table best); for a saved fit by a law of "
+        "your own, its FILE.py:NAME",
     )
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")

@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     if eval:
         flags.add_argument("--eval", metavar="CORPUS", help="the corpus of a table without a column eval")
     flags.add_argument("--where", metavar="CONDITION", help="use only these rows: \"params < 1e9 and run != 'x'\"")
-    flags.add_argument("--encoding", metavar="NAME", help="of the text, where it is not UTF-8: gb18030, cp1252, ...")
+    flags.add_argument(
+        "--encoding", metavar="NAME", help="encoding of the text, if it is not UTF-8: gb18030, cp1252, ..."
+    )
     flags.add_argument("--max-line", type=int, metavar="BYTES", help="refuse a text with a longer line (default 4 MiB)")
     flags.add_argument(
         "--trust-units", action="store_true", help="accept sizes, tokens and losses that look like another unit"

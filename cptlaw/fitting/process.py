@@ -350,14 +350,22 @@ def slopes(log_law: Any, phi: np.ndarray, step: float = 1e-5) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Joint draws of the log loss of the mean run, functions of where: `at(x)`."""
+    """S joint draws of the log loss of the mean run. `at(x)` gives their values anywhere.
+
+    Attributes:
+      waves: smooth term -> its random features: frequencies by axis, and phases.
+      coefficients: of the law's parameters and of the features (parameters + features, S).
+      bases: index of a base model of the table -> its effect (S,).
+      solved: the correction's weight of each fitted row (rows, S).
+      stretch: factor of each draw (S,), which widens it and makes it Student's t.
+    """
 
     process: Process
     waves: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
-    coefficients: np.ndarray  # (features + parameters, S)
-    bases: dict[int, np.ndarray]  # base -> (S,)
-    solved: np.ndarray  # (rows, S)
-    stretch: np.ndarray  # (S,)
+    coefficients: np.ndarray
+    bases: dict[int, np.ndarray]
+    solved: np.ndarray
+    stretch: np.ndarray
 
     def at(self, x: Mapping[str, np.ndarray], which: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Mean (K,) and draws (S, K) of the log loss at columns `x` (K,)."""

@@ -206,7 +206,7 @@ def _blends(fits: list["Fit"], corpora: list[str], low: np.ndarray, high: np.nda
     names = [f"w_{name}" for name in corpora]
     rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
     if missing := [name for name in names if name not in rows]:
-        raise DecisionError(f"the fitted rows lack {', '.join(missing)}: no mix is known to have been measured")
+        raise DecisionError(f"the fitted rows lack {', '.join(missing)}: it is not known which mixes were measured")
     measured = np.unique(rows[names].to_numpy(float).round(6), axis=0)
     ends = np.concatenate([measured, np.eye(len(corpora))]) if beyond else measured
     count = min(BLENDED, len(ends))
