@@ -76,8 +76,8 @@ class Range:
         if above and below and (self.infinite or abs(value) < math.inf):
             return None
         example = f"; give one such as {self.example}" if self.example else ""
-        finite = "" if self.infinite or abs(value) < math.inf else " and finite"
-        return f"{self.what} {self.bounds()}{finite}, not {value}{example}"
+        kind = "" if self.infinite or abs(value) < math.inf else "a finite number "
+        return f"{self.what} {kind}{self.bounds()}, not {value}{example}"
 
     def bounds(self) -> str:
         """The range in words."""

@@ -1,6 +1,8 @@
 """Progress bars that suit where they are read: often at a terminal or in a notebook, seldom in a log."""
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from tqdm import tqdm
@@ -10,3 +12,13 @@ def bar(*, progress: bool, **options: Any) -> tqdm:
     """A tqdm bar on stderr; nothing unless `progress`."""
     live = sys.stderr.isatty() or "ipykernel" in sys.modules
     return tqdm(disable=not progress, mininterval=0.5 if live else 30, maxinterval=60, **options)
+
+
+@contextlib.contextmanager
+def bar_of_fits(progress: bool, total: int, what: str) -> Iterator[Callable[[int], Any] | None]:
+    """Yields the function that is told how many fits are done: of a bar at a terminal; None unless `progress`."""
+    if not progress:
+        yield None
+        return
+    with tqdm(total=total, desc=what, unit="fit", disable=None, leave=False) as shown:
+        yield shown.update

@@ -6,6 +6,7 @@ neither, of an earlier version, is read without.
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,17 @@ Kinds = type | tuple[type, ...]
 def digest(value: Any) -> str:
     """SHA-256 of a value that JSON can hold, independent of the order of keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def loads_finite(text: str) -> Any:
+    """The value of a JSON text. Raises ValueError for anything else, and for a number that is not finite."""
+    return json.loads(text, parse_constant=_finite, parse_float=_finite)
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"{text} is no JSON number: those are finite")
+    return value
 
 
 def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:

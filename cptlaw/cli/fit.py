@@ -39,7 +39,7 @@ def add_parsers(subparsers: Any) -> None:
         "law's own mean with its bootstrap",
     )
     predict.add_argument("--of-run", metavar="RUN", help="a run of the table, taken further: its own effect is known")
-    predict.add_argument("--method", help="of the law's own interval: percentile or bca (asks for --target law)")
+    predict.add_argument("--method", help="how the law's own interval is made: percentile or bca (for --target law)")
     predict.add_argument("--law", metavar="FILE.py:NAME", help="the user's law that the fit is by; this runs FILE")
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
@@ -60,7 +60,9 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         "table", type=Path, metavar="TABLE", help="runs table: CSV, JSONL, Parquet, ...; docs/tables.md"
     )
     tables.add_arguments(parser, eval=False)
-    parser.add_argument("--eval", help="evaluated corpus; several (a,b) make a joint fit; names a table's only one")
+    parser.add_argument(
+        "--eval", help="evaluated corpus, or several (a,b) for a joint fit; the name of a table's only corpus"
+    )
     parser.add_argument(
         "--shared", default="", metavar="P,Q", help="parameters common to all corpora of a joint fit, or all"
     )
@@ -75,7 +77,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--objective", default="huber", help="huber, huber_scale, squared, squared_loss, asymmetric")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold (default 1e-3)")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="seed of starts and resamples (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
 

@@ -21,7 +21,7 @@ def add_parsers(subparsers: Any) -> None:
     parser.add_argument("-o", "--out", type=Path, default=Path("report.html"), help="the page (default report.html)")
     parser.add_argument("--title", help="names the study above the question")
     parser.add_argument("--question", help="the question in your words")
-    parser.add_argument("--domain", help="of a study of several domains; of a table, the corpus whose share is asked")
+    parser.add_argument("--domain", help="which domain of a study; for a table, the corpus whose share is asked for")
     parser.add_argument("--fits", type=Path, nargs="+", default=[], metavar="FIT.json", help="saved fits of the table")
     parser.add_argument(
         "--decisions", type=Path, nargs="+", default=[], metavar="DECISION.json", help="what `cptlaw plan --out` saved"

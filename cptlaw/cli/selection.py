@@ -84,7 +84,7 @@ def _add_select(subparsers: Any) -> None:
         help="choose by how well a document's (or source's) loss tells good models from bad; a table of scores "
         "(each model's folder for this corpus, relative to the table) and quality",
     )
-    select.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    select.add_argument("--seed", type=int, default=0, help="seed of the random choice (default 0)")
     select.add_argument("--out", type=Path, required=True, metavar="LIST.parquet", help="write the list here")
     select.add_argument("--store", type=Path, metavar="DIR", help="the token store that was scored")
     select.add_argument(
@@ -115,7 +115,10 @@ def _add_study(subparsers: Any) -> None:
 def _pool_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that launch.score wrote")
     parser.add_argument(
-        "--unit", choices=units.PERPLEXITY, default="log-perplexity", help="of a chunk's value (default log-perplexity)"
+        "--unit",
+        choices=units.PERPLEXITY,
+        default="log-perplexity",
+        help="unit of a chunk's value (default log-perplexity)",
     )
     parser.add_argument(
         "--by", choices=("document", "chunk"), default="document", help="choose whole documents (default), or chunks"

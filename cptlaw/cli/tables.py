@@ -31,7 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     if eval:
         flags.add_argument("--eval", metavar="CORPUS", help="the corpus of a table without a column eval")
     flags.add_argument("--where", metavar="CONDITION", help="use only these rows: \"params < 1e9 and run != 'x'\"")
-    flags.add_argument("--encoding", metavar="NAME", help="of the text, where it is not UTF-8: gb18030, cp1252, ...")
+    flags.add_argument(
+        "--encoding", metavar="NAME", help="encoding of the text, if it is not UTF-8: gb18030, cp1252, ..."
+    )
     flags.add_argument("--max-line", type=int, metavar="BYTES", help="refuse a text with a longer line (default 4 MiB)")
     flags.add_argument(
         "--trust-units", action="store_true", help="accept sizes, tokens and losses that look like another unit"
@@ -113,3 +115,19 @@ def _split(text: str, sign: str, most: int = -1) -> list[str]:
 def _bare(text: str) -> str:
     text = text.strip()
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def numbers(text: str) -> list[float]:
+    """`1e6,2e6` as numbers; for argparse."""
+    try:
+        return [float(part) for part in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor numbers separated by commas") from None
+
+
+def named(text: str) -> dict[str, float]:
+    """`NAME=NUMBER,...` as a dictionary; for argparse."""
+    try:
+        return {name: float(value) for name, value in pairs("", text).items()}
+    except (ValueError, UserError):
+        raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None

@@ -15,6 +15,7 @@ from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
 from cptlaw.fitting.rows import collect, evaluated
+from cptlaw.progress import bar_of_fits
 
 STARTS = 16
 PER_KIND = 2  # questions of each kind that a table is asked
@@ -82,7 +83,7 @@ def choose(
     asked: list[forward.Question] = []
     fitted: list[str] = []
     frame = pd.DataFrame()
-    with estimate.bar(progress, len(names), "laws") as tick:
+    with bar_of_fits(progress, len(names), "laws") as tick:
         for name in names:
             try:
                 law = laws.for_table(name, table)

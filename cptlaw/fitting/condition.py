@@ -21,7 +21,7 @@ MOST_ROWS = 600  # kept of a table; its cost is cubic
 ROUNDS = 2  # of mode and scales in turn
 NEWTON, STEPS = 12, 40  # steps of the mode and of the scales, at most
 LONGEST, BACK = 1.5, 20  # most a log scale moves in a step, and halvings of a step
-FAILED = 1e12  # a covariance that is none
+FAILED = 1e12  # value of scales whose covariance matrix has no Cholesky factor
 CLIPS = {"alpha": (0.08, 1.2), "beta": (0.08, 1.2), "t": (-6.0, 6.0)}
 LEAST_PART = 0.005  # of the least loss: below it a linear term is lifted, or its column of slopes is zero
 
@@ -104,7 +104,8 @@ def condition(
 def thin(x: Mapping[str, np.ndarray], run: np.ndarray) -> np.ndarray:
     """Indices of the rows kept, ascending: the same for the same table whatever its order of runs.
 
-    Checkpoints of a run are one observation and a bit. Beyond `MOST_ROWS`, runs are kept that lie farthest apart.
+    The checkpoints of one run say little more than one of them does. Beyond `MOST_ROWS` rows, the runs are kept that
+    lie farthest apart.
     """
     order = np.lexsort((x["tokens"], run)) if "tokens" in x else np.argsort(run, kind="stable")
     groups = np.split(order, np.flatnonzero(run[order][1:] != run[order][:-1]) + 1)
@@ -138,7 +139,7 @@ def _apart(places: np.ndarray, count: int) -> np.ndarray:
 
 
 def _shown(at: Points) -> list[str]:
-    """Terms that these rows can tell of."""
+    """The terms whose scales these rows hold information about."""
     varying = kernels.varying(at)
     several_rows = len(np.unique(at.run)) < len(at)
     out = [NOISE, *(["run"] if several_rows else [])]

@@ -1,6 +1,5 @@
 """`fit`: a runs table and a law become a `Fit`."""
 
-import contextlib
 import functools
 import math
 import platform
@@ -26,6 +25,7 @@ from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objective_at, solve
 from cptlaw.laws import Law
+from cptlaw.progress import bar_of_fits
 
 STARTS = 64
 FOLD_STARTS = 32
@@ -37,7 +37,14 @@ CHECKED_SHARE, CHECKED_LEAST = 10, 16  # a tenth of the resamples, and at least 
 
 @dataclass(frozen=True)
 class Optimum:
-    """The best of many starts: parameters (P,), objective, how all starts ended, share of them that agree."""
+    """The best of many starts.
+
+    Attributes:
+      theta: parameters (P,), as solved for.
+      value, code: its objective, and how it ended (an index into `newton.CODES`).
+      starts: how all starts ended.
+      agree: share of the starts that reached this objective.
+    """
 
     theta: np.ndarray
     value: float
@@ -273,7 +280,7 @@ def optimise(
     begin = draw_starts(problem, starts, seed) if isinstance(starts, int) else np.asarray(starts, float)
     if begin.ndim != 2 or begin.shape[1] != len(problem.free):
         raise FitError(f"starts must be (starts, {len(problem.free)}) in the order {', '.join(problem.free)}")
-    with bar(progress, len(begin), "starts") as tick:
+    with bar_of_fits(progress, len(begin), "starts") as tick:
         found = solve(
             problem, begin, lambda i: np.broadcast_to(weights, (len(i), len(weights))), project=not given, progress=tick
         )
@@ -314,7 +321,7 @@ def _resample(
 
     everyone = np.arange(count)
     checked = everyone[: max(CHECKED_LEAST, count // CHECKED_SHARE)]
-    with bar(progress, count + len(checked), "resamples") as tick:
+    with bar_of_fits(progress, count + len(checked), "resamples") as tick:
         found = refit(everyone, np.tile(best.theta, (count, 1)), cold=False)
         for which in (checked, everyone[len(checked) :]):
             again = refit(which, draw_starts(problem, len(which), seed + 1), cold=True)
@@ -386,17 +393,3 @@ def _warn_of_starts(best: Optimum) -> list[str]:
     if CODES[best.code] == "stalled":
         out.append("the best start stalled before converging; parameters may still drift along a flat direction")
     return out
-
-
-def bar(progress: bool, total: int, what: str) -> Any:
-    """A context manager giving `update`, or one giving None when nothing is to be shown."""
-    if not progress:
-        return contextlib.nullcontext()
-    from tqdm import tqdm
-
-    @contextlib.contextmanager
-    def shown() -> Any:
-        with tqdm(total=total, desc=what, unit="fit", disable=None, leave=False) as bar:
-            yield bar.update
-
-    return shown()

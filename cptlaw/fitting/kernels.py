@@ -1,6 +1,6 @@
 """Covariances of how a law misses: smooth along size, tokens and mix and their products, shared by a run or a base.
 
-Each term has its own scale (log loss, so .01 is 1%), learned elsewhere; the functions here are of correlations alone.
+Each term has its own scale (log loss, so .01 is 1%), which `condition` learns; the functions here give correlations.
 """
 
 from collections.abc import Mapping
@@ -56,7 +56,7 @@ def varying(at: Points) -> tuple[str, ...]:
 
 
 def correlation(term: str, a: Points, b: Points, lengths: Mapping[str, float]) -> np.ndarray:
-    """Correlation (A, B) of a term between two sets of points; the checkpoints' is not here, being no two rows'."""
+    """Correlation (A, B) of a term between two sets of points. `NOISE` has none: no two rows share its noise."""
     if term == "base":
         return _same(a.base, b.base)
     if term in ("run", "drift"):

@@ -5,6 +5,7 @@
 
 import functools
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
@@ -15,13 +16,13 @@ from cptlaw.laws import Param
 
 @dataclass(frozen=True)
 class Prior:
-    """Of one table's scales, and the fixed lengths.
+    """The prior of one table's scales, and the lengths, which are fixed.
 
     Attributes:
       scales: term of `kernels.TERMS` -> (median, sd of its logarithm between tables), in log loss.
       lengths: axis -> length of its correlation, in e-folds (of the mix: Euclidean in log(share + offset)).
       offset: added to shares before the logarithm.
-      rows: beyond so many rows a table's likelihood counts as that of so many.
+      rows: the likelihood of a table with more rows than this counts as if it had this many.
       df: degrees of freedom of the predictive Student's t.
     """
 
@@ -45,12 +46,11 @@ def shipped() -> Prior:
 
 
 def of_parameter(param: Param, start: float, least_loss: float) -> tuple[bool, float, float]:
-    """Whether a law's parameter is taken by its logarithm, and the normal prior (mean, sd) of what it is taken by.
+    """(whether a parameter is estimated as its logarithm, mean, sd): the normal prior of it, or of its logarithm.
 
-    Exponents and floors are alike in all tables; what has the unit of a table (A, B, C) is known from its fit alone.
+    Exponents and floors are similar in all tables. A, B and C depend on the units of a table, so their prior is centred
+    on the fit.
     """
-    import math
-
     name = param.name.split("[")[0]
     log = param.low >= 0
     if name in ("alpha", "beta", "aD"):

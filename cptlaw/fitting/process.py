@@ -103,12 +103,12 @@ class Process:
         at = self._points(x, run, base, target)
         slope = self._slopes(x)
         law = slope * self.spread
-        covariance = {"law": law @ self._train_law.T}
+        covariance = {"law": law @ self._fitted_slopes.T}
         own = {"law": (law**2).sum(axis=1)}
         for term, scale in self.scales.items():
             if term == NOISE or (target == "mean" and term in ("run", "drift")):
                 continue
-            covariance[term] = scale**2 * kernels.correlation(term, at, self._train, self.lengths)
+            covariance[term] = scale**2 * kernels.correlation(term, at, self._fitted_points, self.lengths)
             # A base of the table counts for every target; a new one only where one new run is asked for.
             counts = at.base >= 0 if target == "mean" and term == "base" else True
             own[term] = np.full(len(at), scale**2) * counts
@@ -145,15 +145,19 @@ class Process:
         waves = {t: self._frequencies(t, rng) for t in terms}
         columns = sum(len(w[1]) for w in waves.values())
         coefficients = rng.standard_normal((columns + len(self.moving), count))
-        bases = sorted(set(self._train.base[self._train.base >= 0].tolist())) if "base" in self.scales else []
+        bases = (
+            sorted(set(self._fitted_points.base[self._fitted_points.base >= 0].tolist()))
+            if "base" in self.scales
+            else []
+        )
         base = self.scales.get("base", 0.0) * rng.standard_normal((len(bases), count))
         short = Draws(self, waves, coefficients, {b: base[i] for i, b in enumerate(bases)}, np.empty(0), np.empty(0))
         noise = sum(
-            scale**2 * kernels.correlation(term, self._train, self._train, self.lengths)
+            scale**2 * kernels.correlation(term, self._fitted_points, self._fitted_points, self.lengths)
             for term, scale in self.scales.items()
             if term in ("run", "drift")
         ) + self.scales[NOISE] ** 2 * np.diag(self.noise)
-        prior = short.prior(self._train, self._train_law) + np.linalg.cholesky(noise) @ rng.standard_normal(
+        prior = short.prior(self._fitted_points, self._fitted_slopes) + np.linalg.cholesky(noise) @ rng.standard_normal(
             (len(self.log_y), count)
         )
         solved = self._inverse_root.T @ (self._inverse_root @ prior)
@@ -264,22 +268,24 @@ class Process:
         return tuple({v: i for i, v in enumerate(dict.fromkeys(ids))} for ids in (self.run, self.base))  # type: ignore
 
     @functools.cached_property
-    def _train(self) -> Points:
+    def _fitted_points(self) -> Points:
+        """Where the fitted rows are."""
         runs, bases = self._codes
         run, base = np.array([runs[v] for v in self.run]), np.array([bases[v] for v in self.base])
         return kernels.points(self.x, run, base, self.offset)
 
     @functools.cached_property
-    def _train_law(self) -> np.ndarray:
+    def _fitted_slopes(self) -> np.ndarray:
+        """Slopes of the law at the fitted rows times the prior sds of its parameters, (rows, P)."""
         return self._slopes(self.x) * self.spread
 
     @functools.cached_property
     def _inverse_root(self) -> np.ndarray:
         """Inverse of the Cholesky factor of the covariance of the rows, (rows, rows)."""
-        matrix = self._train_law @ self._train_law.T + self.scales[NOISE] ** 2 * np.diag(self.noise)
+        matrix = self._fitted_slopes @ self._fitted_slopes.T + self.scales[NOISE] ** 2 * np.diag(self.noise)
         for term, scale in self.scales.items():
             if term != NOISE:
-                matrix += scale**2 * kernels.correlation(term, self._train, self._train, self.lengths)
+                matrix += scale**2 * kernels.correlation(term, self._fitted_points, self._fitted_points, self.lengths)
         return np.linalg.inv(np.linalg.cholesky(matrix))
 
     @functools.cached_property
@@ -297,11 +303,11 @@ class Process:
             of_base = np.array([bases.get(str(v), -1) for v in base])
         else:
             of_base = self._base_of(x, count)
-        return kernels.points(x, own, of_base, self.offset, tuple(self._train.axes))
+        return kernels.points(x, own, of_base, self.offset, tuple(self._fitted_points.axes))
 
     def _base_of(self, x: Mapping[str, np.ndarray], count: int) -> np.ndarray:
         """The table's base of each size, where it has one alone; -1 elsewhere."""
-        codes = self._train.base
+        codes = self._fitted_points.base
         if "params" not in self.x:
             return np.full(count, codes[0] if (codes == codes[0]).all() else -1)
         out = np.full(count, -1)
@@ -338,7 +344,7 @@ class Process:
         """Frequencies (FEATURES, dims) of each axis and phases: those of Matern 5/2 are multivariate t with 5 df."""
         out = {}
         for axis in SMOOTH[term]:
-            size = self._train.axes[axis].shape[1]
+            size = self._fitted_points.axes[axis].shape[1]
             normal = rng.standard_normal((FEATURES, size))
             out[axis] = normal * np.sqrt(5 / rng.chisquare(5, FEATURES))[:, None] / self.lengths[axis]
         return out, rng.uniform(0, 2 * np.pi, FEATURES)
@@ -353,14 +359,22 @@ def slopes(log_law: Any, phi: np.ndarray, step: float = 1e-5) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Joint draws of the log loss of the mean run, functions of where: `at(x)`."""
+    """S joint draws of the log loss of the mean run. `at(x)` gives their values anywhere.
+
+    Attributes:
+      waves: smooth term -> its random features: frequencies by axis, and phases.
+      coefficients: of the law's parameters and of the features (parameters + features, S).
+      bases: index of a base model of the table -> its effect (S,).
+      solved: the correction's weight of each fitted row (rows, S).
+      stretch: factor of each draw (S,), which widens it and makes it Student's t.
+    """
 
     process: Process
     waves: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
-    coefficients: np.ndarray  # (features + parameters, S)
-    bases: dict[int, np.ndarray]  # base -> (S,)
-    solved: np.ndarray  # (rows, S)
-    stretch: np.ndarray  # (S,)
+    coefficients: np.ndarray
+    bases: dict[int, np.ndarray]
+    solved: np.ndarray
+    stretch: np.ndarray
 
     def at(self, x: Mapping[str, np.ndarray], which: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
         """Mean (K,) and draws (S, K) of the log loss at columns `x` (K,)."""
@@ -373,10 +387,10 @@ class Draws:
     def _parts(self, x: Mapping[str, np.ndarray], at: Points) -> tuple[np.ndarray, np.ndarray]:
         process = self.process
         slope = process._slopes(x)
-        off = (slope * process.spread) @ process._train_law.T
+        off = (slope * process.spread) @ process._fitted_slopes.T
         for term, scale in process.scales.items():
             if term in SMOOTH or term == "base":
-                off = off + scale**2 * kernels.correlation(term, at, process._train, process.lengths)
+                off = off + scale**2 * kernels.correlation(term, at, process._fitted_points, process.lengths)
         mean = process._law_log(process.phi, x) + slope @ (process.centre - process.phi) + off @ process._solved
         return mean, off
 

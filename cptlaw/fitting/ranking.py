@@ -15,6 +15,7 @@ from cptlaw.fitting.result import FitError
 from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.fitting.scores import score
 from cptlaw.laws import Law
+from cptlaw.progress import bar_of_fits
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def compare(
     refused: dict[str, str] = {}
     held: list[folds.Fold] = []
     rows: Rows | None = None
-    with estimate.bar(progress, len(candidates), "laws") as tick:
+    with bar_of_fits(progress, len(candidates), "laws") as tick:
         for candidate in candidates:
             name = candidate if isinstance(candidate, str) else candidate.name
             try:

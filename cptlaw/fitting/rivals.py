@@ -9,6 +9,7 @@ import pandas as pd
 from cptlaw import runs
 from cptlaw.errors import UserError
 from cptlaw.laws import Law, Param
+from cptlaw.laws.base import BILLION
 
 RIDGES = 10.0 ** np.arange(-6, 3)
 NEARLY = 0.05  # of log size: nearer sizes are one
@@ -245,7 +246,7 @@ def log_linear(columns: tuple[str, ...], shares: tuple[str, ...]) -> Law:
         values, at = vars(p), vars(x)
         total = p.a
         for name in (*columns, *shares):
-            total = total + values[f"b[{name}]"] * (at[name] if name in shares else xp.log(at[name] / 1e9))
+            total = total + values[f"b[{name}]"] * (at[name] if name in shares else xp.log(at[name] / BILLION))
         return xp.exp(total)
 
     params = (Param("a", -50, 50, (-1.0, 3.0)), *(Param(f"b[{c}]", -10, 10, (-1.0, 1.0)) for c in (*columns, *shares)))

@@ -14,10 +14,16 @@ from cptlaw.laws import Law
 
 @dataclass(frozen=True)
 class Rows:
-    """The rows of one fit: columns `x` (rows,), observed loss `y`, and the run of each as an index into `runs`.
+    """The rows of one fit.
 
-    `runs` are the sorted run ids of the WHOLE table, so that fits of two corpora resample the same runs. `precision` is
-    how much each row weighs, of mean 1 over the fitted rows; None weighs all alike.
+    Attributes:
+      frame: the rows of the runs table.
+      x: column of the law -> (rows,).
+      y: observed loss (rows,), nats per token.
+      run: index of each row's run in `runs` (rows,).
+      runs: the sorted run ids of the WHOLE table, so that fits of two corpora resample the same runs.
+      held_out: whether a row is kept for scoring (rows,).
+      precision: how much each row weighs (rows,), with mean 1 over the fitted rows; None gives all the same weight.
     """
 
     frame: pd.DataFrame

@@ -3,7 +3,6 @@
 The file ends with a digest of its own content, so that damage is noticed even where every value looks sound.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cptlaw import atomic, laws
+from cptlaw import atomic, laws, records
 from cptlaw.errors import UserError
 from cptlaw.fields import plain
 from cptlaw.fitting.process import Process
@@ -33,7 +32,7 @@ SETTINGS = {"shared": list, "fixed": dict, "resample": str, "seed": int}
 
 
 class FitError(UserError):
-    """A fit that cannot be made, read or asked what it was asked."""
+    """A fit that cannot be made or read, or a question that it cannot answer."""
 
 
 def write(path: str | os.PathLike[str], law: Law, content: Mapping[str, Any]) -> None:
@@ -47,7 +46,7 @@ def write(path: str | os.PathLike[str], law: Law, content: Mapping[str, Any]) ->
         "process": {corpus: plain(found.to_json()) for corpus, found in content["process"].items()},
         "residuals": rows,
     }
-    atomic.write_text(path, json.dumps({**data, "sha256": _digest(data)}, allow_nan=False) + "\n")
+    atomic.write_text(path, json.dumps({**data, "sha256": records.digest(data)}, allow_nan=False) + "\n")
 
 
 def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str, Any]:
@@ -87,7 +86,7 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
     found = _content(at, data, chosen)
     found["process"] = _processes(at, data.get("process", {}), chosen.base or chosen, evals)
     # The fields are checked first, because they say where the damage is; the digest sees what they cannot.
-    if version == VERSION and data["sha256"] != _digest({k: v for k, v in data.items() if k != "sha256"}):
+    if version == VERSION and data["sha256"] != records.digest({k: v for k, v in data.items() if k != "sha256"}):
         raise FitError(f"{path}: its content does not match its sha256: the file is damaged or was edited; fit again")
     return {"law": chosen, "eval": evals, "settings": settings, **found}
 
@@ -96,7 +95,7 @@ def _parse(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FitError(f"{path}: no such file; `cptlaw fit TABLE --law NAME --out {path}` makes one")
     try:
-        data = json.loads(path.read_bytes().decode(), parse_constant=_refuse, parse_float=_finite)
+        data = records.loads_finite(path.read_bytes().decode())
     except (ValueError, RecursionError) as error:
         raise FitError(f"{path}: truncated or not JSON ({error}); fit again") from error
     if not isinstance(data, dict) or data.get("format") != FORMAT:
@@ -105,20 +104,6 @@ def _parse(path: Path) -> dict[str, Any]:
     if version not in (VERSION, WITHOUT_DIGEST) or isinstance(version, bool | float):
         raise FitError(f"{path}: saved by version {version} of the format, this is {VERSION}; fit again")
     return data
-
-
-def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    return value if math.isfinite(value) else _refuse(text)
-
-
-def _digest(data: Mapping[str, Any]) -> str:
-    text = json.dumps(data, sort_keys=True, allow_nan=False, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _law(at: "_Checker", about: dict[str, Any], given: str | Law | None) -> Law:

@@ -29,6 +29,12 @@ class Param:
     """A parameter with its box, the range its starts are drawn from, and whether the law is linear in it.
 
     A linear parameter needs no start: given the others it is solved for.
+
+    Attributes:
+      low, high: the bounds of its box.
+      start: the range that starts are drawn from, for a parameter that is not linear.
+      linear: whether the loss is linear in it, all others given.
+      about: what it means, for `cptlaw laws`.
     """
 
     name: str

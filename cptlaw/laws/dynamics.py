@@ -26,7 +26,7 @@ def dynamics(corpus: str = "old", replay: bool = False, from_weights: bool = Fal
       from_weights: the base is an open-weights model: S1_pt is unknown, so it is fitted, and S2_pt is part of L0.
     """
     if corpus not in KINDS:
-        raise LawError(f"dynamics: corpus {corpus!r} is none of {', '.join(KINDS)}")
+        raise LawError(f"dynamics: corpus {corpus!r} is not one of {', '.join(KINDS)}")
     old = corpus == "old"
     params = [
         Param("L0", low=0, linear=True),

@@ -34,7 +34,7 @@ def perplexity(form: str = "full", spread: str = "std", unit: str = "perplexity"
     """
     for value, known in ((form, tuple(EQUATIONS)), (spread, SPREADS), (unit, units.PERPLEXITY)):
         if value not in known:
-            raise LawError(f"perplexity: {value!r} is none of {', '.join(known)}")
+            raise LawError(f"perplexity: {value!r} is not one of {', '.join(known)}")
     powers = [Param(n, -20, 20, (-1.0, 1.0)) for n in ("a0", "a1", "b0", "b1")]
     params = {
         "full": (E, D_C, *powers, AD),

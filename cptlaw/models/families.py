@@ -69,7 +69,7 @@ class _Json:
         return value
 
     def size(self, name: str) -> int | None:
-        """A positive integer; None for null or a field whose default is none."""
+        """A positive integer; None for null, and where the field is absent and has no default."""
         value = self.given.get(name, _DEFAULTS.get(name, {}).get(self.family))
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise UserError(f"config.json: {name} is {value!r}; a positive integer is needed")
@@ -227,8 +227,8 @@ def _window(json_: _Json, layers: int) -> int:
 def to_json(cfg: Config) -> dict[str, Any]:
     """A config.json for the Config. Raises UserError naming the fields that no supported architecture can express.
 
-    An imported Config has its own file again. Of one that was changed since, the file keeps what is not architecture:
-    the context length, and the ids of special tokens.
+    An imported Config gets back the file that it came from. If its architecture was changed since, the new file keeps
+    of the old one what is not architecture: the context length, and the ids of special tokens.
     """
     described = json.loads(cfg.described)["config"] if cfg.described else {}
     if described and _same(of_json(described), cfg):
@@ -242,7 +242,7 @@ def to_json(cfg: Config) -> dict[str, Any]:
     return made | {name: described[name] for name in _KEPT if name in described}
 
 
-# Fields that are no part of the architecture, and hold for a model that was changed too.
+# Fields that are not part of the architecture, so they still hold when the architecture was changed.
 _KEPT = (
     *("max_position_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "initializer_range"),
     *("attention_dropout", "hidden_dropout", "use_cache"),

@@ -144,7 +144,7 @@ def _cut(source: Source, name: str, place: Place, sizes: dict[str, int], index: 
     outer = {group[0]: want[group[0]].stop - want[group[0]].start for group in groups}
     theirs = [letter for group in groups for letter in group]
     array = source.read(name, tuple(ranges)).reshape([outer.get(letter, sizes[letter]) for letter in theirs])
-    # NaN is the smallest of any numbers that it is among.
+    # The minimum of an array that holds a NaN is NaN.
     if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
         raise WeightsError(f"{source}: {name} holds numbers that are not finite; download it, or export it, again")
     array = array[tuple(slice(None) if x in outer else place.part if x == "n" else want[x] for x in theirs)]
@@ -351,7 +351,7 @@ def _tensor(tensor: Tensor, leaves: Mapping[str, jax.Array], sizes: dict[str, in
 
 @functools.lru_cache
 def _letters(layout: str) -> tuple[list[list[str]], list[str]]:
-    """The letters of their axes, in groups, and of ours."""
+    """The letters of a layout: those of the checkpoint's axes, in groups, and those of our parameter's axes."""
     theirs, ours = layout.split(" -> ")
     return [group.strip("()").split() for group in re.findall(r"\([^)]*\)|\w", theirs)], ours.split()
 

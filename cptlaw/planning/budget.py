@@ -130,7 +130,16 @@ def budget(
 
 @dataclasses.dataclass(frozen=True)
 class _Bought:
-    """What a budget buys: each size has its tokens, and each share its loss. S + 1 draws; see `numbers`."""
+    """What a budget buys: each size has its tokens, and each share its loss. S + 1 draws; see `numbers`.
+
+    Attributes:
+      fit, general: fits of the loss to be made small and, if there is a ceiling, of the loss that it is on.
+      flops: for training and inference together.
+      inference_tokens: tokens that the model will serve.
+      share: domain share, where the question gives it.
+      ceiling: the largest general loss allowed, nats per token.
+      menu: the sizes to choose from; None: any.
+    """
 
     fit: "Fit"
     general: "Fit | None"

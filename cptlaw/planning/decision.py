@@ -1,7 +1,6 @@
 """The record that every question answers with: the recommendation, how sure it is, and what a wrong one would cost."""
 
 import dataclasses
-import hashlib
 import json
 import math
 import os
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cptlaw import atomic
+from cptlaw import atomic, records
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, build, plain
 from cptlaw.words import count, percent
@@ -114,7 +113,7 @@ class Decision:
     def to_json(self) -> dict[str, Any]:
         """All of it in JSON's types, NaN as null, with a digest of the rest at its end."""
         content = plain({"cptlaw_decision": VERSION, **dataclasses.asdict(self)})
-        return {**content, "sha256": _digest(content)}
+        return {**content, "sha256": records.digest(content)}
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Decision":
@@ -196,26 +195,16 @@ def _aligned(rows: tuple[dict[str, Any], ...]) -> list[str]:
 def _parse(path: Path) -> tuple[dict[str, Any], bool]:
     """(the fields of a decision's file, whether they are those that its digest is of)."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_finite, parse_float=_finite)
+        data = records.loads_finite(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise DecisionError(f"{path}: cannot be read as a decision ({error}); make it again") from error
     version = data.get("cptlaw_decision") if isinstance(data, dict) else None
     if isinstance(version, bool) or version not in (WITHOUT_DIGEST, VERSION):
         raise DecisionError(f"{path}: not a decision of this version (version {version}, expected {VERSION})")
     digest = data.pop("sha256", None)
-    sound = version == WITHOUT_DIGEST or digest == _digest(data)
+    sound = version == WITHOUT_DIGEST or digest == records.digest(data)
     del data["cptlaw_decision"]
     return data, sound
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"{text} is not a finite number")
-    return value
-
-
-def _digest(content: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _null_is_nan(value: Any) -> Any:

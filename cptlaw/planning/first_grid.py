@@ -136,7 +136,7 @@ def _check(
             f"a design is made for laws of params, tokens and ratio; {law.name} reads {', '.join(unknown)}"
         )
     if missing := [name for name in law.names if name not in theta]:
-        raise DecisionError(f"assume a value for {', '.join(missing)} of {law.name} too")
+        raise DecisionError(f"assume a value for {', '.join(missing)} too: parameters of the law {law.name}")
     if missing := [name for name in law.columns if name not in at]:
         raise DecisionError(f"say at which {', '.join(missing)} the loss is to be predicted")
     check_positive("precision", precision, "nats")

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -96,31 +96,23 @@ def mixture(
     else:
         point, own, at_own, own_over = _descended(judge, low, high)
 
-    def predicted(mix: np.ndarray) -> dict[str, dict[str, float]]:
-        named = {f"w_{name}": share for name, share in zip(corpora, mix)}
-        columns = {name: {**x, **named, "ratio": named.get(f"w_{name}", np.nan)} for name in targets}
-        return {name: banded(losses(fit, columns[name])[:, 0], wide) for name, fit in zip(targets, kept)}
-
+    predicted = judge.predicted(point, wide)
     at_point, over = (value[:, 0] for value in judge(point[None]))
+    named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
     for fit in kept:
-        named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
         check_identified(fit, (), named, "which mix to take")
     if over[0] > SLACK:
-        near = ", ".join(f"{name} {predicted(point)[name]['point']:.4f}" for name in ceilings or {})
+        near = ", ".join(f"{name} {predicted[name]['point']:.4f}" for name in ceilings or {})
         raise DecisionError(
             f"no mix within the limits meets the ceilings: the nearest is over by {over[0]:.4f} nats in all. It gives "
             f"{near}: raise the ceilings to there"
         )
-    options = []
-    for name, mix in _rules(corpora, corpus_tokens or {}, held).items():
-        holds = float((judge(mix[None])[1][1:] <= 0).mean()) if ceilings else None
-        options.append(Option(name, dict(zip(corpora, mix.tolist())), predicted(mix), holds))
+    rules = _rules(corpora, corpus_tokens or {}, held)
     spans = {name: interval(own[:, i], wide) for i, name in enumerate(corpora)}
     supported = max(end - start for start, end in spans.values()) < WIDE
     moved = np.abs(own - point).sum(axis=1) / 2  # (S,) shares that change hands
-    named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
     for name, fit in zip(targets, kept):
-        notes, silent = cautions(fit, {**x, **named, "ratio": named.get(f"w_{name}", np.nan)})
+        notes, silent = cautions(fit, judge.columns(name, point))
         warnings, supported = warnings + notes, supported and not silent
     what = "largest" if worst else "weighted sum of the"
     return Decision(
@@ -141,12 +133,10 @@ def mixture(
         agreement=float(np.mean(moved <= AGREE)),
         agreement_means=f"their own mix moves at most {100 * AGREE:.0f} points of share",
         regret=summarise_regret(np.maximum(at_point[1:] - at_own, 0) + np.maximum(over[1:] - own_over, 0)),
-        losses=predicted(point),
+        losses=predicted,
         supported=supported,
-        options=tuple(options),
-        extrapolation=notes_of_reach(
-            *((fit, x | {f"w_{name}": float(share) for name, share in zip(corpora, point)}) for fit in kept)
-        ),
+        options=tuple(judge.option(name, mix, wide) for name, mix in rules.items()),
+        extrapolation=notes_of_reach(*((fit, x | named) for fit in kept)),
         warnings=warnings,
     )  # fmt: skip
 
@@ -165,15 +155,26 @@ class _Judge:
 
     def __call__(self, mixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(objective, nats over the ceilings) of mixes (K, corpora) in every draw, (S + 1, K) each."""
-        named = {f"w_{name}": mixes[:, i] for i, name in enumerate(self.corpora)}
-        each = [
-            losses(fit, {**self.run, **named, "ratio": named.get(f"w_{name}", np.nan)})
-            for name, fit in zip(self.targets, self.fits)
-        ]
+        each = [losses(fit, self.columns(name, mixes)) for name, fit in zip(self.targets, self.fits)]
         stacked_losses = np.stack(each, axis=-1)
         weighted = stacked_losses * self.weights
         total = weighted.max(axis=-1) if self.worst else weighted.sum(axis=-1)
         return total, np.maximum(stacked_losses - self.ceilings, 0.0).sum(axis=-1)
+
+    def columns(self, target: str, mixes: np.ndarray) -> dict[str, Any]:
+        """What the law of a target reads of the planned run with mixes (..., corpora)."""
+        named = {f"w_{name}": mixes[..., i] for i, name in enumerate(self.corpora)}
+        return {**self.run, **named, "ratio": named.get(f"w_{target}", np.nan)}
+
+    def predicted(self, mix: np.ndarray, level: float) -> dict[str, dict[str, float]]:
+        """Each target's loss at one mix (corpora,), with its interval."""
+        each = zip(self.targets, self.fits)
+        return {name: banded(losses(fit, self.columns(name, mix))[:, 0], level) for name, fit in each}
+
+    def option(self, name: str, mix: np.ndarray, level: float) -> Option:
+        """A mix (corpora,) to compare with the best, and how often it keeps the ceilings, if there are any."""
+        holds = float((self(mix[None])[1][1:] <= 0).mean()) if np.isfinite(self.ceilings).any() else None
+        return Option(name, dict(zip(self.corpora, mix.tolist())), self.predicted(mix, level), holds)
 
 
 def _among(mixes: np.ndarray, judged: _Judge) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -205,7 +206,7 @@ def _blends(fits: list["Fit"], corpora: list[str], low: np.ndarray, high: np.nda
     names = [f"w_{name}" for name in corpora]
     rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
     if missing := [name for name in names if name not in rows]:
-        raise DecisionError(f"the fitted rows lack {', '.join(missing)}: no mix is known to have been measured")
+        raise DecisionError(f"the fitted rows lack {', '.join(missing)}: it is not known which mixes were measured")
     measured = np.unique(rows[names].to_numpy(float).round(6), axis=0)
     ends = np.concatenate([measured, np.eye(len(corpora))]) if beyond else measured
     count = min(BLENDED, len(ends))

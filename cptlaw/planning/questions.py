@@ -44,7 +44,9 @@ def decide(decision: Decision, fits: Sequence["Fit"]) -> Decision:
         limits = {"floors": asked["low"], "caps": asked["high"]}
         return inspect.unwrap(mixture)(*(of[name] for name in targets), **given, **limits, level=decision.level)
     if decision.kind not in QUESTIONS:
-        raise DecisionError(f"a {decision.kind} cannot be made surer: give the run whose losses are to be, instead")
+        raise DecisionError(
+            f"a {decision.kind} cannot be made surer: give a run instead, whose losses are then predicted more surely"
+        )
     function, roles, names = QUESTIONS[decision.kind]
     corpora = [asked[role] for role in roles if asked[role] is not None]
     _there(corpora, of)

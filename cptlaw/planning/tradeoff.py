@@ -96,12 +96,7 @@ def trade_off(
     limits = _limits(limit, 0.0 if ceiling is not None else (1 + tolerance) * base_loss_se, resamples(general))
     lowest, best = _best_shares(general_loss, domain_loss, limits, tried)
     if np.isnan(best[0]):
-        least = float(general_loss(lowest[:1])[0, 0])
-        raise DecisionError(
-            f"no domain share keeps the {general_name} loss under {limit:.4f}: at {count(params)} parameters and "
-            f"{count(tokens)} tokens the smallest predicted is {least:.4f}, at a domain share of "
-            f"{percent(lowest[0])}. Allow at least {least / base_loss - 1:+.1%} over the base model's {base_loss:.4f}"
-        )
+        raise _impossible(general_name, lowest[0], float(general_loss(lowest[:1])[0, 0]), x, base_loss, limit)
     infeasible = np.isnan(best[1:])
     if infeasible.any():
         warnings += (f"in {np.mean(infeasible):.0%} of draws no share meets the ceiling; they count as their best",)
@@ -118,17 +113,14 @@ def trade_off(
             f"does with {holds:.0%}: allow more, or run more",
         )
     notes, silent = _cautions((general, x | {"ratio": 1 - point}), (domain, x | {"ratio": point}))
-    rules = {} if confidence is None else {"as predicted": estimate}
-    rules |= RULES
+    rules = ({} if confidence is None else {"as predicted": estimate}) | RULES
     if corpus_tokens is not None:
         rules |= {"proportional to size": _proportional(corpus_tokens, general_name, domain_name)}
     supported = span[1] - span[0] < WIDE and not silent
     binds = bool(np.isclose(general_loss(np.array([estimate]))[0, 0], limit, rtol=BINDS))
     return Decision(
         kind="trade-off",
-        question=f"Which share of {domain_name} text gives the smallest {domain_name} loss while the {general_name} "
-        f"loss stays at or under {limit:.4f} nats ({limit / base_loss - 1:+.1%} over the base model), at "
-        f"{count(params)} parameters and {count(tokens)} tokens?",
+        question=_question(domain_name, general_name, x, base_loss, limit),
         answer=_silent(domain_name, x)
         if silent
         else _answer(
@@ -159,6 +151,25 @@ def trade_off(
         ),
         extrapolation=notes_of_reach((general, x | {"ratio": 1 - point}), (domain, x | {"ratio": point})),
         warnings=warnings + notes,
+    )
+
+
+def _question(domain: str, general: str, x: Mapping[str, float], base_loss: float, limit: float) -> str:
+    return (
+        f"Which share of {domain} text gives the smallest {domain} loss while the {general} loss stays at or under "
+        f"{limit:.4f} nats ({limit / base_loss - 1:+.1%} over the base model), at {count(x['params'])} parameters and "
+        f"{count(x['tokens'])} tokens?"
+    )
+
+
+def _impossible(
+    general: str, share: float, least: float, x: Mapping[str, float], base_loss: float, limit: float
+) -> DecisionError:
+    """The error of a ceiling that no share meets; the general loss is smallest, `least`, at `share`."""
+    return DecisionError(
+        f"no domain share keeps the {general} loss under {limit:.4f}: at {count(x['params'])} parameters and "
+        f"{count(x['tokens'])} tokens the smallest predicted is {least:.4f}, at a domain share of {percent(share)}. "
+        f"Allow at least {least / base_loss - 1:+.1%} over the base model's {base_loss:.4f}"
     )
 
 

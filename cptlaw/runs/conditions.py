@@ -14,7 +14,6 @@ nothing that could call, look up or run anything. On these forms the result is t
     atom:     NUMBER | 'TEXT' | True | False | COLUMN | `ANY COLUMN` | "(" or ")" | "[" constants "]"
 """
 
-import difflib
 import operator
 import re
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 import pandas as pd
 
-from cptlaw.runs.contract import Locator, TableError
+from cptlaw.runs.contract import Locator, TableError, near
 
 MAX_LENGTH = 10_000  # characters; a list of a few hundred run ids fits
 MAX_DEPTH = 40  # parentheses and signs inside each other
@@ -272,9 +271,8 @@ class _Reader:
         if name not in self.df:
             if why := _NOT_HERE.get(name):
                 self.refuse(f"unexpected {name!r}: {why}")
-            folded = {str(c).casefold(): str(c) for c in self.df.columns}
-            near = difflib.get_close_matches(name.casefold(), folded, n=1)
-            self.refuse(f"no column {name!r}" + (f"; did you mean {folded[near[0]]!r}?" if near else ""))
+            close = near(name, self.df.columns)
+            self.refuse(f"no column {name!r}" + (f"; did you mean {close!r}?" if close else ""))
         values = self.df[name]
         if isinstance(values, pd.DataFrame):
             self.refuse(f"{name!r} names {values.shape[1]} columns; rename one")

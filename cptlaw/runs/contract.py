@@ -1,6 +1,5 @@
 """What a runs table is, and what is refused: columns, units, labels, and where in a file a bad row stands."""
 
-import difflib
 import math
 import os
 import re
@@ -12,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from cptlaw.errors import UserError
+from cptlaw.errors import UserError, nearest
 
 REQUIRED = ("run", "eval", "loss")
 OPTIONAL = (
@@ -339,8 +338,8 @@ def _check_runs(df: pd.DataFrame, at: Locator) -> None:
 def near(name: str, names: Any, cutoff: float = 0.6) -> str | None:
     """The closest of `names`, case left aside."""
     folded = {str(n).casefold().strip(): str(n) for n in names}
-    found = difflib.get_close_matches(name.casefold().strip(), folded, n=1, cutoff=cutoff)
-    return folded[found[0]] if found else None
+    found = nearest(name.casefold().strip(), folded, cutoff)
+    return None if found is None else folded[found]
 
 
 def missing(df: pd.DataFrame, name: str) -> str:

@@ -3,18 +3,18 @@
 `read` refuses a file of doubtful units unless it is told to trust them; `check` returns every doubt as a warning.
 """
 
-import difflib
 import os
 
 import numpy as np
 import pandas as pd
 
+from cptlaw.errors import nearest
 from cptlaw.runs.contract import OPTIONAL, PREFIXES, REQUIRED, SYNONYMS, Locator, checked, finished, label_key
 
 GUESSING = np.log(1e6)  # nats per token of guessing among a million tokens: no vocabulary is much larger
 POOR = 4.5  # nats per token: no trained model is this bad on text
-JUMP = 500.0  # neighbouring run lengths, or checkpoints of a run, are not this far apart
-FALL = 30.0  # nor does a run fall back this far
+JUMP = 500.0  # the largest plausible ratio of neighbouring run lengths, or of neighbouring checkpoints of a run
+FALL = 30.0  # the largest plausible ratio by which tokens decrease within a run
 
 
 def check(df: pd.DataFrame, source: str | os.PathLike[str] = "table") -> list[str]:
@@ -33,10 +33,10 @@ def warnings(df: pd.DataFrame) -> list[str]:
     known = [*REQUIRED, *OPTIONAL]
     for name in map(str, df.columns):
         if name not in known and not name.startswith(PREFIXES):
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
-            near += [ours for ours, theirs in SYNONYMS.items() if name.casefold() in theirs]
-            if near and near[0] not in df:
-                found.append(f"column {name!r} is not known and not used; did you mean {near[0]!r}?")
+            synonym = next((ours for ours, theirs in SYNONYMS.items() if name.casefold() in theirs), None)
+            meant = nearest(name, known, cutoff=0.8) or synonym
+            if meant and meant not in df:
+                found.append(f"column {name!r} is not known and not used; did you mean {meant!r}?")
     done = finished(df)
     if not done.all():
         said = df["status"][~done].value_counts()

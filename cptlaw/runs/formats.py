@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from cptlaw.lfs import refuse_pointer
 from cptlaw.runs import objects, separated
 from cptlaw.runs.contract import TableError
 from cptlaw.runs.text import HEAD, LINE_BYTES, Lines, Loaded, beginning, codec_of, undecodable
@@ -31,7 +32,6 @@ _MAGIC = (
     (b"PK\x03\x04", "an Excel or zip file: save the table as CSV", ()),
     (b"\xd0\xcf\x11\xe0", "an old Excel file: save the table as CSV", ()),
     (b"\x28\xb5\x2f\xfd", "compressed by zstd: unpack it, or compress it as .gz", ()),
-    (b"version https://git-lfs", "a pointer of Git LFS, not the table: fetch it with `git lfs pull`", ()),
     (b"<", "a web page or XML, not a table: download the raw file", ()),
 )
 # pandas' and pyarrow's parse errors are ValueErrors.
@@ -69,6 +69,7 @@ def load(
     """
     kind, opener = kind_of(path)
     try:
+        refuse_pointer(path, TableError)
         with path.open("rb") as file:
             first = file.read(64)
         for magic, what, kinds in _MAGIC:

@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import atomic
+from cptlaw.fields import plain
 from cptlaw.runs.contract import TableError
 
 FORMATS = (".csv", ".parquet", ".jsonl")
@@ -50,7 +51,7 @@ def append(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> N
     if path.suffix != ".jsonl":
         raise TableError(f"{path}: rows can be appended to a .jsonl table only")
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = "".join(json.dumps({key: _plain(value) for key, value in row.items()}) + "\n" for row in rows).encode()
+    data = "".join(json.dumps({key: plain(value) for key, value in row.items()}) + "\n" for row in rows).encode()
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         start, tail = _last_line(file)
@@ -115,15 +116,8 @@ def _texts(column: pd.Series, encode: Any) -> list[str]:
     return np.array([*texts, encode(None)], object)[codes].tolist()
 
 
-def _plain(value: Any) -> Any:
-    """JSON-ready: NumPy's scalars as Python's, no number as null."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def _json(value: Any) -> str:
-    value = _plain(value)
+    value = plain(value)
     return (
         json.dumps(value)
         if value is None or isinstance(value, (str, int, float, list, dict))

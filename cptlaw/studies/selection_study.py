@@ -118,7 +118,7 @@ def run(prepared: Prepared, plan: Plan, *, retry_failed: bool = False, command: 
       UserError: a run failed, of which the study needs every one.
     """
     base = prepared.base(SIZE)
-    _train_all(prepared, [base], "base", retry_failed)
+    _train_every(prepared, [base], "base", retry_failed)
     measured = RunDir(prepared.workdir, base).result() or {}
     at_start = pd.DataFrame(measured.get("losses", []), columns=["eval", "loss"])
     say(worse_than_guessing(at_start.assign(model=SIZE, tokens=0), prepared.vocab_size))
@@ -166,7 +166,7 @@ class _Lab:
                 planned += runs_of_subset
                 facts |= {run.id: {"subset": rule, **about} for run in runs_of_subset}
         title = f"{domain}: {', '.join(rules)}" if len(rules) < 6 else domain
-        _train_all(self.prepared, planned, title, self.retry_failed)
+        _train_every(self.prepared, planned, title, self.retry_failed)
         table = sweep.collect(planned, self.prepared.workdir)
         table = table[table["tokens"] > 0]
         for corpus in (study.general, *study.domains):
@@ -260,7 +260,7 @@ def _pool(prepared: Prepared, plan: Plan, base: Run, corpus: str, split: str) ->
     return Pool.of(scores.read(out), plan.chunk, by=plan.by, unit=plan.unit, winsor=plan.winsor)
 
 
-def _train_all(prepared: Prepared, planned: list[Run], title: str, retry_failed: bool) -> None:
+def _train_every(prepared: Prepared, planned: list[Run], title: str, retry_failed: bool) -> None:
     if failed := prepared.sweep(planned, title, retry_failed=retry_failed).failed:
         raise UserError(
             f"{len(failed)} of {len(planned)} runs failed, and this study needs every one. Mend the cause, and run the "

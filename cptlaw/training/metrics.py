@@ -42,7 +42,14 @@ def peak_flops(device_kind: str) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Where a run is: columns of the runs table. `step` and `tokens` are done; `lr` is the last one used."""
+    """Where a run is: columns of the runs table.
+
+    Attributes:
+      step, tokens: how many are done.
+      lr: the learning rate of the last step.
+      lr_sum, lr_anneal: S1 and S2 of the learning-dynamics law up to here (see `schedules.dynamics`).
+      flops: training FLOPs spent.
+    """
 
     step: int
     tokens: int
@@ -72,9 +79,12 @@ class Speed:
 
 @dataclasses.dataclass(frozen=True)
 class Metrics:
-    """What the step that led to `point` measured before its update: its loss in nats over `count` tokens.
+    """What the step that led to `point` measured before its update.
 
-    `speed` is None at the first metrics of a process, whose time is the compiler's.
+    Attributes:
+      nats, count: the sum of the losses of the batch, and the number of tokens that it is over.
+      grad_norm: the gradient's global norm, before clipping.
+      speed: None at the first metrics of a process, because compilation took most of that time.
     """
 
     point: Point

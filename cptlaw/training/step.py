@@ -53,7 +53,8 @@ class Optimizer:
 
 
 def decayed(params: transformer.Params) -> Any:
-    """True for the weights that decay: not norm scales and biases (stacked over layers, so not told by their rank)."""
+    """True for the weights that decay: all but norm scales and biases. Stacking over layers hides their rank, so names
+    decide."""
     return jax.tree_util.tree_map_with_path(lambda path, _: not str(path[-1].key).endswith(("norm", "bias")), params)
 
 

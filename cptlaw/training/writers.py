@@ -34,7 +34,7 @@ def writers(kinds: Collection[str], directory: Path, name: str, config: Mapping[
 
 @contextlib.contextmanager
 def jsonl(path: Path) -> Iterator[Write]:
-    """Appends records to a JSONL file, which tells every step once, in order, however often the run was stopped."""
+    """Appends records to a JSONL file, which holds every step once, in order, however often the run was stopped."""
     with contextlib.ExitStack() as stack:
         file = None
 

@@ -8,8 +8,8 @@ import pytest
 
 from cptlaw import laws
 from cptlaw.errors import UserError
-from cptlaw.fitting import kernels, prior
-from cptlaw.fitting.condition import CHECKPOINTS, MOST_ROWS, condition, descend, restricted, thin
+from cptlaw.fitting import kernels
+from cptlaw.fitting.condition import condition
 from cptlaw.fitting.process import Process
 
 LAW = laws.get("chinchilla")
@@ -43,29 +43,6 @@ def process():
 def at(size, tokens):
     size, tokens = np.broadcast_arrays(np.asarray(size, float), np.asarray(tokens, float))
     return {"params": size.ravel(), "tokens": tokens.ravel()}
-
-
-def test_gradient_of_the_restricted_likelihood():
-    rng = np.random.default_rng(0)
-    place = rng.normal(size=(12, 2))
-    matrices = np.stack(
-        [np.eye(12), kernels.matern52(kernels.distance(place, place)), np.kron(np.eye(6), np.ones((2, 2)))]
-    )
-    about = np.array([[-4.0, 1.0], [-3.0, 0.7], [-5.0, 1.0]])
-    value = restricted(0.05 * rng.normal(size=12), rng.normal(size=(12, 3)), matrices, about, rows=8)
-    here = np.array([-3.5, -3.2, -4.1])
-    numeric = [(value(here + 1e-5 * e)[0] - value(here - 1e-5 * e)[0]) / 2e-5 for e in np.eye(3)]
-    np.testing.assert_allclose(value(here)[1], numeric, rtol=1e-6)
-
-
-def test_descent_ends_where_the_slope_is_zero():
-    def rosenbrock(x):
-        a, b = x
-        return (1 - a) ** 2 + 100 * (b - a * a) ** 2, np.array(
-            [-2 * (1 - a) - 400 * a * (b - a * a), 200 * (b - a * a)]
-        )
-
-    np.testing.assert_allclose(descend(rosenbrock, np.array([-1.2, 1.0])), 1, atol=1e-2)
 
 
 def test_the_posterior_is_that_of_the_joint_normal(process):
@@ -183,28 +160,8 @@ def test_a_corpus_never_dropped_is_not_said_to_be_droppable():
     assert {"mix", "mix x size", "mix x tokens", "base", "drift"} <= set(found.scales)
 
 
-def test_thinning_keeps_ends_and_does_not_depend_on_order():
-    run = np.repeat(["a", "b"], 40)
-    tokens = np.tile(np.arange(1, 41) * 1e9, 2)
-    kept = thin({"tokens": tokens}, run)
-    assert len(kept) == 2 * CHECKPOINTS and {0, 39, 40, 79} <= set(kept.tolist())
-    shuffled = np.random.default_rng(0).permutation(80)
-    again = shuffled[thin({"tokens": tokens[shuffled]}, run[shuffled])]
-    assert set(again.tolist()) == set(kept.tolist())
-    many = np.arange(20_000)
-    x = {"params": np.geomspace(1e7, 1e10, 20_000), "tokens": np.tile(np.geomspace(1e9, 1e11, 100), 200)}
-    assert len(thin(x, many.astype(str))) <= MOST_ROWS
-
-
 def test_terms_that_a_table_cannot_show_are_left_out():
     table = rows().groupby("run", sort=False).tail(1)  # one checkpoint a run, all at the same tokens
     found = conditioned(table)
     assert not {"run", "drift", "tokens", "size x tokens", "mix"} & set(found.scales)
     assert {"checkpoint", "size", "base"} <= set(found.scales)
-
-
-def test_the_shipped_prior_is_whole():
-    shipped = prior.shipped()
-    assert set(shipped.scales) == set(kernels.TERMS)
-    assert all(0 < middle < 0.1 and 0 < wide <= 3 for middle, wide in shipped.scales.values())
-    assert set(shipped.lengths) == {"size", "tokens", "mix", "drift"}

@@ -1,0 +1,226 @@
+"""What `cptlaw plan QUESTION` does when it is asked: finds the fits, asks the question, shows the decision."""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from cptlaw.cli import tables
+from cptlaw.cli.fit import own_law
+from cptlaw.errors import UserError
+
+
+def _fit_of(args: argparse.Namespace, name: str) -> Any:
+    """The fit that `--name` means."""
+    return _fit(args, name, getattr(args, name))
+
+
+def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
+    from cptlaw import fitting
+
+    if text.endswith(".json"):
+        return fitting.Fit.load(text, own_law(args))
+    if args.table is None:
+        raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
+    return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
+
+
+def _table(args: argparse.Namespace) -> Any:
+    from cptlaw import cache
+
+    cache.keep_compiled()
+    return tables.read(args, args.table)
+
+
+def _csv(flag: str, path: Path) -> Any:
+    from cptlaw import runs
+
+    try:
+        return runs.read_columns(path)
+    except runs.TableError as error:
+        raise UserError(f"{flag} {error}") from None
+
+
+def show(decision: Any, args: argparse.Namespace) -> None:
+    """Prints the decision, and saves it where --out says."""
+    if args.out:
+        decision.save(args.out)
+    print(json.dumps(decision.to_json(), allow_nan=False) if args.json else decision.text())
+
+
+def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
+    decision = _ask(args, decide, *fits, **question)
+    if not args.exact:
+        return decision
+    from cptlaw import cache
+    from cptlaw.planning.influence import leave_one_out
+
+    cache.keep_compiled()
+    moved = leave_one_out(decide, *_laws(args, fits), progress=True, **question)
+    return dataclasses.replace(decision, influence=moved.influence)
+
+
+def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
+    return decide(*_laws(args, fits), **question)
+
+
+def _laws(args: argparse.Namespace, fits: Any) -> list[Any]:
+    return [fit.alone() if args.law_only else fit for fit in fits]
+
+
+def ask_trade_off(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.tradeoff import measured_base, trade_off
+
+    general, domain = _fit_of(args, "general"), _fit_of(args, "domain")
+    base, error = args.base_loss, 0.0
+    if base is None:
+        if args.table is None:
+            raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
+        base, error = measured_base(_table(args), general.eval, args.params)
+    return _decide(
+        args,
+        trade_off,
+        general,
+        domain,
+        params=args.params,
+        tokens=args.tokens,
+        base_loss=base,
+        tolerance=args.tolerance,
+        ceiling=None if args.rise is None else base + args.rise,
+        base_loss_se=error,
+        confidence=args.confidence or None,
+        corpus_tokens=args.corpus_tokens or None,
+        level=args.level,
+    )
+
+
+def ask_share_for_loss(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.share_for_loss import share_for_loss
+
+    fit = _fit_of(args, "fit")
+    return _decide(args, share_for_loss, fit, loss=args.loss, params=args.params, tokens=args.tokens, level=args.level)
+
+
+def ask_limited_data(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.limited_data import limited_data
+
+    return _decide(
+        args,
+        limited_data,
+        _fit_of(args, "domain"),
+        params=args.params,
+        domain_tokens=args.domain_tokens,
+        tokens=args.tokens,
+        max_epochs=args.max_epochs,
+        **({} if args.repetition is None else {"repetition": args.repetition}),
+        level=args.level,
+    )
+
+
+def ask_budget(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.budget import budget
+
+    return _decide(
+        args,
+        budget,
+        _fit_of(args, "domain"),
+        *([] if args.general is None else [_fit_of(args, "general")]),
+        flops=args.flops,
+        share=args.share,
+        sizes=args.sizes,
+        inference_tokens=args.inference_tokens,
+        ceiling=args.ceiling,
+        level=args.level,
+    )
+
+
+def ask_pareto(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.pareto import pareto
+
+    fits = _fit_of(args, "general"), _fit_of(args, "domain")
+    return _ask(args, pareto, *fits, params=args.params, tokens=args.tokens, points=args.points, level=args.level)
+
+
+def ask_mixture(args: argparse.Namespace) -> Any:
+    from cptlaw import cache
+    from cptlaw.planning.mixture import mixture
+
+    cache.keep_compiled()
+    asked = (
+        "weights",
+        "worst",
+        "params",
+        "tokens",
+        "floors",
+        "caps",
+        "corpus_tokens",
+        "max_epochs",
+        "ceilings",
+        "beyond",
+        "level",
+    )
+    fits = [_fit(args, "fits", text) for text in args.fits]
+    return _ask(args, mixture, *fits, **{name: getattr(args, name) for name in asked})
+
+
+def ask_best_subset(args: argparse.Namespace) -> Any:
+    from cptlaw.planning.best_subset import best_subset
+
+    reachable = None
+    if args.reachable is not None:
+        table = _csv("--reachable", args.reachable)
+        if not {"mean", "spread"} <= set(table):
+            raise UserError(f"--reachable {args.reachable}: needs the columns mean and spread")
+        reachable = table[["mean", "spread"]].to_numpy()
+    return best_subset(_fit_of(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
+
+
+def ask_next_runs(args: argparse.Namespace) -> Any:
+    from cptlaw import cache
+    from cptlaw.planning.decision import Decision
+    from cptlaw.planning.next_runs import next_runs
+
+    target = args.predict or Decision.load(args.decision)
+    if isinstance(target, Decision) and target.kind == "mixture":
+        cache.keep_compiled()
+    return next_runs(
+        target,
+        *(_fit(args, "fits", text) for text in args.fits),
+        candidates=None if args.candidates is None else _csv("--candidates", args.candidates),
+        k=args.k,
+        level=args.level,
+    )
+
+
+def ask_first_grid(args: argparse.Namespace) -> Any:
+    from cptlaw import fitting, laws
+    from cptlaw.planning.first_grid import first_grid
+
+    if args.assume.endswith(".json"):
+        fit = fitting.Fit.load(args.assume, own_law(args))
+        law, theta = fit.law, fit.params
+        for column, loose in fit.rests.items():
+            if loose:
+                raise UserError(
+                    f"--assume {args.assume}: {column} never varied in its runs, so it does not determine "
+                    f"{', '.join(loose)}: give values for all parameters, --assume NAME=X,... with --law {law.name}"
+                )
+    else:
+        law = laws.parse("dcpt" if args.law == "auto" else args.law)
+        try:
+            theta = tables.named(args.assume)
+        except argparse.ArgumentTypeError as error:
+            raise UserError(f"--assume {error}") from None
+    return first_grid(
+        law,
+        theta,
+        at={"params": args.params, "tokens": args.tokens, "ratio": args.ratio},
+        precision=args.precision,
+        sizes=args.sizes,
+        tokens=args.lengths,
+        run_noise=args.run_noise,
+        checkpoint_noise=args.checkpoint_noise,
+        seeds=args.seeds,
+        level=args.level,
+    )
