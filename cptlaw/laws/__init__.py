@@ -74,6 +74,9 @@ def _get(name: str, options: tuple[tuple[str, Any], ...]) -> Law:
     for option, _ in options:
         if option not in known:
             raise LawError(f"law {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
+    for option, value in options:  # any other text would count as true
+        if isinstance(known[option], bool) and not isinstance(value, bool):
+            raise LawError(f"law {name}: {option}={value} is neither true nor false")
     built = BUILDERS[name](**dict(options))
     return dataclasses.replace(built, options=dict(options))
 

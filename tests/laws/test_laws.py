@@ -156,6 +156,9 @@ def test_the_same_law_is_the_same_object():
     ("text", "words"),
     [
         ("dcp", "did you mean 'dcpt'"),
+        ("dcpt:constrained=no", "constrained=no is neither true nor false"),
+        ("dcpt:constrained=0", "constrained=0.0 is neither true nor false"),
+        ("repetition:tied=flase", "tied=flase is neither"),
         ("dcpt:sign=1", "no option 'sign'.*constrained"),
         ("dcpt:sign", "option=value"),
         ("mixing", "two or more corpora"),
