@@ -62,6 +62,10 @@ def get(name: str, **options: Any) -> Law:
             raise LawError(f"{name}: a law from a file takes no options")
         return load(name)
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    defaults = options_of(name) if name in BUILDERS else {}
+    for option, value in options.items():  # any text would count as true; and to the cache, 0 is False
+        if isinstance(defaults.get(option), bool) and not isinstance(value, bool):
+            raise LawError(f"law {name}: {option}={value} is neither true nor false")
     return _get(name, tuple(sorted(options.items())))
 
 
@@ -74,9 +78,6 @@ def _get(name: str, options: tuple[tuple[str, Any], ...]) -> Law:
     for option, _ in options:
         if option not in known:
             raise LawError(f"law {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
-    for option, value in options:  # any other text would count as true
-        if isinstance(known[option], bool) and not isinstance(value, bool):
-            raise LawError(f"law {name}: {option}={value} is neither true nor false")
     built = BUILDERS[name](**dict(options))
     return dataclasses.replace(built, options=dict(options))
 
