@@ -144,9 +144,9 @@ def _fit(args: argparse.Namespace) -> None:
     if args.out:
         fit.save(args.out)
     if args.plot:
-        from cptlaw.fitting import plots
+        from cptlaw import report
 
-        for path in plots.write(fit, args.plot):
+        for path in report.write_figures(fit, args.plot):
             print(f"wrote {path}", file=sys.stderr)
     if args.json:
         print(json.dumps(fit.summary(), allow_nan=False))

@@ -20,6 +20,7 @@ CHECKPOINTS = 6  # kept of a run: its ends and those nearest to even steps of lo
 MOST_ROWS = 600  # kept of a table; its cost is cubic
 ROUNDS = 2  # of mode and scales in turn
 NEWTON, STEPS = 12, 40  # steps of the mode and of the scales, at most
+LONGEST, BACK = 1.5, 20  # most a log scale moves in a step, and halvings of a step
 FAILED = 1e12  # a covariance that is none
 CLIPS = {"alpha": (0.08, 1.2), "beta": (0.08, 1.2), "t": (-6.0, 6.0)}
 LEAST_PART = 0.005  # of the least loss: below it a linear term is lifted, or its column of slopes is zero
@@ -67,7 +68,8 @@ def condition(
     moving = [p for p in law.params if p.name not in held and p.name not in law.fixed]
     begin = [_inside(law, p, theta, x, least) for p in moving]
     about = [prior.of_parameter(p, value, least) for p, value in zip(moving, begin)]
-    logged, centre, spread = (np.array(column) for column in zip(*about))
+    logged = np.array([log for log, _, _ in about], bool)
+    centre, spread = np.array([c for _, c, _ in about], float), np.array([w for _, _, w in about], float)
     found = Process(
         law=law,
         scales={term: given.scales[term][0] for term in _shown(at)},
@@ -79,7 +81,7 @@ def condition(
         fixed={k: float(v) for k, v in theta.items() if k not in {p.name for p in moving}},
         centre=centre,
         spread=spread,
-        phi=np.where(logged, np.log(np.where(logged, begin, 1.0)), begin),
+        phi=np.where(logged, np.log(np.where(logged, np.array(begin, float), 1.0)), np.array(begin, float)),
         x=x,
         log_y=log_y,
         run=tuple(runs.tolist()),
@@ -199,17 +201,39 @@ def _scales(
     given: prior.Prior,
 ) -> dict[str, float]:
     """Scales at the maximum of the tempered restricted likelihood times their prior."""
-    from scipy.optimize import minimize
-
     terms = list(start)
     slope = slopes(lambda p: found._law_log(p, found.x), phi)
     off = found.log_y - found._law_log(phi, found.x) - slope @ (found.centre - phi)
     about = np.array([(math.log(given.scales[t][0]), given.scales[t][1]) for t in terms])
     surprise = restricted(off, slope * found.spread, np.stack([matrices[t] for t in terms]), about, given.rows)
-    bounds = [(middle - 5 * wide, middle + 5 * wide) for middle, wide in about]
-    begin = np.log([start[t] for t in terms])
-    answer = minimize(surprise, begin, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": STEPS})
-    return {t: float(v) for t, v in zip(terms, np.exp(answer.x))}
+    best = descend(surprise, np.log([start[t] for t in terms]))
+    return {t: float(v) for t, v in zip(terms, np.exp(best))}
+
+
+def descend(value: Callable[[np.ndarray], tuple[float, np.ndarray]], at: np.ndarray) -> np.ndarray:
+    """A minimum by BFGS with backtracking from `at`; `value` gives the slope too. SciPy's takes a second to import."""
+    inverse = np.eye(len(at))
+    now, slope = value(at)
+    for _ in range(STEPS):
+        move = -inverse @ slope
+        if move @ slope >= 0:  # rounding has spoilt the curvature
+            inverse, move = np.eye(len(at)), -slope
+        move *= min(1.0, LONGEST / max(np.abs(move).max(), 1e-12))
+        for _ in range(BACK):
+            new, new_slope = value(at + move)
+            if new <= now + 1e-4 * (move @ slope):
+                break
+            move = move / 2
+        else:
+            return at
+        change = new_slope - slope
+        gain, at, now, slope = now - new, at + move, new, new_slope
+        if (curve := move @ change) > 1e-12:
+            left = np.eye(len(at)) - np.outer(move, change) / curve
+            inverse = left @ inverse @ left.T + np.outer(move, move) / curve
+        if gain < 1e-7 * max(abs(now), 1.0):
+            return at
+    return at
 
 
 def restricted(

@@ -173,9 +173,10 @@ class Process:
             )
         for column, word in (("params", "size"), ("tokens", "tokens")):
             if column in x and column in self.x and (reach := float(self.reach(x, column).max())) > CHECKED:
-                silent = f": these runs say nothing {reach:.2g} times out" if reach > SILENT else ""
+                times = f"{reach:.0f}" if reach >= 10 else f"{reach:.2g}"
+                silent = f": these runs say nothing {times} times out" if reach > SILENT else ""
                 out.append(
-                    f"{word} {reach:.2g} times beyond the fitted rows; intervals were checked up to {CHECKED}{silent}"
+                    f"{word} {times} times beyond the fitted rows; intervals were checked up to {CHECKED}{silent}"
                 )
         for name in self._unmeasured(x):
             out.append(f"no fitted run had a share of 0 of {name}, and what dropping a corpus does cannot be inferred")

@@ -335,7 +335,8 @@ class Fit:
         """Columns with `ratio` told as the shares of two corpora, where the law reads those and not it."""
         own = eval or self.eval
         names = [name for name in self.law.columns if name.startswith("w_")]
-        if "ratio" not in x or "ratio" in self.law.columns or len(names) != 2 or f"w_{own}" not in names:
+        named = any(name.startswith("w_") for name in x)
+        if named or "ratio" not in x or "ratio" in self.law.columns or len(names) != 2 or f"w_{own}" not in names:
             return dict(x)
         (other,) = set(names) - {f"w_{own}"}
         told = {f"w_{own}": x["ratio"], other: 1 - np.asarray(x["ratio"], float)}

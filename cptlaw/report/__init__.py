@@ -1,5 +1,6 @@
-"""One self-contained HTML page a study: the answer first, then the figures and what they rest on."""
+"""Every figure, and the self-contained HTML page of a study: the answer first, then what it rests on."""
 
+from cptlaw.report.curves import write as write_figures
 from cptlaw.report.page import write
 
-__all__ = ["write"]
+__all__ = ["write", "write_figures"]

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from cptlaw.planning.decision import Decision
 from cptlaw.planning.numbers import corpus
@@ -318,10 +318,7 @@ def residuals(fits: Mapping[str, "Fit"]) -> Drawing:
             column, label = used[i % len(used)]
             axes.axhline(0, color=style.MUTED, lw=1)
             _dots(axes, rows, column, "residual_percent", sizes)
-            if column != "ratio":
-                axes.set_xscale("log")
-            else:
-                _percent(axes.xaxis)
+            axis_of(axes, column)
             axes.set(title=f"{name} loss", xlabel=label, ylabel="observed over\npredicted (%)")
         _size_legend(figure, sizes, bool(data["held_out"].any()), narrow)
         return figure
@@ -398,6 +395,17 @@ def key(marker: str, colour: str, label: str, hollow: bool = False) -> Line2D:
     """A marker's entry in a legend."""
     face = style.PAPER if hollow else colour
     return Line2D([], [], ls="", marker=marker, mfc=face, mec=colour, ms=10 if marker == "*" else 6, label=label)
+
+
+def axis_of(axes: Axes, column: str) -> None:
+    """The horizontal axis as its column is read: counts on a logarithmic one, shares in per cent."""
+    if column in ("params", "tokens"):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=6))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    elif column == "ratio" or column.startswith("w_"):
+        _percent(axes.xaxis)
 
 
 def _percent(axis: matplotlib.axis.Axis) -> None:

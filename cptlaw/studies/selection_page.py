@@ -3,19 +3,13 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from cptlaw import atomic
-from cptlaw.report import figures, html, style
+from cptlaw.report import html, style, subsets
 from cptlaw.report.figures import Drawing
 from cptlaw.report.html import Markup, tag
 from cptlaw.studies.selection_found import Found
-from cptlaw.words import count
-
-RULES = {"law": style.ACCENT, "competitor": style.SIZES[3], "random": style.MUTED, "low": style.SIZES[2],
-         "mid": style.SIZES[4], "high": style.BAD}  # fmt: skip
 
 
 def write(
@@ -47,8 +41,8 @@ def write(
         tag("h1", headline(found)),
         tag("p", verdict, class_="lead"),
         tag("p", decision.answer),
-        show(fared(found), _gaps(found)),
-        show(plane(found), _moments(found)),
+        show(subsets.fared(found.confirmed, list(found.fits)), _gaps(found)),
+        show(_plane(found), _moments(found)),
         tag("h2", "Does the law earn its parameters?"),
         tag(
             "p",
@@ -56,7 +50,7 @@ def write(
             "worth its parameters only if it comes before those that know tokens alone, or no interaction.",
         ),
         *(_ranking(found, corpus) for corpus in found.rankings),
-        show(histogram(found), _summary(found, summary)),
+        show(subsets.histogram(found.pool, found.values), _summary(found, summary)),
         tag("h2", "What lies at the ends"),
         _examples(examples),
         tag("h2", "Where this comes from"),
@@ -77,119 +71,16 @@ def write(
     return path
 
 
-def fared(found: Found) -> Drawing:
-    """Final losses of the confirming runs, a dot a seed."""
-    last = found.confirmed[found.confirmed["tokens"] == found.confirmed["tokens"].max()]
-    data = last[["eval", "subset", "seed", "loss"]].reset_index(drop=True)
-    corpora = list(found.fits)
-
-    def draw(narrow: bool) -> Figure:
-        figure, panels = figures.subplots(len(corpora), narrow, 1 if narrow else 2, height=2.6)
-        for axes, corpus in zip(panels, corpora):
-            for at, (rule, colour) in enumerate(RULES.items()):
-                loss = data.loc[(data["eval"] == corpus) & (data["subset"] == rule), "loss"]
-                axes.plot(loss, np.full(len(loss), at), "o", ms=5, color=colour, alpha=0.75)
-                axes.plot([loss.mean()] * 2, [at - 0.3, at + 0.3], color=colour, lw=2.2)
-            axes.set(title=f"{corpus} loss", xlabel="nats per token", yticks=range(len(RULES)), yticklabels=list(RULES))
-            axes.invert_yaxis()
-        return figure
-
-    means = data.groupby(["eval", "subset"])["loss"].mean()
-    said = "; ".join(f"{corpus} {', '.join(f'{r} {means[corpus, r]:.3f}' for r in RULES)}" for corpus in corpora)
-    return Drawing(
-        "fared",
-        "How the selected text fared",
-        f"Held-out losses after {count(last['tokens'].max())} tokens from the same base, each rule taking the same "
-        "share of the pool. A dot is a seed, which draws the subset and the order of its text; a bar is their mean.",
-        f"Mean held-out losses: {said}.",
-        data,
-        draw,
-    )
-
-
-def plane(found: Found) -> Drawing:
-    """What can be reached, what was trained, what the law recommends, and where the held-out text lies."""
-    names = list(found.cells)
-    cells = np.array([found.cells[name] for name in names])
-    edge = found.region.grid(161, slack=0.0)
-    fit, tokens = found.fits[found.domain], found.decision.inputs["tokens"]
-    predicted = fit.predict(tokens=tokens, ppl_mean=edge[:, 0], ppl_std=edge[:, 1]).point
-    best, other = ((d.point["mean"], d.point["spread"]) for d in (found.decision, found.other))
-    draws = np.stack([found.decision.samples["mean"], found.decision.samples["spread"]], -1)
-    whole, test = found.pool.moments(), found.test.moments()
-    # Straight edges in the plane of E[x] and E[x^2] are curves in this one.
-    corners = np.vstack([found.region.corners, found.region.corners[:1]])
-    outline = [np.interp(np.linspace(0, len(corners) - 1, 1000), np.arange(len(corners)), c) for c in corners.T]
-    low, high = cells.min(axis=0), cells.max(axis=0)
-    near = ((edge >= low) & (edge <= high)).all(axis=1)
-    points = [("cell " + name, *cell) for name, cell in zip(names, cells)]
-    points += [("recommended", *best), (found.rival, *other), ("pool", *whole), ("held-out text", *test)]
-
-    def draw(narrow: bool) -> Figure:
-        figure, (axes,) = figures.subplots(1, narrow, 1, height=4.2, width=figures.NARROW if narrow else 7.2)
-        axes.fill(outline[0], np.sqrt(np.maximum(outline[1] - outline[0] ** 2, 0)), color=style.RULE, alpha=0.5, lw=0)
-        x, y = edge[near].T
-        axes.tricontour(x, y, predicted[near], 8, colors=[style.INK], linewidths=0.6, alpha=0.6)
-        axes.plot(*draws.T, ".", ms=4, color=style.ACCENT, alpha=0.15)
-        axes.plot(*cells.T, "o", ms=6, mfc=style.PAPER, mec=style.INK)
-        axes.plot(*best, "*", ms=15, color=style.ACCENT, mec=style.PAPER)
-        axes.plot(*other, "*", ms=13, color=style.SIZES[3], mec=style.PAPER)
-        axes.plot(*whole, "s", ms=7, color=style.MUTED)
-        axes.plot(*test, "D", ms=7, color=style.BAD)
-        figure.legend(
-            handles=[
-                figures.key("o", style.INK, "trained cells", hollow=True),
-                figures.key("*", style.ACCENT, "the law's choice, and by resample"),
-                figures.key("*", style.SIZES[3], "the competitor's"),
-                figures.key("s", style.MUTED, "the whole pool"),
-                figures.key("D", style.BAD, "held-out text"),
-            ],
-            loc="outside lower center",
-            ncols=2 if narrow else 3,
-        )
-        axes.set(xlabel=f"mean {found.pool.unit} of a chunk", ylabel="its spread (std)")
-        return figure
-
-    return Drawing(
-        "plane",
-        "Which mean and spread",
-        f"Shaded: what subsets with {found.fraction:.0%} of the pool can have. Lines: equal predicted {found.domain} "
-        f"loss between the cells, {np.ptp(predicted[near]):.3f} nats from best to worst. Small dots: the "
-        "recommendation of each bootstrap resample. If the recommendation lies on the held-out text, the law may have "
-        "found no more than that training text should be like the test.",
-        f"The recommended subset has mean {best[0]:.3g} and spread {best[1]:.3g}; the pool {whole[0]:.3g} and "
-        f"{whole[1]:.3g}; the held-out text {test[0]:.3g} and {test[1]:.3g}.",
-        pd.DataFrame(points, columns=["point", "mean", "spread"]),
-        draw,
-    )
-
-
-def histogram(found: Found) -> Drawing:
-    """The pool's chunks by x, and those of each rule's subset."""
-    edges = np.linspace(found.pool.first.min(), found.pool.first.max(), 61)
-    values = {"pool": found.pool.first, **found.values}
-    data = pd.DataFrame({"from": edges[:-1], "to": edges[1:]})
-    for name, x in values.items():
-        data[name] = np.histogram(x, edges)[0] / len(x)
-
-    def draw(narrow: bool) -> Figure:
-        figure, (axes,) = figures.subplots(1, narrow, 1, height=2.9, width=figures.NARROW if narrow else 7.2)
-        axes.stairs(data["pool"], edges, fill=True, color=style.RULE, label="pool")
-        for rule, colour in RULES.items():
-            axes.stairs(data[rule], edges, color=colour, lw=1.5, label=rule)
-        axes.legend()
-        axes.set(xlabel=f"{found.pool.unit} of a chunk", ylabel="share of the chunks")
-        return figure
-
-    mean, std = found.pool.moments()
-    return Drawing(
-        "landscape",
-        "The landscape, and what each rule takes of it",
-        "Chunks by their value under the base model, each curve as shares of its own chunks; "
-        f"{found.pool.clipped:.2%} of the pool is clipped at {found.pool.cap:.3g}.",
-        f"The pool has mean {mean:.3g} and standard deviation {std:.3g} in {found.pool.unit}.",
-        data,
-        draw,
+def _plane(found: Found) -> Drawing:
+    return subsets.plane(
+        found.pool,
+        found.test,
+        found.region,
+        found.fraction,
+        found.cells,
+        found.fits[found.domain],
+        found.decision,
+        {found.rival: (found.other.point["mean"], found.other.point["spread"])},
     )
 
 

@@ -40,7 +40,7 @@ def test_a_study_of_several_domains_answers_for_one_with_its_own_runs(workdir, s
     other = other.assign(run="law-" + other["run"], eval=other["eval"].replace("code", "law"))
     runs.write(pd.concat([table, other], ignore_index=True)[table.columns], workdir / "runs.csv")
     fit = study[1]["code"]
-    dataclasses.replace(fit, eval="law", residuals=fit.residuals.assign(eval="law")).save(
+    dataclasses.replace(fit.alone(), eval="law", residuals=fit.residuals.assign(eval="law")).save(
         workdir / "fits" / "law-law.json"
     )
     assert cli.main(["report", str(workdir)]) == 2

@@ -74,7 +74,7 @@ def test_your_own_losses(tmp_path, monkeypatch):
 
 def test_your_own_losses_needs_no_tensorflow():
     source = (COLABS / "your_own_losses.ipynb").read_text()
-    code = "import sys; from cptlaw import fitting, runs; from cptlaw.fitting import plots, estimate, ranking;"
+    code = "import sys; from cptlaw import fitting, report, runs; from cptlaw.fitting import estimate, ranking;"
     code += "from cptlaw.planning import limited_data, tradeoff;"
     code += "assert not {'tensorflow', 'seqio', 'flax', 'orbax'} & set(sys.modules)"
     assert "cptlaw.data" not in source and "cptlaw.studies" not in source

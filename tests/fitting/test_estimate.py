@@ -120,7 +120,7 @@ def test_published_coefficients_are_evaluated_when_all_are_fixed(dcpt_table):
     assert fit.scores["fit"]["mean_log"] < 2e-3 and fit.scores["held_out"]["n"] == 30
     assert all(len(values) == 0 for values in fit.samples.values()) and fit.codes == {}
     truth = laws.get("dcpt").predict(TRUTH, {**ASKED, "ratio": np.array(0.5)})
-    assert fit.predict(**ASKED, ratio=0.5).point == pytest.approx(truth)
+    assert fit.predict(target="law", **ASKED, ratio=0.5).point == pytest.approx(truth)
 
 
 def test_a_fixed_parameter_of_a_constraint_is_held_as_given(dcpt_table):

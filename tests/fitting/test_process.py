@@ -9,7 +9,7 @@ import pytest
 from cptlaw import laws
 from cptlaw.errors import UserError
 from cptlaw.fitting import kernels, prior
-from cptlaw.fitting.condition import CHECKPOINTS, MOST_ROWS, condition, restricted, thin
+from cptlaw.fitting.condition import CHECKPOINTS, MOST_ROWS, condition, descend, restricted, thin
 from cptlaw.fitting.process import Process
 
 LAW = laws.get("chinchilla")
@@ -56,6 +56,16 @@ def test_gradient_of_the_restricted_likelihood():
     here = np.array([-3.5, -3.2, -4.1])
     numeric = [(value(here + 1e-5 * e)[0] - value(here - 1e-5 * e)[0]) / 2e-5 for e in np.eye(3)]
     np.testing.assert_allclose(value(here)[1], numeric, rtol=1e-6)
+
+
+def test_descent_ends_where_the_slope_is_zero():
+    def rosenbrock(x):
+        a, b = x
+        return (1 - a) ** 2 + 100 * (b - a * a) ** 2, np.array(
+            [-2 * (1 - a) - 400 * a * (b - a * a), 200 * (b - a * a)]
+        )
+
+    np.testing.assert_allclose(descend(rosenbrock, np.array([-1.2, 1.0])), 1, atol=1e-2)
 
 
 def test_the_posterior_is_that_of_the_joint_normal(process):
