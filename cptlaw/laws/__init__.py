@@ -146,7 +146,7 @@ def _run(path: str, name: str, source: bytes) -> Law:
     module.__file__ = path
     try:
         exec(compile(source, path, "exec"), vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a law file that exits must not end the command as if all were well
         raise LawError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not isinstance(found, Law):

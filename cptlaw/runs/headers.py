@@ -76,7 +76,8 @@ def plain(df: pd.DataFrame, source: Any = "table", mapped: Sequence[str] = ()) -
                 (ours,) = canonical([str(name)], mapped)
                 if ours in (*REQUIRED, *OPTIONAL) or ours.startswith(PREFIXES) or ours in mapped:
                     what = "bytes" if bytes in found else "objects" if dict in found else "lists"
-                    raise TableError(f"{source}: no column {ours!r} of plain cells: {name!r} holds {what}; write one value a row")
+                    why = f"no column {ours!r} of plain cells: {name!r} holds {what}; write one value a row"
+                    raise TableError(f"{source}: {why}")
                 dropped.append(str(name))
             elif any(k.__module__ in ("datetime", "decimal", "uuid") for k in kinds):
                 numeric = any(k.__name__ == "Decimal" for k in kinds)

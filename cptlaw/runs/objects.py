@@ -91,7 +91,7 @@ def _decoded(path: Path, batch: list[tuple[int, str]], notes: list[str]) -> pd.D
                     notes.append(f"line {number} is torn and left out: its writer died")
                     break
                 raise TableError(f"{path}: line {number}: not JSON ({error}); correct or delete the line") from error
-    for (number, text), row in zip(batch, rows):
+    for (number, _), row in zip(batch, rows):
         if not isinstance(row, dict):
             why = "not a JSON object; delete the line"
             if isinstance(row, list):
