@@ -34,6 +34,7 @@ def condition(
     run: Sequence[str],
     base: Sequence[str] | None = None,
     *,
+    weights: np.ndarray | None = None,
     held: Sequence[str] = (),
     given: prior.Prior | None = None,
 ) -> Process:
@@ -43,6 +44,7 @@ def condition(
       theta: reported parameters, a start.
       x: column of the law -> (rows,); `loss` (rows,), nats; `run` ids.
       base: ids of the base models; None: one a size.
+      weights: (rows,) precision of each row's checkpoint noise over the average row's; None: all alike.
       held: parameters not to be moved.
       given: the prior; None: the shipped one.
 
@@ -61,6 +63,7 @@ def condition(
     kept = thin(x, runs)
     x, log_y = {k: np.asarray(v, float)[kept] for k, v in x.items()}, np.log(np.asarray(loss, float)[kept])
     runs, bases = runs[kept], bases[kept]
+    noise = np.ones(len(kept)) if weights is None else 1 / np.asarray(weights, float)[kept]
     at = kernels.points(
         x, np.unique(runs, return_inverse=True)[1], np.unique(bases, return_inverse=True)[1], given.offset
     )
@@ -84,12 +87,13 @@ def condition(
         phi=np.where(logged, np.log(np.where(logged, np.array(begin, float), 1.0)), np.array(begin, float)),
         x=x,
         log_y=log_y,
+        noise=noise,
         run=tuple(runs.tolist()),
         base=tuple(bases.tolist()),
         counts=counts,
     )
     matrices = {t: kernels.correlation(t, at, at, given.lengths) for t in found.scales if t != NOISE}
-    matrices[NOISE] = np.eye(len(log_y))
+    matrices[NOISE] = np.diag(noise)
     phi, scales = found.phi, found.scales
     for _ in range(ROUNDS):
         phi = _mode(found, phi, np.sum([scales[t] ** 2 * matrices[t] for t in scales], axis=0))

@@ -163,7 +163,10 @@ class Conditioning:
             frame = rows.frame[own]
             if own.sum() >= LEAST_CONDITIONED and len(held) < len(self.law.names):
                 run, base = frame["run"].astype(str).tolist(), _bases(frame)
-                found[corpus] = condition(self.law, start, self._columns(rows, own), rows.y[own], run, base, held=held)
+                found[corpus] = condition(
+                    self.law, start, self._columns(rows, own), rows.y[own], run, base,
+                    weights=rows.weights[own], held=held,
+                )  # fmt: skip
         return found
 
     def predict(self, rows: Rows, problem: Problem, theta: np.ndarray) -> np.ndarray:

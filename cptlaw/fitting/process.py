@@ -63,6 +63,7 @@ class Process:
       fixed: the other parameters.
       centre, spread, phi: (P,) prior mean and sd, and the mode.
       x: column of the law -> (rows,); `log_y` (rows,); `run`, `base`: ids (rows,).
+      noise: (rows,) checkpoint variance of each row over that of the average row, from the rows' `loss_se`.
       counts: sizes, runs and rows of the table before thinning.
     """
 
@@ -79,6 +80,7 @@ class Process:
     phi: np.ndarray
     x: dict[str, np.ndarray]
     log_y: np.ndarray
+    noise: np.ndarray
     run: tuple[str, ...]
     base: tuple[str, ...]
     counts: dict[str, int]
@@ -150,7 +152,7 @@ class Process:
             scale**2 * kernels.correlation(term, self._train, self._train, self.lengths)
             for term, scale in self.scales.items()
             if term in ("run", "drift")
-        ) + self.scales[NOISE] ** 2 * np.eye(len(self.log_y))
+        ) + self.scales[NOISE] ** 2 * np.diag(self.noise)
         prior = short.prior(self._train, self._train_law) + np.linalg.cholesky(noise) @ rng.standard_normal(
             (len(self.log_y), count)
         )
@@ -200,7 +202,7 @@ class Process:
     def to_json(self) -> dict[str, Any]:
         """All but the law, in JSON's types."""
         out = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "law"}
-        out |= {name: out[name].tolist() for name in ("logged", "centre", "spread", "phi", "log_y")}
+        out |= {name: out[name].tolist() for name in ("logged", "centre", "spread", "phi", "log_y", "noise")}
         return out | {"x": {k: v.tolist() for k, v in self.x.items()}, "moving": list(self.moving)}
 
     @classmethod
@@ -211,7 +213,7 @@ class Process:
           KeyError, TypeError, ValueError: a field is missing, unknown, of another type, length or range.
         """
         given: dict[str, Any] = dict(data)
-        given |= {name: np.array(given[name], float) for name in ("centre", "spread", "phi", "log_y")}
+        given |= {name: np.array(given[name], float) for name in ("centre", "spread", "phi", "log_y", "noise")}
         given |= {name: tuple(map(str, given[name])) for name in ("moving", "run", "base")}
         given |= {
             "logged": np.array(given["logged"], bool),
@@ -225,7 +227,7 @@ class Process:
 
     def _validate(self) -> None:
         rows, moving = len(self.log_y), len(self.moving)
-        lengths = {*map(len, self.x.values()), len(self.run), len(self.base)}
+        lengths = {*map(len, self.x.values()), len(self.run), len(self.base), len(self.noise)}
         sizes = {len(v) for v in (self.logged, self.centre, self.spread, self.phi)}
         if lengths != {rows} or sizes - {moving} or not rows:
             raise ValueError("its rows or parameters are not of one length")
@@ -236,7 +238,14 @@ class Process:
         if NOISE not in self.scales or set(self.scales) - set(kernels.TERMS):
             raise ValueError(f"its terms are not among {', '.join(kernels.TERMS)}")
         numbers: list[Any] = [self.log_y, self.centre, self.phi, *self.x.values(), *self.fixed.values()]
-        above: list[Any] = [self.spread, *self.scales.values(), *self.lengths.values(), self.df, self.offset]
+        above: list[Any] = [
+            self.noise,
+            self.spread,
+            *self.scales.values(),
+            *self.lengths.values(),
+            self.df,
+            self.offset,
+        ]
         if not all(np.isfinite(v).all() for v in (*numbers, *above)) or not all(
             (np.asarray(v) > 0).all() for v in above
         ):
@@ -267,7 +276,7 @@ class Process:
     @functools.cached_property
     def _inverse_root(self) -> np.ndarray:
         """Inverse of the Cholesky factor of the covariance of the rows, (rows, rows)."""
-        matrix = self._train_law @ self._train_law.T + self.scales[NOISE] ** 2 * np.eye(len(self.log_y))
+        matrix = self._train_law @ self._train_law.T + self.scales[NOISE] ** 2 * np.diag(self.noise)
         for term, scale in self.scales.items():
             if term != NOISE:
                 matrix += scale**2 * kernels.correlation(term, self._train, self._train, self.lengths)

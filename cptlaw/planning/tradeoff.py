@@ -184,7 +184,7 @@ def measured_base(table: pd.DataFrame, corpus: str, params: float) -> tuple[floa
             f"no base loss of {corpus} at {count(params)} parameters: a row at zero tokens gives it, and there are "
             f"such rows for {known}"
         )
-    error = float(found["loss_se"].iloc[0]) if "loss_se" in found else 0.0
+    error = float(pd.to_numeric(found["loss_se"]).iloc[0]) if "loss_se" in found else 0.0
     return float(found["loss"].iloc[0]), error if np.isfinite(error) else 0.0
 
 

@@ -45,7 +45,7 @@ def test_one_run_then_the_grid_that_holds_it(config):
     grid = launch("sweep", config, "--config.workers=1")
     assert grid.returncode == 0, grid.stderr
     assert "runs.csv: 2 runs, 12 rows" in grid.stdout
-    assert "runs.csv --law dcpt --eval code" in grid.stdout, "the config's law"
+    assert "runs.csv --law auto --eval code" in grid.stdout, "the config's law"
     refused = launch("train", config, "--config.model.layers=2")
     assert refused.returncode == 2 and "config.model.layers" in refused.stderr and "--update-config" in refused.stderr
 

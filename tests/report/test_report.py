@@ -231,7 +231,8 @@ def test_names_in_other_scripts_are_drawn_without_a_warning(study, tmp_path, rec
     table, fits, _, _ = study
     named = table.rename(columns={"w_code": "w_代码"}).assign(eval=table["eval"].replace("code", "代码"))
     rows = fits["code"].residuals.rename(columns={"w_code": "w_代码"}).assign(eval="代码")
-    fit = dataclasses.replace(fits["code"], eval="代码", residuals=rows)
+    process = {"代码": fits["code"].process["code"]}
+    fit = dataclasses.replace(fits["code"], eval="代码", residuals=rows, process=process)
     source = report.write(tmp_path / "r.html", title="x", table=named, fits={"代码": fit}).read_text()
     assert "share of 代码 text" in source and not [w for w in recwarn if "Glyph" in str(w.message)]
 
