@@ -88,7 +88,7 @@ def read_config(path: Path) -> Any:
         return module.get_config()
     except UserError:
         raise
-    except Exception as error:  # the file is the user's program, which may raise anything
+    except (Exception, SystemExit) as error:  # the file is the user's program, which may raise anything
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
         where = f"{path}, line {line}" if line else str(path)

@@ -28,6 +28,7 @@ _UNREAD = (
     *(".arrow", ".feather", ".orc", ".avro", ".tfrecord", ".tfrecords", ".h5", ".hdf5", ".lance", ".msgpack", ".warc"),
     *(".pkl", ".pickle", ".npy", ".npz", ".bin", ".idx", ".pt", ".pth", ".safetensors", ".gguf", ".db", ".sqlite"),
     *(".pdf", ".doc", ".docx", ".odt", ".epub", ".xls", ".xlsx", ".ppt", ".pptx", ".ods"),
+    *(".ldjson", ".geojson", ".jsonld", ".json5", ".ipynb", ".psv", ".sqlite3"),
     *(".zip", ".tar", ".tgz", ".7z", ".rar", ".lz4", ".br", ".snappy", ".lzo"),
     *(".png", ".jpg", ".jpeg", ".gif", ".webp", ".mp3", ".mp4", ".wav"),
 )

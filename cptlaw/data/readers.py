@@ -219,6 +219,7 @@ def _csv(path: Path, rules: Rules) -> Rows:
     column = header.index(field)
     csv.field_size_limit(limit)
     rows = csv.reader(text, delimiter=separator, strict=True)
+    passed = 0
     while True:
         why, row = "", None
         try:
@@ -227,7 +228,12 @@ def _csv(path: Path, rules: Rules) -> Rows:
             break
         except csv.Error as error:
             why = too_long(limit) if "field larger" in str(error) else f"not {kind} ({error}); mend the row"
-        number = rows.line_num + 1 + len(dropped)
+        number = rows.line_num + 1 + len(dropped) + passed
+        if why == too_long(limit):  # the rest of this cell is no row: on to the line that closes its quote
+            for line in text:
+                passed += 1
+                if line.count('"') % 2:
+                    break
         if row is not None and len(row) not in (0, len(header)):
             why = f"{len(row)} fields where the header has {len(header)}; mend or remove the row"
         if row and not why:
@@ -375,10 +381,11 @@ def _text(path: Path, rules: Rules) -> Rows:
 
 
 def _is_json_lines(text: str) -> bool:
-    """Whether the first two lines are each a JSON object, as in Spark's part-00000."""
+    """Whether the first two lines, or the only one, are each a JSON object, as in Spark's part-00000."""
     if not text.startswith("{"):
         return False
     try:
-        return all(isinstance(json.loads(line), dict) for line in io.StringIO(text[:BLOCK]).read().split("\n", 2)[:2])
+        first = [line for line in text[:BLOCK].split("\n", 2)[:2] if line.strip()]
+        return all(isinstance(value, dict) and value for value in map(json.loads, first))
     except (ValueError, RecursionError):
         return False

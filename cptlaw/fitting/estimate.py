@@ -159,7 +159,7 @@ class Conditioning:
     corpora: tuple[str, ...]
 
     def fitted(self, rows: Rows, problem: Problem, theta: np.ndarray) -> dict[str, Process]:
-        """Each corpus's law conditioned on its fitted rows; a corpus of too few rows has none."""
+        """Each corpus's law conditioned on its fitted rows; one of too few rows, or with nothing to move, has none."""
         found = {}
         reported = {name: float(value) for name, value in problem.reported(theta).items()}
         for corpus in self.corpora:
@@ -168,7 +168,7 @@ class Conditioning:
             start = {n: reported.get(f"{n}[{corpus}]", reported.get(n, math.nan)) for n in names}
             held = [n for n in self.law.names if n in problem.fixed or f"{n}[{corpus}]" in problem.fixed]
             frame = rows.frame[own]
-            if own.sum() >= LEAST_CONDITIONED:
+            if own.sum() >= LEAST_CONDITIONED and len(held) < len(self.law.names):
                 run, base = frame["run"].astype(str).tolist(), _bases(frame)
                 found[corpus] = condition(
                     self.law, start, self._columns(rows, own), rows.y[own], run, base,

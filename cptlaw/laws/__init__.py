@@ -62,6 +62,10 @@ def get(name: str, **options: Any) -> Law:
             raise LawError(f"{name}: a law from a file takes no options")
         return load(name)
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    defaults = options_of(name) if name in BUILDERS else {}
+    for option, value in options.items():  # any text would count as true; and to the cache, 0 is False
+        if isinstance(defaults.get(option), bool) and not isinstance(value, bool):
+            raise LawError(f"law {name}: {option}={value} is neither true nor false")
     return _get(name, tuple(sorted(options.items())))
 
 
@@ -142,7 +146,7 @@ def _run(path: str, name: str, source: bytes) -> Law:
     module.__file__ = path
     try:
         exec(compile(source, path, "exec"), vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a law file that exits must not end the command as if all were well
         raise LawError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
     found = getattr(module, name, None)
     if not isinstance(found, Law):

@@ -169,6 +169,8 @@ def typed(df: pd.DataFrame, at: Locator, strict: bool = True) -> pd.DataFrame:
                 numbers = pd.Series(np.nan, df.index)
             else:
                 numbers = _numbers(df[name])
+                if df[name].dtype == object:  # pandas would count true as 1
+                    numbers = numbers.mask(df[name].map(type).isin((bool, np.bool_)))
             bad = numbers.isna() & df[name].notna()
             if strict:
                 at.refuse(bad, str(name), "is not a number" + _hint(df[name][bad]))

@@ -53,10 +53,13 @@ def canonical(headers: Sequence[str], mapped: Sequence[str] = ()) -> list[str]:
     return found
 
 
-def plain(df: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def plain(df: pd.DataFrame, source: Any = "table", mapped: Sequence[str] = ()) -> tuple[pd.DataFrame, list[str]]:
     """The table with cells of numbers, truth values and text only, and what was changed.
 
     Times and decimals become text and floats; columns of lists, objects or bytes, which no law reads, are left out.
+
+    Raises:
+      TableError: such a column is one of ours, or one that is `mapped` to ours.
     """
     df, dropped = df.copy(deep=False), []
     for name in list(df.columns):
@@ -69,7 +72,12 @@ def plain(df: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
             df[name] = column.astype(str).astype(object).where(column.notna(), None)
         elif column.dtype == object:
             kinds = set(map(type, column))
-            if kinds & {list, dict, tuple, set, bytes, np.ndarray}:
+            if found := kinds & {list, dict, tuple, set, bytes, np.ndarray}:
+                (ours,) = canonical([str(name)], mapped)
+                if ours in (*REQUIRED, *OPTIONAL) or ours.startswith(PREFIXES) or ours in mapped:
+                    what = "bytes" if bytes in found else "objects" if dict in found else "lists"
+                    why = f"no column {ours!r} of plain cells: {name!r} holds {what}; write one value a row"
+                    raise TableError(f"{source}: {why}")
                 dropped.append(str(name))
             elif any(k.__module__ in ("datetime", "decimal", "uuid") for k in kinds):
                 numeric = any(k.__name__ == "Decimal" for k in kinds)

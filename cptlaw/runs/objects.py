@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from cptlaw.runs.contract import TEXT, TableError
-from cptlaw.runs.text import Loaded
+from cptlaw.runs.text import Loaded, NotObjects, torn
 
 ARRAY_BYTES = 256 << 20  # an array is one value and is held whole
 BATCH = 20_000  # lines decoded together
@@ -52,6 +52,7 @@ def _quick_jsonl(lines: Callable[[], Any]) -> pd.DataFrame | None:
     schema = pa.schema([(name, pa.string()) for name in TEXT])
     try:
         with lines() as file:
+            file.raw.only_objects = True  # Arrow crashes on a text that begins with null
             table = arrow_json.read_json(
                 pa.PythonFile(file, mode="r"),
                 read_options=arrow_json.ReadOptions(block_size=16 << 20),
@@ -59,7 +60,7 @@ def _quick_jsonl(lines: Callable[[], Any]) -> pd.DataFrame | None:
             )
             raw = file.raw
             table.validate(full=True)  # text that is not UTF-8
-    except (pa.ArrowException, pa.ArrowKeyError):
+    except (pa.ArrowException, pa.ArrowKeyError, NotObjects):
         return None
     # Arrow takes several objects on a line, and null for one.
     if not table.num_rows == raw.objects == raw.number - raw.ended:
@@ -86,17 +87,16 @@ def _decoded(path: Path, batch: list[tuple[int, str]], notes: list[str]) -> pd.D
             try:
                 rows.append(_json(text))
             except (ValueError, RecursionError) as error:
-                if not text.endswith("\n"):
+                if torn(text):
                     notes.append(f"line {number} is torn and left out: its writer died")
                     break
                 raise TableError(f"{path}: line {number}: not JSON ({error}); correct or delete the line") from error
-    for (number, text), row in zip(batch, rows):
+    for (number, _), row in zip(batch, rows):
         if not isinstance(row, dict):
-            if not text.endswith("\n"):
-                notes.append(f"line {number} is torn and left out: its writer died")
-                rows = rows[:-1]
-                break
-            raise TableError(f"{path}: line {number}: not a JSON object; delete the line")
+            why = "not a JSON object; delete the line"
+            if isinstance(row, list):
+                why = "not a JSON object but an array; write an object a line, or name the file .json"
+            raise TableError(f"{path}: line {number}: {why}")
     return pd.DataFrame(rows)
 
 

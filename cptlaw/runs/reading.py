@@ -57,7 +57,7 @@ def read(
         rename=lambda names: headers.canonical(names, theirs),
     )
     notes = loaded.notes
-    df, said = headers.plain(loaded.frame)
+    df, said = headers.plain(loaded.frame, path, [headers.clean(name) for name in theirs])
     notes += said
     df = _filled(df, notes)
     given = [headers.clean(name) for name in df.columns]
@@ -116,7 +116,7 @@ def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
     if not path.is_file():
         raise TableError(f"{path}: no such file")
     loaded = formats.load(path, rename=headers.canonical)
-    df, _ = headers.rename(_filled(headers.plain(loaded.frame)[0], []), {}, path)
+    df, _ = headers.rename(_filled(headers.plain(loaded.frame, path)[0], []), {}, path)
     return typed(df, Locator(df, path, lambda label: loaded.line(int(label))))
 
 

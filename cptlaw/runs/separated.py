@@ -24,7 +24,9 @@ def read(
     rename: Callable[[list[str]], list[str]],
 ) -> Loaded:  # fmt: skip
     sample = beginning(head, codec).lstrip("\ufeff")
-    first = next(line for line in sample.splitlines() if line.strip())
+    first = next((line for line in sample.splitlines() if line.strip()), None)
+    if first is None:
+        raise TableError(f"{path}: the file is empty")
     if first.lstrip()[0] in "{[":
         raise TableError(f"{path}: looks like JSON; name it .jsonl (an object a line) or .json")
     if first.startswith("#") or re.fullmatch(r'"?sep=."?', first.strip()):

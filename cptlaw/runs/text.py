@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +31,21 @@ class Loaded:
     notes: list[str] = field(default_factory=list)
 
 
+class NotObjects(Exception):
+    """A line of a text does not begin with a brace, though `only_objects` was asked of it."""
+
+
 class Lines(io.RawIOBase):
-    """The bytes of a text, passed on as long as its lines keep to `limit`."""
+    """The bytes of a text, passed on as long as its lines keep to `limit` and, if asked, begin with a brace."""
+
+    only_objects = False
 
     def __init__(self, raw: Any, path: Path, limit: int):
         self.raw, self.path, self.limit = raw, path, limit
         self.number = 1  # of the line that is read
         self.objects = 0  # lines that begin with a brace
         self._length, self._last = 0, b"\n"
+        self._begun = 0  # lines of which a byte was read
 
     def readable(self) -> bool:
         return True
@@ -46,6 +54,9 @@ class Lines(io.RawIOBase):
         data = self.raw.read(min(len(buffer), HEAD))
         breaks, first = data.count(b"\n"), data.find(b"\n")
         self.objects += (self._last + data).count(b"\n{")
+        self._begun += (self._last + data[:-1]).count(b"\n") if data else 0
+        if self.only_objects and self.objects < self._begun:
+            raise NotObjects
         self._last = data[-1:] or self._last
         lengths = [self._length + (first if breaks else len(data))]
         if breaks:
@@ -73,6 +84,22 @@ class Lines(io.RawIOBase):
     def close(self) -> None:
         self.raw.close()
         super().close()
+
+
+def torn(line: str) -> bool:
+    """Whether a last line of JSON is the beginning of one object, as a writer that died leaves it.
+
+    An object that is followed by something else, or is no object at all, was not left by a tear.
+    """
+    if line.endswith("\n") or not line.lstrip().startswith("{"):
+        return False
+    try:
+        json.loads(line)
+    except json.JSONDecodeError as error:
+        return error.msg != "Extra data"
+    except (ValueError, RecursionError):
+        pass
+    return False
 
 
 def codec_of(path: Path, head: bytes, encoding: str | None) -> str:

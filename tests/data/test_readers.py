@@ -161,6 +161,9 @@ def test_a_bad_line_is_refused_by_number_or_skipped_and_counted(tmp_path, line, 
         ("a.json", b"[1, 2]", r"a.json, line 1: no text in field 'text'"),
         ("a.txt", "héllo".encode("utf-16"), r"a.txt: not UTF-8 text .*it seems to be UTF-16.*convert it"),
         ("a.txt", "hello".encode("utf-16-le"), r"a.txt: not UTF-8 text \(it holds NUL characters"),
+        ("part-00001", b'{"text": "one"}\n', r"part-00001: JSON lines, not one text"),
+        ("a.ldjson", b"", r"a.ldjson: .ldjson files are not read"),
+        ("a.ipynb", b"", r"a.ipynb: .ipynb files are not read"),
         ("part-00000", LINES.encode(), r"part-00000: JSON lines, not one text; give the file the suffix .jsonl"),
         ("a.txt", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n", r"a.txt: a Git LFS pointer"),
         ("a.parquet", b"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", r"a.parquet: a Git LFS pointer"),
@@ -212,6 +215,14 @@ def test_what_is_too_long_is_refused_by_line(tmp_path, name, content, where):
     assert len(texts(tmp_path)) >= 1
     if name == "a.jsonl" or name == "a.csv":
         assert texts(tmp_path, max_document_bytes=1000, on_bad_rows="skip")[:1] == ["ok"]
+
+
+def test_a_long_cell_of_many_lines_is_skipped_to_its_end(tmp_path):
+    rows = [["ok", 1], ["x\n" * 1500, 2], ["end", 3], ["", ""]]
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text", "id"], *rows])
+    source = corpus(tmp_path, max_document_bytes=1000, on_bad_rows="skip")
+    assert [document.text for document in source.documents()] == ["ok", "end", ""]
 
 
 @pytest.mark.parametrize("rows", [["ok", "x" * 3000], ["x" * 3000]], ids=["one of two", "all"])

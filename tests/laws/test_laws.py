@@ -156,6 +156,9 @@ def test_the_same_law_is_the_same_object():
     ("text", "words"),
     [
         ("dcp", "did you mean 'dcpt'"),
+        ("dcpt:constrained=no", "constrained=no is neither true nor false"),
+        ("dcpt:constrained=0", "constrained=0.0 is neither true nor false"),
+        ("repetition:tied=flase", "tied=flase is neither"),
         ("dcpt:sign=1", "no option 'sign'.*constrained"),
         ("dcpt:sign", "option=value"),
         ("mixing", "two or more corpora"),
@@ -196,3 +199,10 @@ def test_joint_parameters_are_per_corpus_unless_shared():
         laws.joint(base, ["web", "code"], ["gamma"])
     with pytest.raises(LawError, match="tied to other parameters"):
         laws.joint(laws.get("dcpt"), ["web", "code"], ["C"])
+
+
+@pytest.mark.parametrize("source", ["raise SystemExit", "import sys; sys.exit(0)", "def (:", "1 / 0"])
+def test_a_law_file_that_cannot_be_run_is_refused(tmp_path, source):
+    (tmp_path / "own.py").write_text(source)
+    with pytest.raises(LawError, match=r"own.py: cannot be run: \w+"):
+        laws.load(f"{tmp_path / 'own.py'}:law")

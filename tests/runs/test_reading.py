@@ -383,6 +383,55 @@ def test_a_torn_last_line_is_told(table, saved):
     assert len(found) == len(table) - 1 and f"line {len(table)} is torn" in notes(found)
 
 
+ROW = '{"run": "a", "eval": "e", "loss": 2}'
+
+
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (ROW + "\n" + ROW + ROW, "line 2: not JSON (Extra data"),
+        (ROW + "\r" + ROW, "line 1: not JSON (Extra data"),
+        (ROW + '\n{"run": "b", "run": "c", "eval": "e", "loss": 2}', "line 2: not JSON ('run' stands twice"),
+        (ROW + "\nnull", "line 2: not a JSON object"),
+        (ROW + "\n12", "line 2: not a JSON object"),
+        (f"[{ROW}]", "line 1: not a JSON object but an array; write an object a line, or name the file .json"),
+        ("null", "line 1: not a JSON object"),
+        ("\nnull", "line 2: not a JSON object"),
+        ("null\n" + ROW + "\n", "line 1: not a JSON object"),
+    ],
+)
+def test_only_the_beginning_of_an_object_counts_as_torn(saved, content, words):
+    assert words in refused(saved(content, "t.jsonl"))
+
+
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\xef\xbb\xbf\n\n", b"\xff\xfe \x00\n\x00"])
+def test_a_file_of_a_byte_order_mark_alone_is_empty(saved, content):
+    assert "the file is empty" in refused(saved(content, "t.csv"))
+
+
+def test_truth_values_are_no_numbers_beside_numbers(table, saved):
+    rows = table.astype(object).to_dict("records")
+    rows[2]["loss"] = True
+    assert "line 3: loss True is not a number" in refused(saved("\n".join(map(json.dumps, rows)), "t.jsonl"))
+
+
+@pytest.mark.parametrize("cell, what", [({"mean": 2.0}, "objects"), ([2.0], "lists")])
+@pytest.mark.parametrize("name", ["loss", "w_code", "Eval", "N"])
+def test_lists_in_a_column_that_is_read_are_named(table, saved, name, cell, what):
+    rows = table.astype(object).to_dict("records")
+    for row in rows:
+        row[name] = cell
+        row["N"] = row.get("N", row["params"])
+    said = refused(saved("\n".join(map(json.dumps, rows)), "t.jsonl"), {"params": "N"})
+    assert f"{name!r} holds {what}" in said
+
+
+def test_bytes_in_a_column_that_is_read_are_named(table, tmp_path):
+    path = tmp_path / "t.parquet"
+    table.assign(eval=[label.encode() for label in table["eval"]]).to_parquet(path)
+    assert "'eval' holds bytes" in refused(path)
+
+
 def test_json_rows_of_many_shapes_are_read_alike_by_both_readers(table, saved):
     rows = table.astype(object).to_dict("records")
     rows[0]["seed"] = 3
