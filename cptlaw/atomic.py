@@ -6,6 +6,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from cptlaw.errors import UserError
+
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
@@ -40,6 +42,19 @@ def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes `text` to `path` atomically, as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def check_place(path: str | os.PathLike[str], flag: str, *, folder: bool = False) -> None:
+    """Raises UserError naming `flag` when a file (or a folder) could not be made at `path`; makes nothing."""
+    path = Path(path)
+    if path.is_dir() and not folder:
+        raise UserError(f"{flag} {path}: a folder; give a file in it, such as {path / 'out.json'}")
+    whole = path.absolute()
+    there = next(p for p in ((whole, *whole.parents) if folder else whole.parents) if p.exists())
+    if not there.is_dir():
+        raise UserError(f"{flag} {path}: cannot be written, since {there} is a file and no folder; give another place")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {path}: cannot be written, since {there} may not be written to; give another place")
 
 
 def _fsync(path: Path) -> None:

@@ -5,11 +5,16 @@ Each sibling module offers `add_parsers(subparsers)`. Nothing heavy is imported 
 
 import argparse
 import importlib
+from pathlib import Path
+from typing import Any
 
 import cptlaw
+from cptlaw import atomic
 from cptlaw.errors import exit_code
 
 _MODULES = ("demo", "selection", "fit", "plan", "report")
+# What commands write, and whether it is a folder; looked at before a command begins, since many pay for the work first.
+_WRITTEN = {"out": False, "text_out": False, "plot": True, "store_out": True}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -20,4 +25,11 @@ def main(argv: list[str] | None = None) -> int:
     for module in _MODULES:
         importlib.import_module(f"cptlaw.cli.{module}").add_parsers(subparsers)
     args = parser.parse_args(argv)
-    return exit_code("cptlaw", lambda: args.run(args))
+    return exit_code("cptlaw", lambda: _run(args))
+
+
+def _run(args: argparse.Namespace) -> Any:
+    for name, folder in _WRITTEN.items():
+        if isinstance(path := getattr(args, name, None), Path):
+            atomic.check_place(path, f"--{name.replace('_', '-')}", folder=folder)
+    return args.run(args)
