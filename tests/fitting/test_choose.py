@@ -18,7 +18,8 @@ def test_candidates_read_what_the_table_has(dcpt_table, chinchilla_table):
 
 
 def test_the_law_that_made_the_table_is_chosen(dcpt_table):
-    found = auto.choose(dcpt_table, "code", ["dcpt_l5", "dcpt:free_sign=true"])
+    few = dcpt_table[dcpt_table["tokens"].isin(np.unique(dcpt_table["tokens"])[::2])]  # a checkpoint costs a second
+    found = auto.choose(few, "code", ["dcpt_l5", "dcpt:free_sign=true"])
     assert found.law == "dcpt:free_sign=true" and sum(found.weights.values()) == pytest.approx(1, abs=1e-3)
     assert next(iter(found.weights)) == found.law and set(found.weights) == {"dcpt_l5", found.law}
     methods = set(found.table["method"])
