@@ -24,6 +24,7 @@ config.cpt.tokens, config.cpt.warmup_tokens = 8 * 512, 512
 config.eval_tokens = (2 * 512, 4 * 512, 8 * 512)
 config.held_out.tokens = 4 * 512
 config.fit.bootstrap = 20
+config.fit.law = "dcpt:constrained=false"  # auto fits five laws to each question of the table
 config.workers = 1  # which compiles each size once
 config.question.tolerance = 0.5
 """
