@@ -14,7 +14,7 @@ from cptlaw.fitting import estimate, forward, rivals
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
-from cptlaw.fitting.rows import collect, evaluated
+from cptlaw.fitting.rows import collect, domains, evaluated
 from cptlaw.progress import bar_of_fits
 
 STARTS = 16
@@ -123,6 +123,7 @@ def _answers(name: str, law: laws.Law, rows: Any, question: forward.Question, se
         {k: v[question.train] for k, v in rows.x.items()},
         rows.y[question.train],
         ids[question.train].tolist(),
+        domain=domains(rows.frame[question.train]),
     )
     x = {k: v[question.test] for k, v in rows.x.items()}
     found, log_y = process.predict(x, "run", ids[question.test]), np.log(rows.y[question.test])

@@ -21,7 +21,7 @@ from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
 from cptlaw.fitting.result import AUTO, Fit, FitError
-from cptlaw.fitting.rows import Rows, collect, evaluated
+from cptlaw.fitting.rows import Rows, bases, collect, domains, evaluated
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objective_at, solve
 from cptlaw.laws import Law
@@ -63,7 +63,7 @@ def fit(
     objective: str = "huber",
     delta: float = 1e-3,
     bootstrap: int = 1000,
-    resample: str = "runs",
+    resample: str | None = None,
     hold_out: str | ArrayLike | None = None,
     starts: int | np.ndarray = STARTS,
     seed: int = 0,
@@ -78,7 +78,9 @@ def fit(
       eval: corpus, or several: `shared` parameters (or "all") are then common and the others per corpus, `E[code]`.
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
-      bootstrap: number of resamples; 0 for none. Drawn over runs unless `resample` names another way.
+      bootstrap: number of resamples; 0 for none.
+      resample: one of `bootstrap.KINDS`. None: over domains where the law reads their learnability and the table has
+        several (`runs.by_domain`), else over runs.
       hold_out: rows kept for scoring: a condition or a boolean per row. None: the forward fold (the largest size, or
         the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
       starts: how many, or an array (starts, fitted parameters).
@@ -106,6 +108,7 @@ def fit(
     warnings += refuted or [*remedies.moved_by_rows(problem, rows, best.theta), *_warn_of_starts(best)]
 
     bootstrap = bootstrap if problem.free else 0
+    resample = resample or _unit(rows, chosen)
     samples = {name: np.empty(0) for name in chosen.names}
     codes = {"starts": _count(best.starts.code)} if problem.free else {}
     if bootstrap:
@@ -169,10 +172,10 @@ class Conditioning:
             held = [n for n in self.law.names if n in problem.fixed or f"{n}[{corpus}]" in problem.fixed]
             frame = rows.frame[own]
             if own.sum() >= LEAST_CONDITIONED and len(held) < len(self.law.names):
-                run, base = frame["run"].astype(str).tolist(), _bases(frame)
+                run, base = frame["run"].astype(str).tolist(), bases(frame)
                 found[corpus] = condition(
                     self.law, start, self._columns(rows, own), rows.y[own], run, base,
-                    weights=rows.weights[own], held=held,
+                    domain=domains(frame), weights=rows.weights[own], held=held,
                 )  # fmt: skip
         return found
 
@@ -190,12 +193,10 @@ class Conditioning:
         return {name: rows.x[name][which] for name in self.law.columns}
 
 
-def _bases(frame: pd.DataFrame) -> list[str] | None:
-    """Ids of the base models, where the table names them; a base of another size is another one."""
-    if "base" not in frame:
-        return None
-    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
-    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
+def _unit(rows: Rows, law: Law) -> str:
+    """What is resampled by default: the largest unit that a new question may come from."""
+    learnable = any(name in law.columns for name in runs.COEFFICIENTS)
+    return "domains" if learnable and len(set(domains(rows.frame) or ())) > 1 else "runs"
 
 
 def _automatic(

@@ -118,3 +118,16 @@ def column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> 
             f"law {law.name} reads {name!r}, which is empty in row {frame.index[np.argmax(bad)]}; drop the row"
         )
     return values
+
+
+def domains(frame: pd.DataFrame) -> list[str] | None:
+    """The domain of each row, where the table pools several (`runs.by_domain`)."""
+    return frame["mixed_in"].astype(str).tolist() if "mixed_in" in frame else None
+
+
+def bases(frame: pd.DataFrame) -> list[str] | None:
+    """Ids of the base models, where the table names them; a base of another size is another one."""
+    if "base" not in frame:
+        return None
+    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
+    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
