@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cptlaw.cli import tables
+from cptlaw.cli import domains, tables
 from cptlaw.errors import UserError
 
 
@@ -17,7 +17,9 @@ def add_parsers(subparsers: Any) -> None:
     fit.add_argument("--law", default="dcpt", help="NAME, NAME:option=value, FILE.py:NAME, or auto (default dcpt)")
     fit.add_argument("--out", type=Path, metavar="FIT.json", help="save the fit for predict and plan")
     fit.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples; 0 for none (default 1000)")
-    fit.add_argument("--resample", default="runs", help="runs, rows, residuals or parametric (default runs)")
+    fit.add_argument(
+        "--resample", help="runs, domains, rows, residuals or parametric (default runs; of --by-domain with K, domains)"
+    )
     fit.add_argument("--hold-out", metavar="QUERY", help="score on these rows, never fitted: 'params > 1e9'")
     fit.add_argument("--fix", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="hold a parameter")
     fit.add_argument("--starts", type=int, default=64, help="starts of the solver (default 64)")
@@ -38,6 +40,8 @@ def add_parsers(subparsers: Any) -> None:
         help="what the interval is of: one new run (default), the mean of runs, a run from a new base model, or the "
         "law's own mean with its bootstrap",
     )
+    domains.asking(predict)
+    domains.learnability(predict)
     predict.add_argument("--of-run", metavar="RUN", help="a run of the table, taken further: its own effect is known")
     predict.add_argument("--method", help="how the law's own interval is made: percentile or bca (for --target law)")
     predict.add_argument("--law", metavar="FILE.py:NAME", help="the user's law that the fit is by; this runs FILE")
@@ -69,12 +73,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
     )
-    parser.add_argument(
-        "--learnability",
-        type=_numbers,
-        metavar="T0,T1[,T2]",
-        help="measure k1, k2, k3 of each corpus for cross_domain, from its smallest run's losses at these tokens",
-    )
+    domains.pooling(parser)
     parser.add_argument("--objective", default="huber", help="huber, huber_scale, squared, squared_loss, asymmetric")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of starts and resamples (default 0)")
@@ -114,7 +113,9 @@ def _read(args: argparse.Namespace) -> Any:
     cache.keep_compiled()
     named = tables.names(args.eval)
     table = tables.read(args, args.table, eval=named[0] if len(named) == 1 else None)
-    if args.learnability:
+    if args.by_domain:
+        table = runs.by_domain(table, args.by_domain, args.learnability)
+    elif args.learnability:
         table = runs.learnability(table, args.learnability)
     return table if args.thin is None else runs.thin(table, args.thin, args.seed)
 
@@ -249,6 +250,7 @@ def _predict(args: argparse.Namespace) -> None:
     fit = Fit.load(args.fit, args.law)
     if args.law is not None and fit.law.sha256 is None:
         raise UserError(f"--law {args.law}: {args.fit} is by the built-in law {fit.law.name}; leave --law out")
+    fit = domains.about(args, fit)
     given = _columns(args)
     found = fit.predict(
         level=args.level, target=args.target, run=args.of_run, method=args.method, eval=args.eval, **given

@@ -5,7 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from cptlaw.cli import decisions, tables
+from cptlaw.cli import decisions, domains, tables
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
 
@@ -201,6 +201,8 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
         "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
     )
     ask.add_argument("--json", action="store_true", help="print JSON")
+    domains.asking(ask)
+    domains.learnability(ask)
     tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: decisions.show(run(args), args))
     return ask

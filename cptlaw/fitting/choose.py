@@ -126,7 +126,8 @@ def _answers(name: str, law: laws.Law, rows: Any, question: forward.Question, se
         domain=domains(rows.frame[question.train]),
     )
     x = {k: v[question.test] for k, v in rows.x.items()}
-    found, log_y = process.predict(x, "run", ids[question.test]), np.log(rows.y[question.test])
+    of_domain = domains(rows.frame[question.test])
+    found, log_y = process.predict(x, "run", ids[question.test], domain=of_domain), np.log(rows.y[question.test])
     score = log_density((log_y - found.mean) / found.sd, found.df) - np.log(found.sd)
     with np.errstate(all="ignore"):
         alone = np.abs(np.log(np.asarray(law.predict(theta, x), float)) - log_y)

@@ -185,7 +185,8 @@ def _mode(found: Process, phi: np.ndarray, covariance: np.ndarray) -> np.ndarray
     white = np.linalg.inv(np.linalg.cholesky(covariance))
 
     def value(at: np.ndarray) -> tuple[float, np.ndarray]:
-        off = white @ (found.log_y - found.law_log(at, found.x))
+        with np.errstate(invalid="ignore", over="ignore"):  # a step may go where the law has no finite loss
+            off = white @ (found.log_y - found.law_log(at, found.x))
         total = off @ off + np.sum(((at - found.centre) / found.spread) ** 2)
         return (float(total) if np.isfinite(total) else math.inf), off
 

@@ -185,8 +185,10 @@ class Conditioning:
         for corpus, process in self.fitted(rows, problem, theta).items():
             asked = rows.held_out & (rows.frame["eval"] == corpus).to_numpy()
             if asked.any():
-                run = rows.frame["run"].astype(str).to_numpy()[asked]
-                out[asked] = np.exp(process.predict(self._columns(rows, asked), "run", run).mean)
+                frame = rows.frame[asked]
+                run = frame["run"].astype(str).to_numpy()
+                found = process.predict(self._columns(rows, asked), "run", run, domain=domains(frame))
+                out[asked] = np.exp(found.mean)
         return out
 
     def _columns(self, rows: Rows, which: np.ndarray) -> dict[str, np.ndarray]:

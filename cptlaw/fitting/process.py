@@ -11,7 +11,7 @@ Conditioning on a table (`cptlaw.fitting.condition`) finds the scales; what is h
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ TARGETS = {
 }
 LEAST_SIZES, LEAST_RUNS, LEAST_ROWS = 3, 8, 20
 FEW = 5  # runs' worth of knowledge that finding the scales costs
+FEW_DOMAINS = 2  # domains' worth that finding their scales costs
+MOST_WIDENED = math.sqrt(2)
 CHECKED, SILENT = 4.7, 10.0  # times beyond the table: to where questions were checked, and where nothing is said
 
 
@@ -95,6 +97,7 @@ class Process:
         target: str = "run",
         run: np.ndarray | None = None,
         base: np.ndarray | None = None,
+        domain: Sequence[str] | None = None,
     ) -> Predictive:
         """The predictive at columns `x` (K,).
 
@@ -102,10 +105,11 @@ class Process:
           target: one of `TARGETS`.
           run: (K,) run ids; those of the table share their run's effect and drift. None: new runs.
           base: (K,) base ids, as conditioned on. None: the table's base of that size, where it has one alone.
+          domain: (K,) domains of the table. None: the one that questions are about (`about`).
         """
         self._check(target)
         x = self.told(x)
-        at = self.points(x, run, base, target)
+        at = self.points(x, run, base, target, domain)
         slope = self.slopes(x)
         law = slope * self.spread
         covariance = {"law": law @ self.fitted_slopes.T}
@@ -134,10 +138,17 @@ class Process:
         """How much wider intervals are than the scales say, which were themselves found from few runs.
 
         sqrt(n / (n - 5)) of n runs (rows, where there is one run), at most 1.41. Without it intervals of tables under
-        20 rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90.
+        20 rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90. Of a domain with few runs of its own,
+        the same of the other domains.
         """
         units = self.counts["runs"] if self.counts["runs"] > 1 else self.counts["rows"]
-        return math.sqrt(units / (units - FEW)) if units > 2 * FEW else math.sqrt(2)
+        found = math.sqrt(units / (units - FEW)) if units > 2 * FEW else MOST_WIDENED
+        own = {run for run, domain in zip(self.run, self.domain) if domain == self.asked}
+        if (domains := len(self.codes[2])) > 1 and len(own) < LEAST_RUNS:
+            # What a domain has of its own is known from the other domains alone.
+            others = domains - 1
+            found = max(found, math.sqrt(others / (others - FEW_DOMAINS)) if others > 2 * FEW_DOMAINS else MOST_WIDENED)
+        return found
 
     def about(
         self,
@@ -314,7 +325,7 @@ class Process:
         off = self.log_y - self.law_log(self.phi, self.x) - self.slopes(self.x) @ (self.centre - self.phi)
         return self.inverse_root.T @ (self.inverse_root @ off)
 
-    def points(self, x: Mapping[str, np.ndarray], run: Any, base: Any, target: str) -> Points:
+    def points(self, x: Mapping[str, np.ndarray], run: Any, base: Any, target: str, domain: Any = None) -> Points:
         """Where questions are: as `predict` takes them."""
         count = len(np.atleast_1d(next(iter(x.values()))))
         runs, bases, domains = self.codes
@@ -325,8 +336,10 @@ class Process:
             of_base = np.array([bases.get(str(v), -1) for v in base])
         else:
             of_base = self._base_of(x, count)
-        domain = np.full(count, domains[self.asked])
-        return kernels.points(x, own, of_base, self.offset, tuple(self.fitted_points.axes), domain)
+        # A domain without rows is a new one.
+        names = [self.asked] * count if domain is None else domain
+        code = np.array([domains.get(str(name), domains[self.asked]) for name in names])
+        return kernels.points(x, own, of_base, self.offset, tuple(self.fitted_points.axes), code)
 
     def _base_of(self, x: Mapping[str, np.ndarray], count: int) -> np.ndarray:
         """The table's base of each size, where it has one alone; -1 elsewhere."""
