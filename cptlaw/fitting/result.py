@@ -6,7 +6,7 @@ The law's own parameters and their bootstrap are what papers report; what is pre
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,11 @@ from numpy.typing import ArrayLike
 
 from cptlaw import runs
 from cptlaw.fields import plain
-from cptlaw.fitting import intervals, mixes, saved
+from cptlaw.fitting import intervals, mixes, saved, verdicts
 from cptlaw.fitting.process import TARGETS, Process
 from cptlaw.fitting.rows import column
 from cptlaw.fitting.saved import FitError
+from cptlaw.fitting.verdicts import Tested, Tried
 from cptlaw.laws import Law
 from cptlaw.words import count, percent
 
@@ -68,6 +69,9 @@ class Fit:
       settings: everything that was asked for.
       process: evaluated corpus -> the law conditioned on its rows, which predictions and decisions come from; empty
         for a fit of the law alone.
+      lack_of_fit: evaluated corpus -> the tests of whether its rows reject the law; empty in fits saved before there
+        were any.
+      remedies: what was tried against a rejection.
     """
 
     law: Law
@@ -87,11 +91,18 @@ class Fit:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     process: dict[str, Process] = field(default_factory=dict)
+    lack_of_fit: dict[str, Tested] = field(default_factory=dict)
+    remedies: tuple[Tried, ...] = ()
 
     @property
     def unmoved(self) -> tuple[str, ...]:
         """Columns of the law that never varied in the fitted rows: how the loss changes with them is not known."""
         return saved.unmoving(self.ranges)
+
+    @property
+    def rejection(self) -> str:
+        """That the table rejects the law, and by what; "" if it does not."""
+        return verdicts.rejection(self.law.name, self.lack_of_fit)
 
     def predict(
         self,
@@ -241,6 +252,10 @@ class Fit:
                 "billions": self.law.billions,
                 **{key: getattr(self, key) for key in ("codes", "scores", "ranges", "unmoved", "rests", "digest")},
                 **{key: getattr(self, key) for key in ("settings", "warnings", "versions")},
+                "rejection": self.rejection,
+                "lack_of_fit": {corpus: asdict(one) for corpus, one in self.lack_of_fit.items()},
+                "remedies": [{**asdict(one), "helps": one.helps} for one in self.remedies],
+                "standing": verdicts.standing(self.scores.get("held_out", {})),
             }
         )
 
@@ -273,6 +288,8 @@ class Fit:
                 "ranges": {name: (float(values.min()), float(values.max())) for name, values in x.items()},
                 "n_rows": len(fitted),
                 "process": {corpus: self.process[corpus]} if corpus in self.process else {},
+                "lack_of_fit": {corpus: self.lack_of_fit[corpus]} if corpus in self.lack_of_fit else {},
+                "remedies": tuple(one for one in self.remedies if one.eval == corpus),
             }
         )
 
