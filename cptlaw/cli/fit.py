@@ -22,6 +22,7 @@ def add_parsers(subparsers: Any) -> None:
     fit.add_argument("--fix", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="hold a parameter")
     fit.add_argument("--starts", type=int, default=64, help="starts of the solver (default 64)")
     fit.add_argument("--influence", action="store_true", help="list the runs that move the fit most")
+    no_remedies(fit)
     fit.add_argument("--plot", type=Path, metavar="DIR", help="write figures of the fit into DIR")
     fit.set_defaults(run=_fit)
 
@@ -79,6 +80,14 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of starts and resamples (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def no_remedies(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag of commands that try what may help a law which its table rejects."""
+    parser.add_argument(
+        "--no-remedies", action="store_true",
+        help="where the table rejects the law, do not try what may help (which takes up to a minute a corpus)",
+    )  # fmt: skip
 
 
 def _pair(text: str) -> tuple[str, list[float]]:
@@ -141,6 +150,7 @@ def _fit(args: argparse.Namespace) -> None:
         hold_out=args.hold_out,
         starts=args.starts,
         seed=args.seed,
+        try_remedies=not args.no_remedies,
         progress=True,
     )
     if args.out:
@@ -166,9 +176,11 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _tell(fit: Any) -> None:
     """Prints a fit: what it is worth out of range, the law, its parameters and how good it is."""
-    from cptlaw.fitting import rivals
+    from cptlaw.fitting import rivals, verdicts
 
-    print(_headline(fit))
+    if fit.rejection:
+        print("\n".join([*fit.rejection, ""]))
+    print(f"{verdicts.headline(fit.scores['held_out'])}\n")
     if "auto" in fit.settings:
         print(_chosen(fit.settings["auto"]))
     print(f"{fit.law.title}   L = {fit.law.equation}")
@@ -197,30 +209,15 @@ def _tell(fit: Any) -> None:
         for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
             ours = {"law": fit.law.name, "process": f"{fit.law.name}, corrected by how it missed"}
             print(f"  {scored['mean_log']:8.3%}  {ours.get(name) or rivals.shown(name, held.get('alike', ()))}")
+    for corpus, tested in fit.lack_of_fit.items():
+        if not tested.rejected:
+            print(f"the law   on {corpus}: {tested.words()}")
     if fit.settings.get("loss_se"):
         print(f"loss_se   {fit.settings['loss_se']}")
     if not fit.codes:
         print("every parameter is held: nothing was fitted, so there are no intervals")
     for what, counts in fit.codes.items():
         print(f"{what:9} " + ", ".join(f"{n} {code}" for code, n in counts.items()))
-
-
-def _headline(fit: Any) -> str:
-    """What the law is worth where it was not fitted, beside the best rule that knows no law."""
-    held = fit.scores["held_out"]
-    if not held["n"]:
-        return f"No row could be held out ({held['what']}): nothing says what this law is worth out of range.\n"
-    rows = f"{held['n']} rows of {held['runs']} run{'s' * (held['runs'] > 1)}"
-    rivals = {k: v["mean_log"] for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
-    own, corrected = rivals.pop("law"), rivals.pop("process", None)
-    best = min(rivals, key=lambda name: rivals[name])
-    ours = own if corrected is None else corrected
-    words = f"corrected by how it missed {corrected:.2%}, " if corrected is not None else ""
-    verdict = "beats" if ours < rivals[best] else "loses to"
-    return (
-        f"Held out ({held['what']}, {rows}): the law errs by {own:.2%}, {words}the best rule without a law, {best}, by "
-        f"{rivals[best]:.2%}: the prediction {verdict} it.\n"
-    )
 
 
 def _chosen(auto: dict[str, Any]) -> str:

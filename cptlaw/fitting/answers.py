@@ -26,9 +26,7 @@ class Answer:
     corrected: Predictive
 
 
-def of_law(
-    law: Law, rows: Rows, question: Question, seed: int = 0, fixed: Mapping[str, float] | None = None
-) -> Answer:
+def of_law(law: Law, rows: Rows, question: Question, seed: int = 0, fixed: Mapping[str, float] | None = None) -> Answer:
     """The law, fitted to the question's rows and conditioned on them; parameters of it that are `fixed` are held.
 
     Raises:

@@ -84,7 +84,7 @@ def fit(
       hold_out: rows kept for scoring: a condition or a boolean per row. None: the forward fold (the largest size, or
         the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
       starts: how many, or an array (starts, fitted parameters).
-      try_remedies: where the table rejects the law, try what may help (`cptlaw.fitting.trials`), up to half a minute.
+      try_remedies: where the table rejects the law, try what may help (`cptlaw.fitting.trials`), up to a minute.
 
     Raises:
       UserError: bad table, law, corpus or rows; the message says what to do.

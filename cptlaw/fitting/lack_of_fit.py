@@ -27,10 +27,10 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import runs
-from cptlaw.fitting.verdicts import Check, Tested
 from cptlaw.fitting.rows import Rows
 from cptlaw.fitting.sensitivity import loss_jacobian
 from cptlaw.fitting.solver import Problem
+from cptlaw.fitting.verdicts import Check, Tested
 
 RANK = 1e-7  # relative singular value below which a direction of the parameters is no direction
 EXACT = 1e-9  # residuals (log loss) up to which a law fits exactly
@@ -87,9 +87,7 @@ def tested(problem: Problem, rows: Rows, theta: np.ndarray) -> dict[str, Tested]
     for corpus in dict.fromkeys(rows.frame["eval"]):
         mine = rows.fitted & (rows.frame["eval"] == corpus).to_numpy() & np.isfinite(off)
         if mine.any() and np.isfinite(slopes[mine]).all():
-            design = _design(
-                rows.frame[mine], off[mine], slopes[mine], rows.weights[mine], held, problem.law.columns
-            )
+            design = _design(rows.frame[mine], off[mine], slopes[mine], rows.weights[mine], held, problem.law.columns)
             out[str(corpus)] = _tested(design, rows.y[mine])
     return out
 

@@ -100,9 +100,10 @@ class Fit:
         return saved.unmoving(self.ranges)
 
     @property
-    def rejection(self) -> str:
-        """That the table rejects the law, and by what; "" if it does not."""
-        return verdicts.rejection(self.law.name, self.lack_of_fit)
+    def rejection(self) -> list[str]:
+        """That the table rejects the law, by what, and what was found to help, a line each; none if it does not."""
+        found = verdicts.rejection(self.law.name, self.lack_of_fit)
+        return [found, *verdicts.remedies(self.remedies)] if found else []
 
     def predict(
         self,

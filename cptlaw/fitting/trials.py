@@ -21,7 +21,8 @@ from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
 from cptlaw.progress import bar_of_fits
 
-SECONDS = 30.0  # after which no further remedy is tried
+AXES = ("size", "tokens", "mix")
+SECONDS = 60.0  # after which no further remedy is tried
 LATE = 1 / 3  # share of a run's checkpoints that "late checkpoints only" leaves out, and the fewest it must have
 LEAST_CHECKPOINTS, LEAST_SHARES = 4, 4
 LEAST_ROWS = 2  # of a question that a remedy must leave to be judged
@@ -134,8 +135,10 @@ def _distinct(found: list[Tried]) -> list[Tried]:
     """Remedies that come to the same, under the first's name."""
     out: list[Tried] = []
     for one in found:
-        twin = next((i for i, other in enumerate(out) if one.law and np.allclose(one.law, other.law or 0.0, rtol=ALIKE, atol=0)
-                     and np.allclose(one.corrected, other.corrected, rtol=ALIKE, atol=0)), None)  # fmt: skip
+        errors = np.array([*one.law, *one.corrected])
+        twin = next(
+            (i for i, other in enumerate(out) if one.law and other.law
+             and np.allclose([*other.law, *other.corrected], errors, rtol=ALIKE, atol=0)), None)  # fmt: skip
         if twin is None:
             out.append(one)
         else:
@@ -144,21 +147,28 @@ def _distinct(found: list[Tried]) -> list[Tried]:
 
 
 def _questions(rows: Rows) -> list[Question]:
-    """The farthest question of each kind; of a table too short for any, what a fit holds out.
+    """The farthest question along each axis; of a table too short for any, what a fit holds out.
 
     Raises:
       UserError: not even that.
     """
     frame = rows.frame
-    asked = [kind(frame, 2)[-1] for kind in forward.KINDS.values() if kind(frame, 2)]
-    if asked:
+    if asked := [found[-1] for kind in AXES if (found := forward.KINDS[kind](frame, 2))]:
         return asked
     what, held = folds.make("forward", rows)[0]
     return [Question("held out", what, ~held, held, np.ones(len(frame)))]
 
 
 def _remedies(rows: Rows, corpus: str, law: Law) -> Iterator[_Remedy]:
+    """Fewer rows first, which cost no compilation."""
     frame = rows.frame
+    yield from _late(rows)
+    share = f"w_{corpus}"
+    if share in frame and len(levels := np.unique(frame[share])) >= LEAST_SHARES:
+        values = frame[share].to_numpy(float)
+        for level, sign in ((levels[0], ">"), (levels[-1], "<")):
+            what = f"without the share {level:g} of {corpus}"
+            yield _Remedy(what, f"--where '{share} {sign} {level:g}'", kept=values != level)
     try:
         names = choose.candidates(frame)
     except UserError:
@@ -170,13 +180,6 @@ def _remedies(rows: Rows, corpus: str, law: Law) -> Iterator[_Remedy]:
             continue
         if (other.name, dict(other.options)) != (law.name, dict(law.options)):
             yield _Remedy("another law", f"--law {name}", law=other)
-    yield from _late(rows)
-    share = f"w_{corpus}"
-    if share in frame and len(levels := np.unique(frame[share])) >= LEAST_SHARES:
-        values = frame[share].to_numpy(float)
-        for level, sign in ((levels[0], ">"), (levels[-1], "<")):
-            what = f"without the share {level:g} of {corpus}"
-            yield _Remedy(what, f"--where '{share} {sign} {level:g}'", kept=values != level)
 
 
 def _late(rows: Rows) -> Iterator[_Remedy]:

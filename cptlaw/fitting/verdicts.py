@@ -86,9 +86,9 @@ class Tested:
             df = " and ".join(f"{v:.3g}" for v in test.df)
             unit, what = ("run's mean", "settings") if test.what == "settings" else ("run's curve", "curves")
             return (
-                f"runs that repeat a setting differ by {noise} in the {unit}, and the law misses {what} by {miss} beyond "
-                f"that (F {test.statistic:.3g} on {df} degrees of freedom, p {test.p:.1g}; {self.settings} settings "
-                f"repeated by {self.runs} runs)"
+                f"runs that repeat a setting differ by {noise} in the {unit}, and the law misses {what} by {miss} "
+                f"beyond that (F {test.statistic:.3g} on {df} degrees of freedom, p {test.p:.1g}; {self.settings} "
+                f"settings repeated by {self.runs} runs)"
             )
         axis = test.what.removeprefix("along ")
         if test.miss:
@@ -151,8 +151,8 @@ def rejection(law: str, tested: Mapping[str, Tested]) -> str:
     if not found:
         return ""
     return (
-        f"REJECTED: the table rejects the law {law}: {'. And '.join(found)}. Read predictions, which are corrected by how "
-        "it missed, and not its parameters."
+        f"REJECTED: the table rejects the law {law}: {'. And '.join(found)}. Read predictions, which are corrected by "
+        "how it missed, and not its parameters."
     )
 
 
@@ -191,7 +191,8 @@ def headline(held: Mapping[str, Any]) -> str:
     """What a law is worth where it was not fitted, beside the best rule that knows no law."""
     stands = standing(held)
     if not stands:
-        return f"No row could be held out ({held.get('what', 'none')}): nothing says what this law is worth out of range."
+        why = held.get("what", "none")
+        return f"No row could be held out ({why}): nothing says what this law is worth out of range."
     rows = f"{held['n']} rows" + (f" of {held['runs']} run{'s' * (held['runs'] > 1)}" if "runs" in held else "")
     words = f"corrected by how it missed {stands['process']:.2%}, " if stands["process"] is not None else ""
     verdict = "beats" if stands["wins"] else "loses to"

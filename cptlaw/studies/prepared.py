@@ -95,6 +95,7 @@ class Prepared:
             seed=self.study.seed,
             progress=self.progress,
             hold_out=hold_out,
+            try_remedies=True,
         )
         fit.save(path)
         return fit
