@@ -45,10 +45,23 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
 
-    compare = subparsers.add_parser("compare", help="rank laws on rows left out")
+    compare = subparsers.add_parser(
+        "compare",
+        help="rank laws, alone and corrected, auto, and rules without a law on rows beyond those fitted",
+        description="Ranks what you can choose between on forward questions of the table: larger sizes, more tokens, "
+        "both, new mixes, from origins that roll. Each law is asked alone and corrected by how it missed, beside auto "
+        "and the rules without a law (with the extra lightgbm, boosted trees too).",
+    )
     _table_arguments(compare)
-    compare.add_argument("--laws", default="dcpt", metavar="A,B,...", help="laws to rank, or 'all'")
-    compare.add_argument("--fold", default="forward", help="forward, size, ratio, tokens, run, ... (default forward)")
+    compare.add_argument(
+        "--laws", metavar="A,B,...", help="laws to rank, or 'all' (default: those that auto chooses between)"
+    )
+    compare.add_argument(
+        "--no-auto", action="store_true", help="leave out auto, which chooses its law anew for every question"
+    )
+    compare.add_argument(
+        "--fold", help="rank laws alone on rows left out instead: forward, size, ratio, tokens, run, ..."
+    )
     compare.set_defaults(run=_compare)
 
     listing = subparsers.add_parser("laws", help="list the laws with equation, columns and source")
@@ -303,11 +316,56 @@ def _reach(fit: Any) -> list[str]:
 def _compare(args: argparse.Namespace) -> None:
     table = _read(args)
     from cptlaw import fitting, laws
+    from cptlaw.fitting import rivals
+    from cptlaw.fitting.result import AUTO
+
+    names = laws.names() if args.laws == "all" else _list(args.laws)
+    eval = _eval(args, table)
+    if args.fold is not None:
+        _on_fold(args, table, names or ["dcpt"], eval)
+        return
+    if isinstance(eval, list):
+        raise UserError("--eval: forward questions are asked of one corpus; name one, or rank joint fits with --fold")
+    for flag, given in (("--shared", args.shared), ("--objective", args.objective != "huber")):
+        if given:
+            raise UserError(f"{flag}: forward questions are asked of laws as `fit` fits them; give --fold too")
+    auto = not args.no_auto and (AUTO in names or args.laws in (None, "all"))
+    wanted = [name for name in names if name != AUTO] or None
+    found = fitting.contest(table, wanted, eval, auto=auto, seed=args.seed, progress=True)
+    if args.json:
+        rows = json.loads(found.table.to_json(orient="records"))
+        about = {"asked": found.asked, "alike": found.alike, "refused": found.refused, "auto": found.chosen}
+        print(json.dumps({"headline": found.headline(), "standing": found.standing, "ranking": rows, **about}))
+        return
+    print(f"{found.headline()}\n")
+    for kind, about in found.asked.items():
+        rests = f"{about['questions']} questions, {about['rows']} rows of {about['runs']} runs"
+        print(f"{kind:8} {rests}: {'; '.join(about['what'])}")
+    print(f"\nmean error  {'':34}" + "".join(f"{kind:>9}" for kind in found.asked) + "  questions  rows  runs")
+
+    def shown(error: float, width: int) -> str:
+        return f"{error:>{width}.2%}" if error == error else f"{'-':>{width}}"
+
+    for row in found.table.to_dict("records"):
+        by_kind = "".join(shown(row[kind], 9) for kind in found.asked)
+        rests = f"{row['questions']:>9} {row['rows']:>5} {row['runs']:>5}"
+        print(f"{shown(row['error'], 10)}  {rivals.shown(row['name'], found.alike):34}{by_kind}  {rests}")
+    if found.chosen:
+        chose = ", ".join(f"{name or 'none'} {found.chosen.count(name)}" for name in dict.fromkeys(found.chosen))
+        print(f"\nauto chose, by question: {chose}")
+    for name, reason in found.refused.items():
+        print(f"\nnot fitted: {name}: {reason}")
+
+
+def _on_fold(args: argparse.Namespace, table: Any, names: list[str], eval: Any) -> None:
+    """Ranks laws alone, and the rules without a law, on the rows that the folds leave out."""
+    from cptlaw import fitting
+    from cptlaw.fitting import rivals
 
     found = fitting.compare(
         table,
-        laws.names() if args.laws == "all" else _list(args.laws),
-        _eval(args, table),
+        names,
+        eval,
         fold=args.fold,
         shared=_list(args.shared),
         objective=args.objective,
@@ -315,18 +373,22 @@ def _compare(args: argparse.Namespace) -> None:
         seed=args.seed,
         progress=True,
     )
+    about = {"headline": found.headline(), "rows": found.scored, "runs": found.runs, "alike": found.alike}
     if args.json:
         rows = json.loads(found.table.to_json(orient="records"))
-        print(json.dumps({"folds": found.folds, "ranking": rows, "refused": found.refused}))
+        print(json.dumps({"folds": found.folds, "ranking": rows, "refused": found.refused, **about}))
         return
+    print(f"{found.headline()}\n")
     print(
         f"held out: {'; '.join(found.folds[:4])}"
         + (f"; and {len(found.folds) - 4} more" if len(found.folds) > 4 else "")
+        + f": {found.scored} rows of {found.runs} runs"
     )
     print(f"{'':20} {'par.':>4} {'mean error':>10} {'R2':>8}   behind the best, 90%")
     for row in found.table.itertuples():
         gap = "" if row.Index == 0 else f"{row.behind:.3%} [{row.behind_low:.3%}, {row.behind_high:.3%}]"
-        print(f"{row.name:20} {row.parameters or '':>4} {row.mean_log:>10.3%} {row.r2:>8.4f}   {gap}")
+        name = rivals.shown(row.name, found.alike)
+        print(f"{name:20} {row.parameters or '':>4} {row.mean_log:>10.3%} {row.r2:>8.4f}   {gap}")
     for name, reason in found.refused.items():
         print(f"\nnot fitted: {name}: {reason}")
 
