@@ -166,7 +166,8 @@ class _Answers:
 
     def add_auto(self, tick: Callable[[int], Any] | None) -> list[str]:
         """Chooses a law for each question from the rows before it; returns the names."""
-        said, chosen = [], []
+        said: list[np.ndarray | None] = []
+        chosen = []
         for i, question in enumerate(self.asked):
             before = self.frame[question.train].reset_index(drop=True)
             try:

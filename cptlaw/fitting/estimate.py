@@ -121,7 +121,7 @@ def fit(
     condition_on = Conditioning(made, corpora)
     scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
     warnings += note
-    tested = lack_of_fit.tested(problem, rows, best.theta)
+    tested = lack_of_fit.examine(problem, rows, best.theta)
     tried: tuple[Tried, ...] = ()
     if try_remedies and (against := [corpus for corpus, one in tested.items() if one.rejected]):
         from cptlaw.fitting import trials

@@ -22,6 +22,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ from cptlaw import runs
 from cptlaw.fitting.rows import Rows
 from cptlaw.fitting.sensitivity import loss_jacobian
 from cptlaw.fitting.solver import Problem
-from cptlaw.fitting.verdicts import Check, Tested
+from cptlaw.fitting.verdicts import Check, LackOfFit
 
 RANK = 1e-7  # relative singular value below which a direction of the parameters is no direction
 EXACT = 1e-9  # residuals (log loss) up to which a law fits exactly
@@ -75,7 +76,7 @@ def _means(group: np.ndarray, weight: np.ndarray, values: np.ndarray) -> np.ndar
     return (sums.T / total).T
 
 
-def tested(problem: Problem, rows: Rows, theta: np.ndarray) -> dict[str, Tested]:
+def examine(problem: Problem, rows: Rows, theta: np.ndarray) -> dict[str, LackOfFit]:
     """Corpus -> its tests, of the law at the optimum `theta` (P,)."""
     predicted = np.asarray(problem.law.predict(problem.reported(theta), rows.x), float)
     with np.errstate(all="ignore"):
@@ -88,11 +89,11 @@ def tested(problem: Problem, rows: Rows, theta: np.ndarray) -> dict[str, Tested]
         mine = rows.fitted & (rows.frame["eval"] == corpus).to_numpy() & np.isfinite(off)
         if mine.any() and np.isfinite(slopes[mine]).all():
             design = _design(rows.frame[mine], off[mine], slopes[mine], rows.weights[mine], held, problem.law.columns)
-            out[str(corpus)] = _tested(design, rows.y[mine])
+            out[str(corpus)] = _examined(design, rows.y[mine])
     return out
 
 
-def _tested(design: _Design, loss: np.ndarray) -> Tested:
+def _examined(design: _Design, loss: np.ndarray) -> LackOfFit:
     of_setting = np.bincount(design.setting)
     repeated = of_setting > 1
     notes, tests = [], []
@@ -106,7 +107,7 @@ def _tested(design: _Design, loss: np.ndarray) -> Tested:
         tests = [t for t in (settings, curves) if t is not None]
         tests += [*_order(design, left_G), *_bend(design)]
     count, of_runs = int(repeated.sum()), int(of_setting[repeated].sum())
-    return Tested(tuple(tests), count, of_runs, float(loss.mean()), tuple(notes))
+    return LackOfFit(tuple(tests), count, of_runs, float(loss.mean()), tuple(notes))
 
 
 def _design(
@@ -126,7 +127,10 @@ def _design(
     order = np.lexsort((cell, tokens, run))
     groups = np.split(order, np.flatnonzero(np.diff(run[order])) + 1)
     settings: dict[tuple[int, ...], int] = {}
-    seen, kept, which, of_run = set(), [], [], []
+    seen: set[Any] = set()
+    kept: list[np.ndarray] = []
+    which: list[np.ndarray] = []
+    of_run: list[int] = []
     for group in groups:
         places = tuple(cell[group].tolist())
         copy = (places, tuple(frame["loss"].to_numpy()[group].tolist()))
@@ -210,7 +214,7 @@ def _sphericity(design: _Design, apart: np.ndarray, length: np.ndarray) -> float
     tokens = _same(design.frame["tokens"]) if "tokens" in design.frame else np.zeros(len(apart))
     ends = np.cumsum(length)
     grids: dict[tuple[float, ...], list[int]] = {}
-    for run in np.flatnonzero((several > 1) & (length > 1)):
+    for run in np.flatnonzero((several > 1) & (length > 1)).tolist():
         grids.setdefault(tuple(tokens[ends[run] - length[run] : ends[run]]), []).append(run)
     found, weights = [], []
     for grid, members in grids.items():

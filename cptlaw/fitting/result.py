@@ -19,7 +19,7 @@ from cptlaw.fitting import intervals, mixes, saved, verdicts
 from cptlaw.fitting.process import TARGETS, Process
 from cptlaw.fitting.rows import column
 from cptlaw.fitting.saved import FitError
-from cptlaw.fitting.verdicts import Tested, Tried
+from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
 from cptlaw.words import count, percent
 
@@ -91,7 +91,7 @@ class Fit:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     process: dict[str, Process] = field(default_factory=dict)
-    lack_of_fit: dict[str, Tested] = field(default_factory=dict)
+    lack_of_fit: dict[str, LackOfFit] = field(default_factory=dict)
     remedies: tuple[Tried, ...] = ()
 
     @property

@@ -18,7 +18,7 @@ from cptlaw import atomic, laws, records
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, build, plain
 from cptlaw.fitting.process import Process
-from cptlaw.fitting.verdicts import Tested, Tried
+from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
 
 FORMAT, VERSION = "cptlaw.fit", 2
@@ -214,7 +214,7 @@ def _verdicts(at: "_Checker", data: dict[str, Any]) -> dict[str, Any]:
     """The tests of lack of fit and the remedies tried; a file from before there were any has none."""
     try:
         tested = {
-            corpus: build(Tested, one, f"lack_of_fit.{corpus}")
+            corpus: build(LackOfFit, one, f"lack_of_fit.{corpus}")
             for corpus, one in at.mapping("lack_of_fit", data.get("lack_of_fit", {})).items()
         }
         tried = [

@@ -21,12 +21,13 @@ from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
 from cptlaw.progress import bar_of_fits
 
+OTHER = "another law"
 AXES = ("size", "tokens", "mix")
 SECONDS = 60.0  # after which no further remedy is tried
 LATE = 1 / 3  # share of a run's checkpoints that "late checkpoints only" leaves out, and the fewest it must have
 LEAST_CHECKPOINTS, LEAST_SHARES = 4, 4
 LEAST_ROWS = 2  # of a question that a remedy must leave to be judged
-ALIKE = 1e-6  # relative difference of errors below which two remedies are one
+ALIKE = 1e-6  # relative difference of errors below which two laws are one
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,16 @@ def _judged(
 
 
 def _distinct(found: list[Tried]) -> list[Tried]:
-    """Remedies that come to the same, under the first's name."""
+    """Laws that come to the same under the first's name."""
     out: list[Tried] = []
     for one in found:
-        errors = np.array([*one.law, *one.corrected])
-        twin = next(
-            (i for i, other in enumerate(out) if one.law and other.law
-             and np.allclose([*other.law, *other.corrected], errors, rtol=ALIKE, atol=0)), None)  # fmt: skip
-        if twin is None:
-            out.append(one)
+        for i, other in enumerate(out):
+            both = one.law and other.law and one.remedy == other.remedy == OTHER
+            if both and np.allclose([*one.law, *one.corrected], [*other.law, *other.corrected], rtol=ALIKE, atol=0):
+                out[i] = replace(other, flag=f"{other.flag}; the same with {one.flag}")
+                break
         else:
-            out[twin] = replace(out[twin], flag=f"{out[twin].flag}; the same with {one.flag}")
+            out.append(one)
     return out
 
 
@@ -179,7 +179,7 @@ def _remedies(rows: Rows, corpus: str, law: Law) -> Iterator[_Remedy]:
         except UserError:
             continue
         if (other.name, dict(other.options)) != (law.name, dict(law.options)):
-            yield _Remedy("another law", f"--law {name}", law=other)
+            yield _Remedy(OTHER, f"--law {name}", law=other)
 
 
 def _late(rows: Rows) -> Iterator[_Remedy]:

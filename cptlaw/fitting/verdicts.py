@@ -43,7 +43,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Tested:
+class LackOfFit:
     """The tests of one evaluated corpus.
 
     Attributes:
@@ -145,7 +145,7 @@ class Tried:
         return f"{self.remedy} ({self.flag}): {', '.join(told)}{verdict}"
 
 
-def rejection(law: str, tested: Mapping[str, Tested]) -> str:
+def rejection(law: str, tested: Mapping[str, LackOfFit]) -> str:
     """The first line of every output about a law that its table rejects; "" where none does."""
     found = [f"of {corpus}, {one.words()}" for corpus, one in tested.items() if one.rejected]
     if not found:
