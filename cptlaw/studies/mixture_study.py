@@ -131,6 +131,7 @@ def _fits(prepared: Prepared, domain: str, table: pd.DataFrame) -> dict[str, Fit
             corpus,
             bootstrap=study.fit.bootstrap,
             hold_out=held_out.to_numpy(),
+            try_remedies=True,
         )
         for corpus in (study.general, domain)
     }
