@@ -23,7 +23,10 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
         return domains.about(args, fitting.Fit.load(text, own_law(args)))
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
-    return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
+    return fitting.fit(
+        _table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, try_remedies=not args.no_remedies,
+        progress=True,
+    )  # fmt: skip
 
 
 def _table(args: argparse.Namespace) -> Any:

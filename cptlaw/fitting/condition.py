@@ -226,9 +226,9 @@ def _scales(
     # A few rows may be explained by noise, or by a law that misses: two modes, of which one start finds one.
     shifts = np.log((1.0, *ELSEWHERE)) if len(off) <= FEW_ROWS else np.zeros(1)
     smooth = np.array([t in SMOOTH or t in DOMAINS for t in terms])
-    found = [descend(surprise, begin + shift * smooth) for shift in shifts]
-    values = [surprise(at)[0] + (CLEARLY if shift else 0.0) for at, shift in zip(found, shifts)]
-    best = found[int(np.argmin(values))]
+    modes = [descend(surprise, begin + shift * smooth) for shift in shifts]
+    values = [surprise(at)[0] + (CLEARLY if shift else 0.0) for at, shift in zip(modes, shifts)]
+    best = modes[int(np.argmin(values))]
     return {t: float(v) for t, v in zip(terms, np.exp(best))}
 
 

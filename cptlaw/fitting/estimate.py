@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 import cptlaw
 from cptlaw import laws, runs
 from cptlaw.fitting import bootstrap as resampling
-from cptlaw.fitting import diagnose, folds, precision, remedies, rivals, sensitivity
+from cptlaw.fitting import diagnose, folds, lack_of_fit, precision, remedies, rivals, sensitivity
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
@@ -24,6 +24,7 @@ from cptlaw.fitting.result import AUTO, Fit, FitError
 from cptlaw.fitting.rows import Rows, bases, collect, domains, evaluated
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objective_at, solve
+from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
 from cptlaw.progress import bar_of_fits
 
@@ -67,6 +68,7 @@ def fit(
     hold_out: str | ArrayLike | None = None,
     starts: int | np.ndarray = STARTS,
     seed: int = 0,
+    try_remedies: bool = False,
     progress: bool = False,
 ) -> Fit:
     """Fits a law to the losses of one evaluated corpus, or jointly to several.
@@ -84,6 +86,7 @@ def fit(
       hold_out: rows kept for scoring: a condition or a boolean per row. None: the forward fold (the largest size, or
         the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
       starts: how many, or an array (starts, fitted parameters).
+      try_remedies: where the table rejects the law, try what may help (`cptlaw.fitting.trials`), up to a minute.
 
     Raises:
       UserError: bad table, law, corpus or rows; the message says what to do.
@@ -121,6 +124,12 @@ def fit(
     condition_on = Conditioning(made, corpora)
     scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
     warnings += note
+    tested = lack_of_fit.examine(problem, rows, best.theta)
+    tried: tuple[Tried, ...] = ()
+    if try_remedies and (against := [corpus for corpus, one in tested.items() if one.rejected]):
+        from cptlaw.fitting import trials
+
+        tried = trials.tried(rows.frame[rows.fitted], made, against, fixed=fixed, seed=seed, progress=progress)
     rests = diagnose.rests(problem, rows)
     warnings += diagnose.warnings(problem, rows, best.theta, rests, bool(refuted))
     return Fit(
@@ -151,6 +160,8 @@ def fit(
         },
         command=" ".join(sys.argv),
         process=condition_on.fitted(rows, problem, best.theta),
+        lack_of_fit=tested,
+        remedies=tried,
     )  # fmt: skip
 
 

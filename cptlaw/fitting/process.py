@@ -138,14 +138,13 @@ class Process:
         """How much wider intervals are than the scales say, which were themselves found from few runs.
 
         sqrt(n / (n - 5)) of n runs (rows, where there is one run), at most 1.41. Without it intervals of tables under
-        20 rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90. Of a domain with few runs of its own,
-        the same of the other domains.
+        20 rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90. A domain with few runs of its own is
+        known from the other domains: for it, sqrt(n / (n - 2)) of those.
         """
         units = self.counts["runs"] if self.counts["runs"] > 1 else self.counts["rows"]
         found = math.sqrt(units / (units - FEW)) if units > 2 * FEW else MOST_WIDENED
         own = {run for run, domain in zip(self.run, self.domain) if domain == self.asked}
         if (domains := len(self.codes[2])) > 1 and len(own) < LEAST_RUNS:
-            # What a domain has of its own is known from the other domains alone.
             others = domains - 1
             found = max(found, math.sqrt(others / (others - FEW_DOMAINS)) if others > 2 * FEW_DOMAINS else MOST_WIDENED)
         return found
@@ -251,7 +250,7 @@ class Process:
 
     def _validate(self) -> None:
         rows, moving = len(self.log_y), len(self.moving)
-        lengths = {*map(len, (*self.x.values(), self.run, self.base, self.domain, self.noise))}
+        lengths = {len(v) for v in (*self.x.values(), self.run, self.base, self.domain, self.noise)}
         sizes = {len(v) for v in (self.logged, self.centre, self.spread, self.phi)}
         if lengths != {rows} or sizes - {moving} or not rows:
             raise ValueError("its rows or parameters are not of one length")

@@ -6,7 +6,7 @@ The law's own parameters and their bootstrap are what papers report; what is pre
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +15,10 @@ from numpy.typing import ArrayLike
 
 from cptlaw import runs
 from cptlaw.fields import plain
-from cptlaw.fitting import intervals, mixes, rows, saved
+from cptlaw.fitting import intervals, mixes, rows, saved, verdicts
 from cptlaw.fitting.process import TARGETS, Process
 from cptlaw.fitting.saved import FitError
+from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
 from cptlaw.words import count, percent
 
@@ -67,6 +68,9 @@ class Fit:
       settings: everything that was asked for.
       process: evaluated corpus -> the law conditioned on its rows, which predictions and decisions come from; empty
         for a fit of the law alone.
+      lack_of_fit: evaluated corpus -> the tests of whether its rows reject the law; empty in fits saved before there
+        were any.
+      remedies: what was tried against a rejection.
     """
 
     law: Law
@@ -86,11 +90,19 @@ class Fit:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     process: dict[str, Process] = field(default_factory=dict)
+    lack_of_fit: dict[str, LackOfFit] = field(default_factory=dict)
+    remedies: tuple[Tried, ...] = ()
 
     @property
     def unmoved(self) -> tuple[str, ...]:
         """Columns of the law that never varied in the fitted rows: how the loss changes with them is not known."""
         return saved.unmoving(self.ranges)
+
+    @property
+    def rejection(self) -> list[str]:
+        """That the table rejects the law, by what, and what was found to help, a line each; none if it does not."""
+        found = verdicts.rejection(self.law.name, self.lack_of_fit)
+        return [found, *verdicts.remedies(self.remedies)] if found else []
 
     def predict(
         self,
@@ -241,6 +253,10 @@ class Fit:
                 "billions": self.law.billions,
                 **{key: getattr(self, key) for key in ("codes", "scores", "ranges", "unmoved", "rests", "digest")},
                 **{key: getattr(self, key) for key in ("settings", "warnings", "versions")},
+                "rejection": self.rejection,
+                "lack_of_fit": {corpus: asdict(one) for corpus, one in self.lack_of_fit.items()},
+                "remedies": [{**asdict(one), "helps": one.helps} for one in self.remedies],
+                "standing": verdicts.standing(self.scores.get("held_out", {})),
             }
         )
 
@@ -273,6 +289,8 @@ class Fit:
                 "ranges": {name: (float(values.min()), float(values.max())) for name, values in x.items()},
                 "n_rows": len(fitted),
                 "process": {corpus: self.process[corpus]} if corpus in self.process else {},
+                "lack_of_fit": {corpus: self.lack_of_fit[corpus]} if corpus in self.lack_of_fit else {},
+                "remedies": tuple(one for one in self.remedies if one.eval == corpus),
             }
         )
 

@@ -6,6 +6,7 @@ Beside the Cross-Domain D-CPT Law (Que et al. 2024, arXiv 2406.01375) stand what
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +95,7 @@ def leave_out(
                 tick(1)
     made = pd.DataFrame(lines)
     found = made.groupby(["domain", "method"], sort=False).agg(
-        {**{c: "mean" for c in ("mean_log", "r2", "huber", "cover", "width")}, "rows": "sum", "runs": "max"}
+        {**dict.fromkeys(("mean_log", "r2", "huber", "cover", "width"), "mean"), "rows": "sum", "runs": "max"}
     )  # fmt: skip
     found["folds"] = made.groupby(["domain", "method"], sort=False).size()
     return Unseen(found.reset_index(), own)
@@ -135,7 +136,8 @@ class _Left:
         lines = [self._line(method, point) for method, point in points.items()]
         for word, one in (*((k, one) for k, one in cross.items() if k == "K3"), ("pooled", pooled)):
             found = one.for_domain(self.name, self.probe)
-            said = found.predict(**_columns(found, self.asked), level=LEVEL)
+            at: dict[str, Any] = _columns(found, self.asked)
+            said = found.predict(**at, level=LEVEL)
             y = self.asked["loss"].to_numpy(float)
             lines.append(
                 self._line(f"process on {word}", said.point)

@@ -33,6 +33,7 @@ class Answer:
         none.
       report: the HTML file.
       reason: why there is no decision, or no confirming run.
+      rejections: laws that their table rejects, and what helps; a decision says so itself.
     """
 
     domain: str
@@ -40,10 +41,13 @@ class Answer:
     checked: pd.DataFrame | None
     report: Path
     reason: str = ""
+    rejections: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The answer, for a terminal."""
-        lines = [self.decision.text() if self.decision else f"No answer for {self.domain}: {self.reason}"]
+        lines = [*self.rejections, f"No answer for {self.domain}: {self.reason}"]
+        if self.decision:
+            lines = [self.decision.text()]
         if self.checked is not None:
             lines += ["", "  The recommended mix, trained once (it was in no fit):"]
             lines += [
@@ -111,7 +115,8 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
         confirm=confirmed,
         command=command,
     )
-    return Answer(domain, decision, checked, path, reason)
+    rejections = tuple(dict.fromkeys(line for fit in fits.values() for line in fit.rejection))
+    return Answer(domain, decision, checked, path, reason, rejections)
 
 
 def _fits(prepared: Prepared, domain: str, table: pd.DataFrame) -> dict[str, Fit]:
@@ -126,6 +131,7 @@ def _fits(prepared: Prepared, domain: str, table: pd.DataFrame) -> dict[str, Fit
             corpus,
             bootstrap=study.fit.bootstrap,
             hold_out=held_out.to_numpy(),
+            try_remedies=True,
         )
         for corpus in (study.general, domain)
     }
