@@ -250,7 +250,8 @@ class Process:
 
     def _validate(self) -> None:
         rows, moving = len(self.log_y), len(self.moving)
-        lengths = {len(v) for v in (*self.x.values(), self.run, self.base, self.domain, self.noise)}
+        ids = {len(v) for v in (self.run, self.base, self.domain)}
+        lengths = ids | {len(v) for v in (*self.x.values(), self.noise)}
         sizes = {len(v) for v in (self.logged, self.centre, self.spread, self.phi)}
         if lengths != {rows} or sizes - {moving} or not rows:
             raise ValueError("its rows or parameters are not of one length")

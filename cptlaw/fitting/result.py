@@ -326,16 +326,16 @@ class Fit:
                 raise FitError(f"the probe has no finished row with eval {corpus}: make it with cptlaw.runs.by_domain")
             if (frame["mixed_in"] == name).any():
                 raise FitError(f"{name} is a domain of the fitted table: give its probe another name, or no probe")
+        if known.empty and (k1, k2, k3) == (None, None, None):
+            there = ", ".join(sorted(set(frame["mixed_in"])))
+            raise FitError(f"no domain {name!r} among those fitted ({there}): give its probe, or its k1 and k2")
         given = {}
         for column, value in zip(runs.COEFFICIENTS, (k1, k2, k3), strict=True):
             if column not in self.law.columns:
                 continue
             measured = known[column] if column in known and len(known) else pd.Series(dtype=float)
             if value is None and measured.nunique() != 1:
-                raise FitError(
-                    f"{self.law.title} needs {column} of {name}, which is none of the fitted domains "
-                    f"({', '.join(sorted(set(frame['mixed_in'])))}): give a probe, or {column}="
-                )
+                raise FitError(f"{self.law.title} needs {column} of {name}: give it, or a probe that measures it")
             given[column] = float(measured.iloc[0] if value is None else value)
         law, own = self.law.at(**given), name if corpus == runs.DOMAIN else corpus
         found = {}
