@@ -64,12 +64,14 @@ def test_a_prediction_is_of_the_domain_that_is_named_or_probed(folder, capsys):
 
 def test_a_decision_is_made_for_a_probed_domain(folder, capsys):
     fits = ["--general", str(folder / "wiki.json"), "--domain", str(folder / "domain.json")]
-    base = str(float(LAW.predict(COMMON, {"params": 99e3, "tokens": 8e5, "ratio": 0.6})) / 1.03)
+    base = str(
+        float(LAW.predict(COMMON, {"params": 99e3, "tokens": 8e5, "ratio": 0.3})) / 1.03
+    )  # where the loss is steep in the share
     found = told(
         capsys, "plan", "trade-off", *fits, *ASK, "--base-loss", base, "--confidence", "0",
         "--domain-probe", str(folder / "probe.csv"),
     )  # fmt: skip
-    assert found["point"]["share"] == pytest.approx(0.4, abs=0.1)
+    assert found["point"]["share"] == pytest.approx(0.7, abs=0.05)
     assert {"music", "wiki"} <= set(found["losses"])
 
 
