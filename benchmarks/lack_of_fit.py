@@ -10,6 +10,7 @@ The public tables lie in `../shared/data` beside the checkout. Ctrl-C prints wha
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ import pandas as pd
 from benchmarks.forward import series
 from cptlaw import atomic, cache, fitting, laws
 from cptlaw.errors import UserError
-from cptlaw.fitting import estimate, lack_of_fit
+from cptlaw.fitting import estimate, lack_of_fit, verdicts
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.rows import collect
 from cptlaw.fitting.verdicts import LackOfFit
@@ -62,7 +63,7 @@ def line(one: series.Series, contest: bool) -> dict[str, object]:
     repeats = f"{found.settings} by {found.runs}" if found.settings else "none"
     shown |= {"runs": runs, "settings repeated": repeats}
     shown |= {"verdict": "rejected" if found.rejected else "not rejected" if found.tests else "no test"}
-    shown |= {"p": f"{found.p:.1g}", "because": found.words()}
+    shown |= {"p": verdicts.shown(found.p), "because": dataclasses.replace(found, notes=()).words()}
     if contest:
         try:
             ranked = fitting.contest(table, [one.law], auto=False)
