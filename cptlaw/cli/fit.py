@@ -61,7 +61,9 @@ def add_parsers(subparsers: Any) -> None:
         "--laws", metavar="A,B,...", help="laws to rank, or 'all' (default: those that auto chooses between)"
     )
     compare.add_argument(
-        "--no-auto", action="store_true", help="leave out auto, which chooses its law anew for every question"
+        "--no-auto",
+        action="store_true",
+        help="leave out auto, which chooses its law anew for every question and takes most of the time",
     )
     compare.add_argument(
         "--fold", help="rank laws alone on rows left out instead: forward, size, ratio, tokens, run, ..."

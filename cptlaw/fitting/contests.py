@@ -76,7 +76,15 @@ class Contest:
             for kind, one in stands["kinds"].items()
             if not one["wins"]
         ]
-        return " ".join([*lines, *([f"It loses on {'; on '.join(lost)}."] if lost and len(self.asked) > 1 else [])])
+        if lost and len(self.asked) > 1:
+            lines.append(f"It loses on {'; on '.join(lost)}.")
+        chosen = self.table[(self.table["what"] == AUTO) & (self.table["name"] != stands["best"])]
+        if len(chosen) and np.isfinite(error := float(chosen["error"].iloc[0])):
+            verdict = "beats" if error < stands["rival_error"] else "loses to"
+            lines.append(
+                f"auto, which knew only the rows before each question, errs by {error:.2%} and {verdict} that rule."
+            )
+        return " ".join(lines)
 
 
 def contest(

@@ -12,7 +12,13 @@ from typing import Annotated, Any
 from cptlaw.fields import at_least, between
 
 LEVEL = 0.05  # of all tests of one corpus together
+LEAST_P = 1e-16  # below which p-values are rounding
 SAME = 1e-3  # relative change of an error up to which a remedy has changed nothing
+
+
+def shown(p: float) -> str:
+    """A p-value in words."""
+    return f"{p:.1g}" if p >= LEAST_P else f"under {LEAST_P:g}"
 
 
 @dataclass(frozen=True)
@@ -77,7 +83,7 @@ class LackOfFit:
         """What rejects the law, or that nothing does, with what could not be tested."""
         said = [self._told(t) for t in sorted(self.tests, key=self.adjusted) if self.adjusted(t) < LEVEL]
         if not said and self.tests:
-            said = [f"no test rejects it (p {self.p:.2g})"]
+            said = [f"no test rejects it (p {shown(self.p)})"]
         return "; ".join([*said, *self.notes])
 
     def _told(self, test: Check) -> str:
@@ -87,13 +93,13 @@ class LackOfFit:
             unit, what = ("run's mean", "settings") if test.what == "settings" else ("run's curve", "curves")
             return (
                 f"runs that repeat a setting differ by {noise} in the {unit}, and the law misses {what} by {miss} "
-                f"beyond that (F {test.statistic:.3g} on {df} degrees of freedom, p {test.p:.1g}; {self.settings} "
+                f"beyond that (F {test.statistic:.3g} on {df} degrees of freedom, p {shown(test.p)}; {self.settings} "
                 f"settings repeated by {self.runs} runs)"
             )
         axis = test.what.removeprefix("along ")
         if test.miss:
-            return f"along {axis} the runs bend away from the law together, by {test.miss:.2%} (p {test.p:.1g})"
-        return f"along {axis} its misses keep their sign, in {test.statistic:.0f} stretches (p {test.p:.1g})"
+            return f"along {axis} the runs bend away from the law together, by {test.miss:.2%} (p {shown(test.p)})"
+        return f"along {axis} its misses keep their sign, in {test.statistic:.0f} stretches (p {shown(test.p)})"
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ def test_the_headline_names_the_win_and_every_loss(found):
     assert lost.standing["wins"] and not lost.standing["kinds"]["tokens"]["wins"]
     assert lost.headline().startswith("a errs by 2.00% and beats the best rule without a law, b, which errs by 3.00%")
     assert lost.headline().endswith("It loses on tokens to c (1.00% against 0.50%).")
+    auto = pd.concat([table, table.iloc[:1].assign(name="auto", what="auto", error=0.035)], ignore_index=True)
+    told = Contest(auto, {"size": {}, "tokens": {}}, [], {}, ["a", "b"]).headline()
+    assert told.endswith("auto, which knew only the rows before each question, errs by 3.50% and loses to that rule.")
     alone = Contest(table[table["what"] == "rival"], {"size": {}}, [], {}, [])
     assert alone.standing == {} and "Nothing can be compared" in alone.headline()
 
