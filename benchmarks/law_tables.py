@@ -14,7 +14,7 @@ from cptlaw.laws import Law
 CHECKPOINTS = 20
 CORPORA = ("books", "code", "law", "math", "med", "news", "web")
 SIZES = (0.1e9, 0.3e9, 0.7e9, 1.5e9, 3e9)
-# A parameter that is not here is 0.5 if linear, else the middle of its start range; one of a corpus is within the range.
+# A parameter that is not here is 0.5 if linear, else the middle of its start range.
 TRUTH = {
     "dcpt": {"E": 1.2, "A": 0.6, "B": 0.2, "C": 1.4, "eta": 1.5, "eps": 0.1, "gamma": 0.35},
     "dcpt_l2": {"E": 1.2, "A": 0.6, "B": 0.3, "C": 0.8, "eta": 1.1},
