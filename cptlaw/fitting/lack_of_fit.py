@@ -239,10 +239,10 @@ def _f(
     if cells < 1 or freedom < 1 or pure <= 0:
         return None
     statistic = (lack / cells) / (pure / freedom)
-    df = (part * cells, part * freedom)
+    df = (float(part * cells), float(part * freedom))
     miss = max(lack - cells * pure / freedom, 0.0) / weight
     noise = pure / freedom * count / weight
-    return Check(what, float(special.fdtrc(*df, statistic)), statistic, df, math.sqrt(noise), math.sqrt(miss))
+    return Check(what, float(special.fdtrc(*df, statistic)), float(statistic), df, math.sqrt(noise), math.sqrt(miss))
 
 
 def _least_squares(
@@ -300,7 +300,7 @@ def _order(design: _Design, left_G: np.ndarray) -> Iterator[Check]:
         order = np.lexsort((*rest[::-1], first[name].to_numpy(float)))
         signs = left_G[order][signed[order]] > 0
         stretches = 1 + int(np.count_nonzero(np.diff(signs)))
-        yield Check(f"along {name}", few_stretches(stretches, int(signs.sum()), int((~signs).sum())), stretches)
+        yield Check(f"along {name}", few_stretches(stretches, int(signs.sum()), int((~signs).sum())), float(stretches))
 
 
 def few_stretches(stretches: int, plus: int, minus: int) -> float:
