@@ -14,6 +14,8 @@ their curves against that with the signs of whole runs flipped, which any correl
 
 The law is linear about its ordinary fit, moved to its least squares in each stratum: an absolute-error fit lets long
 runs rule, and would leave all others off to one side. A parameter on a bound that the rows push against stays there.
+Where the table names base models (`base`), each one's own effect is taken up first: a miss in size alone is not told
+from it.
 
 Shapes: n rows, G runs, S settings, P free parameters.
 """
