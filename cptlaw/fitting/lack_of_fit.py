@@ -14,6 +14,8 @@ their curves against that with the signs of whole runs flipped, which any correl
 
 The law is linear about its ordinary fit, moved to its least squares in each stratum: an absolute-error fit lets long
 runs rule, and would leave all others off to one side. A parameter on a bound that the rows push against stays there.
+Where the table names base models (`base`), each one's own effect is taken up first: a miss in size alone is not told
+from it.
 
 Shapes: n rows, G runs, S settings, P free parameters.
 """
@@ -239,10 +241,10 @@ def _f(
     if cells < 1 or freedom < 1 or pure <= 0:
         return None
     statistic = (lack / cells) / (pure / freedom)
-    df = (part * cells, part * freedom)
+    df = (float(part * cells), float(part * freedom))
     miss = max(lack - cells * pure / freedom, 0.0) / weight
     noise = pure / freedom * count / weight
-    return Check(what, float(special.fdtrc(*df, statistic)), statistic, df, math.sqrt(noise), math.sqrt(miss))
+    return Check(what, float(special.fdtrc(*df, statistic)), float(statistic), df, math.sqrt(noise), math.sqrt(miss))
 
 
 def _least_squares(
@@ -300,7 +302,7 @@ def _order(design: _Design, left_G: np.ndarray) -> Iterator[Check]:
         order = np.lexsort((*rest[::-1], first[name].to_numpy(float)))
         signs = left_G[order][signed[order]] > 0
         stretches = 1 + int(np.count_nonzero(np.diff(signs)))
-        yield Check(f"along {name}", few_stretches(stretches, int(signs.sum()), int((~signs).sum())), stretches)
+        yield Check(f"along {name}", few_stretches(stretches, int(signs.sum()), int((~signs).sum())), float(stretches))
 
 
 def few_stretches(stretches: int, plus: int, minus: int) -> float:
