@@ -94,10 +94,13 @@ def _check_sizes(study: Study) -> None:
                 f"config.sizes.{size}",
                 "a size's name has letters, digits, '_', '-' and '.': it is part of folders' names",
             )
-    for field in ("grid", "init_from"):
-        for size in getattr(study, field):
-            if size not in study.sizes:
-                raise _no_size(study, f"config.{field}.{size}", size)
+    parts = study.grid_sizes()
+    for part, size in parts.items():
+        if size not in study.sizes:
+            raise _no_size(study, f"config.grid.{part}" + (".size" if study.grid[part].size else ""), size)
+    for size in study.init_from:
+        if size not in study.sizes:
+            raise _no_size(study, f"config.init_from.{size}", size)
     fields.check_some(transformer.Config, study.model, "config.model", but=("vocab_size",))
     for size, own in study.sizes.items():
         fields.check_some(transformer.Config, own, f"config.sizes.{size}", but=("vocab_size",))
@@ -106,11 +109,14 @@ def _check_sizes(study: Study) -> None:
             raise ConfigError(
                 f"config.sizes.{size}.{decided[0]}", "the folder in config.init_from decides it; remove one of them"
             )
-    if study.base is None and (scratch := [size for size in study.grid if size not in study.init_from]):
+    if study.base is None and (scratch := [size for size in parts.values() if size not in study.init_from]):
         raise ConfigError("config.base", f"missing; {', '.join(scratch)} need it, being in no config.init_from")
-    if study.held_out.size not in study.grid:
+    for part, grid in study.grid.items():
+        if grid.base_seeds and parts[part] in study.init_from:
+            raise ConfigError(f"config.grid.{part}.base_seeds", "weights from config.init_from have no seed; remove it")
+    if study.held_out.size not in parts.values():
         raise ConfigError("config.held_out.size", f"{study.held_out.size!r} is not in config.grid")
-    if not study.grid[study.held_out.size].domain_shares:
+    if not any(grid.domain_shares for part, grid in study.grid.items() if parts[part] == study.held_out.size):
         raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares", "the held-out size needs runs")
 
 

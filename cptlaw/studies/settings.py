@@ -48,22 +48,30 @@ class VocabularySettings:
 
 @dataclasses.dataclass(frozen=True)
 class SizeGrid:
-    """The continual pre-training runs of one model size.
+    """Continual pre-training runs of one model size.
 
     Attributes:
       domain_shares: token shares of the domain corpus; each is trained with the study's seed.
       repeat_shares: shares that are trained again with each of `repeat_seeds`, which measures the noise between runs.
       repeat_seeds: seeds of the data order.
+      size: the model's size; "" for the one that the part is named after.
+      base_seeds: seeds of base models, each pre-trained on its own: every run here is trained from each of them, which
+        measures what a base model's seed does to its runs. Empty: the study's seed alone. Another part of the same
+        size may ask for more of them at fewer shares.
     """
 
     domain_shares: Shares
     repeat_shares: Shares = ()
     repeat_seeds: tuple[Seed, ...] = ()
+    size: str = ""
+    base_seeds: tuple[Seed, ...] = ()
 
     def __post_init__(self):
         if bool(self.repeat_shares) != bool(self.repeat_seeds):
             empty = "repeat_seeds" if self.repeat_shares else "repeat_shares"
             raise ConfigError(f"grid.{empty}", "must not be empty: runs are repeated with every share and every seed")
+        if len(set(self.base_seeds)) < len(self.base_seeds):
+            raise ConfigError("grid.base_seeds", f"each seed once, not {self.base_seeds}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +126,7 @@ class Study:
       base: pre-training of the base models; may be None if every size is in `init_from`.
       cpt: continual pre-training.
       eval_tokens: tokens of `cpt` at which every corpus is evaluated; increasing, the last is `cpt.tokens`.
-      grid: size -> its runs.
+      grid: part of the grid -> its runs. A part is named after its size, or names it as `size`.
       held_out: the rows that the law is judged on.
       seq_len: tokens of a sequence.
       batch_size: sequences of a training batch; a step takes batch_size x seq_len tokens.
@@ -180,6 +188,10 @@ class Study:
 
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len
+
+    def grid_sizes(self) -> dict[str, str]:
+        """Part of the grid -> its size."""
+        return {part: grid.size or part for part, grid in self.grid.items()}
 
     def seeds(self) -> set[int]:
         """The seeds of all runs of the grid."""
