@@ -19,16 +19,17 @@ def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
       vocab_size: the vocabulary's size, known once it is built.
       data: a digest of each corpus's token store; a run's id changes with what it reads.
     """
-    sizes, bases, mixes = study.grid_sizes(), [], []
-    for part, grid in study.grid.items():
+    bases, mixes = [], []
+    for part, size in study.grid_sizes().items():
+        grid, of_part = study.grid[part], study.of_part(part)
         cells = [(share, study.seed) for share in grid.domain_shares]
         cells += [(share, seed) for share in grid.repeat_shares for seed in grid.repeat_seeds]
         for base_seed in grid.base_seeds or (study.seed,):
-            base = base_run(study, sizes[part], vocab_size, data, base_seed)
+            base = base_run(study, size, vocab_size, data, base_seed)
             bases.append(base)
             # A share of 0 is the same run whatever the domain.
-            for (share, seed), domain in itertools.product(cells, study.domains):
-                mixes += cpt_runs(study, base, {domain: share}, seed, data)
+            for (share, seed), domain in itertools.product(cells, grid.domains or study.domains):
+                mixes += cpt_runs(of_part, base, {domain: share}, seed, data)
     return list({run.id: run for run in bases + mixes}.values())
 
 
@@ -73,6 +74,8 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
         "seed": seed,
         **_common(study, data),
     }
+    if study.evaluate == "own" and domains:
+        common["evals"] = (study.general, *domains)
     if not study.cpt.branch_cooldown:
         return [_with_id(name, phase=study.cpt, eval_tokens=study.eval_tokens, **common)]
     phases = study.branches()
