@@ -12,10 +12,10 @@ The arithmetic (a step is 8 x 64 = 512 tokens; tokens are those of bases and run
     755k         754,816      5.51e+06       2     33   3.01e+07     166 TFLOP      37 TFLOP
     3m         2,951,424      1.97e+07       2      8   1.05e+07     206 TFLOP      35 TFLOP
 
-821 TFLOP. Cores busy with other work did 25 GFLOP/s each on the smallest size, so ten core-hours at the worst; an
-idle core with AVX-512 does two to three times as much. Runs are trained in the order of `first`: a ninth of the work gives all shares of all
-domains at 27k and 99k, a third also 323k, the further base models, the long runs of 27k and the cool-downs, three
-quarters also 755k and the held-out size.
+821 TFLOP. Cores busy with other work did 25 GFLOP/s each on the smallest size, so ten core-hours at the worst; an idle
+core with AVX-512 does two to three times as much. Runs are trained in the order of `first`: a ninth of the work gives
+all shares of all domains at 27k and 99k, a third also 323k, the further base models, the long runs of 27k and the cool-
+downs, three quarters also 755k and the held-out size.
 
 Written before the first run, as what will be asked of the table and when it counts as answered:
 
