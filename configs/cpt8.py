@@ -52,8 +52,9 @@ from ml_collections import ConfigDict
 
 STEP = 8 * 64  # tokens
 
-# Nine shares, as many as the paper has; those that say most come first, since runs are trained as listed.
-SHARES = (0.33, 0.0, 0.9, 0.1, 0.67, 0.2, 0.5, 0.8, 0.05)
+# Nine shares, as many as the paper has. Those that say most come first, since runs are trained in this order.
+WIDE = (0.33, 0.0, 0.9, 0.1, 0.67)
+BETWEEN = (0.2, 0.5, 0.8, 0.05)
 SHORT = tuple(steps * STEP for steps in (192, 384, 768, 1536))
 LONG = (*SHORT, 3072 * STEP, 6144 * STEP)
 
@@ -100,9 +101,11 @@ def get_config() -> ConfigDict:
             "cpt": {"tokens": SHORT[-1], "peak_lr": 1e-3, "warmup_tokens": 16 * STEP},
             "eval_tokens": SHORT,
             "grid": {
-                "27k": {"domain_shares": SHARES},
-                "99k": {"domain_shares": SHARES},
-                "323k": {"domain_shares": (0.33, 0.0, 0.9, 0.1, 0.67)},
+                "27k": {"domain_shares": WIDE},
+                "99k": {"domain_shares": WIDE},
+                "27k_between": {"size": "27k", "domain_shares": BETWEEN},
+                "99k_between": {"size": "99k", "domain_shares": BETWEEN},
+                "323k": {"domain_shares": WIDE},
                 "27k_bases": _further("27k", (1, 2, 3), (0.33, 0.0, 0.9)),
                 "99k_bases": _further("99k", (1,), (0.33, 0.0, 0.9)),
                 "27k_long": _long("27k", (0.2, 0.5, 0.9)),
@@ -123,6 +126,8 @@ def get_config() -> ConfigDict:
             "first": (
                 "27k",
                 "99k",
+                "27k_between",
+                "99k_between",
                 "323k",
                 "27k_bases",
                 "99k_bases",

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cptlaw import atomic, cores
 from cptlaw.errors import UserError
-from cptlaw.execution import rundir, worker
+from cptlaw.execution import known, rundir, worker
 from cptlaw.execution.run import Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
@@ -110,14 +110,17 @@ def sweep(
     return _summary(directories)
 
 
-def collect(runs: list[Run], workdir: str | os.PathLike[str]) -> pd.DataFrame:
-    """The runs table of all finished runs, in the grid's order, whatever order they were trained in."""
+def collect(runs: list[Run], workdir: str | os.PathLike[str], have: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The runs table of all finished runs, in the grid's order, whatever order they were trained in.
+
+    `have` is a table whose rows stand for runs that the workdir does not hold.
+    """
     rows = []
     for run in runs:
         directory = RunDir(workdir, run)
         if run.init is not None and directory.state() == rundir.FINISHED:
             rows += directory.measured()
-    if not rows:
+    if not rows and (have is None or have.empty):
         raise UserError(f"{workdir}: no finished run to collect; run the sweep first")
     table = pd.DataFrame(rows)
     # A run's rows know the corpora that it is evaluated on: it trains on no other.
@@ -126,7 +129,7 @@ def collect(runs: list[Run], workdir: str | os.PathLike[str]) -> pd.DataFrame:
             table[column] = table[column].fillna(0.0)
         elif column.startswith("unique_tokens_"):
             table[column] = table[column].fillna(table[column].max()).astype(int)
-    return table
+    return table if have is None else known.merged(runs, table, have)
 
 
 def default_workers() -> int:
