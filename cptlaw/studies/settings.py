@@ -8,6 +8,7 @@ from cptlaw.errors import UserError
 from cptlaw.execution.run import Monitor, Phase
 from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
 from cptlaw.models.config import COMPUTATION
+from cptlaw.studies.questions import AnyQuestion, TradeOff
 
 Shares = Annotated[tuple[float, ...], between(0, 1, what="a share lies", example="0.25 for a quarter")]
 # SentencePiece needs an id for each of the 256 bytes, three for padding, end and unknown, and four for newlines and
@@ -75,23 +76,6 @@ class HeldOut:
 
 
 @dataclasses.dataclass(frozen=True)
-class Question:
-    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's.
-
-    That is to hold with the probability `confidence`.
-    """
-
-    tolerance: Annotated[
-        float, between(0, 1, open_low=True, open_high=True, what="a relative rise of the general loss,",
-                       example="0.03 for 3%")
-    ] = 0.03  # fmt: skip
-    confidence: Annotated[
-        float, between(0, 1, open_low=True, open_high=True, what="a probability that the ceiling holds,",
-                       example="0.9 for 90%")
-    ] = 0.9  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
 class FitSettings:
     """How a study's losses are fitted.
 
@@ -112,7 +96,8 @@ class Study:
       name: what the reports call it.
       corpora: name -> source, or the fields of `data.corpora.Spec`.
       general: the corpus that the base models are trained on, and that continual pre-training replays.
-      domains: the corpora that are asked about, each on its own.
+      domains: the other corpora that are trained on.
+      evaluated: corpora whose losses are measured and fitted too, and that no run trains on.
       model: fields of `models.transformer.Config` but vocab_size, common to all sizes.
       sizes: name of a size -> the fields of `model` that it overrides.
       base: pre-training of the base models; may be None if every size is in `init_from`.
@@ -135,7 +120,8 @@ class Study:
       init_from: size -> Hugging Face folder whose weights are its base model, and whose config.json is its
         architecture. The vocabulary must be that model's. Other weights must lie in a folder of another name: a run's
         id holds the name, not the weights.
-      question: what the study answers.
+      question: what the study answers, see `questions`; its `kind` is that of `cptlaw plan`, a trade-off by default.
+      confirm_runs: runs trained at the recommendation, each with a seed of its own that no run of the grid has.
       fit: how its losses are fitted.
       workers: processes that train. 0 chooses: on a CPU one a core (tiny models gain nothing from a second core),
         elsewhere one in all.
@@ -171,7 +157,9 @@ class Study:
     microbatches: Annotated[int, at_least(0)] = 0
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
-    question: Question = Question()
+    evaluated: tuple[str, ...] = ()
+    question: AnyQuestion = TradeOff()
+    confirm_runs: Annotated[int, at_least(0)] = 1
     fit: FitSettings = FitSettings()
     workers: Annotated[int, at_least(0)] = 0
     together: Annotated[int, at_least(1)] = 1
@@ -180,6 +168,30 @@ class Study:
 
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every corpus that is evaluated: the general one, the domains, and those that no run trains on."""
+        return (self.general, *self.domains, *self.evaluated)
+
+    def whole_steps(self, tokens: float) -> int:
+        """The nearest number of tokens that is a whole number of steps, and at least one."""
+        return max(1, round(tokens / self.tokens_per_step())) * self.tokens_per_step()
+
+    def lasting(self, tokens: int) -> "Study":
+        """This study with a continual pre-training of so many tokens, whose schedule keeps its other lengths.
+
+        Raises ConfigError where they are no whole number of steps or the schedule does not fit into them.
+        """
+        if tokens == self.cpt.tokens:
+            return self
+        if (near := self.whole_steps(tokens)) != tokens:
+            raise ConfigError("cpt.tokens", f"{tokens} tokens are no whole number of steps; the nearest is {near}")
+        evals = (*(t for t in self.eval_tokens if t < tokens), tokens)
+        longer = dataclasses.replace(self, cpt=dataclasses.replace(self.cpt, tokens=tokens), eval_tokens=evals)
+        for phase in (longer.trunk(), *longer.branches().values()) if self.cpt.branch_cooldown else (longer.cpt,):
+            phase.in_steps(self.tokens_per_step())
+        return longer
 
     def seeds(self) -> set[int]:
         """The seeds of all runs of the grid."""
