@@ -238,7 +238,7 @@ def _facts(run: Run, workdir: Workdir, base: dict[str, Any] | None) -> dict[str,
     for corpus in run.evals:
         facts[f"w_{corpus}"] = run.shares.get(corpus, 0.0)
         facts[f"unique_tokens_{corpus}"] = len(_store(workdir, corpus, "train").tokens)
-    return facts if base is None else facts | base["spent"]
+    return facts if base is None else facts | {"base": run.init} | base["spent"]
 
 
 # One process trains many runs of few sizes, so what they share is cached: read, placed and compiled once.

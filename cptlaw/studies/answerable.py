@@ -8,8 +8,9 @@ import pandas as pd
 from cptlaw import laws
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError
-from cptlaw.fitting import AUTO, choose, estimate
+from cptlaw.fitting import choose, estimate
 from cptlaw.fitting.objective import Objective
+from cptlaw.fitting.result import AUTO
 from cptlaw.fitting.rows import collect
 from cptlaw.planning.decision import DecisionError
 from cptlaw.planning.mixture import blends

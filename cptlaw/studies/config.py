@@ -22,7 +22,7 @@ from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.models.sharding import AXES
-from cptlaw.studies.settings import Study
+from cptlaw.studies.settings import SizeGrid, Study
 from cptlaw.training.step import Optimizer
 
 
@@ -99,10 +99,13 @@ def _check_sizes(study: Study) -> None:
                 f"config.sizes.{size}",
                 "a size's name has letters, digits, '_', '-' and '.': it is part of folders' names",
             )
-    for field in ("grid", "init_from"):
-        for size in getattr(study, field):
-            if size not in study.sizes:
-                raise _no_size(study, f"config.{field}.{size}", size)
+    parts = study.grid_sizes()
+    for part, size in parts.items():
+        if size not in study.sizes:
+            raise _no_size(study, f"config.grid.{part}" + (".size" if study.grid[part].size else ""), size)
+    for size in study.init_from:
+        if size not in study.sizes:
+            raise _no_size(study, f"config.init_from.{size}", size)
     fields.check_some(transformer.Config, study.model, "config.model", but=("vocab_size",))
     for size, own in study.sizes.items():
         fields.check_some(transformer.Config, own, f"config.sizes.{size}", but=("vocab_size",))
@@ -111,12 +114,28 @@ def _check_sizes(study: Study) -> None:
             raise ConfigError(
                 f"config.sizes.{size}.{decided[0]}", "the folder in config.init_from decides it; remove one of them"
             )
-    if study.base is None and (scratch := [size for size in study.grid if size not in study.init_from]):
+    if study.base is None and (scratch := [size for size in parts.values() if size not in study.init_from]):
         raise ConfigError("config.base", f"missing; {', '.join(scratch)} need it, being in no config.init_from")
-    if study.held_out.size not in study.grid:
+    for part, grid in study.grid.items():
+        if grid.base_seeds and parts[part] in study.init_from:
+            raise ConfigError(f"config.grid.{part}.base_seeds", "weights from config.init_from have no seed; remove it")
+    if study.held_out.size not in parts.values():
         raise ConfigError("config.held_out.size", f"{study.held_out.size!r} is not in config.grid")
-    if not study.grid[study.held_out.size].domain_shares:
+    if not any(grid.trains for part, grid in study.grid.items() if parts[part] == study.held_out.size):
         raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares", "the held-out size needs runs")
+    for part, grid in study.grid.items():
+        _check_mixes(study, part, grid)
+
+
+def _check_mixes(study: Study, part: str, grid: SizeGrid) -> None:
+    for i, mix in enumerate(grid.mixes):
+        for name in mix:
+            if name not in (study.general, *study.domains):
+                raise fields.unknown(f"config.grid.{part}.mixes[{i}]", name, (study.general, *study.domains), "corpus")
+    try:
+        grid.cells(study.general, study.domains, study.seed)
+    except ConfigError as error:
+        raise ConfigError(f"config.grid.{part}.{error.field}", error.said) from None
 
 
 def _check_optimizer(study: Study) -> None:

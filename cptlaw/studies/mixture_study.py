@@ -89,7 +89,7 @@ def _answer(
     study, workdir = prepared.study, prepared.workdir
     for path in (workdir.answer(part.name), workdir.confirm(part.name)):  # an earlier answer's are not this one's
         path.unlink(missing_ok=True)
-    params = {size: prepared.params(size) for size in study.sizes}
+    params = {size: grid.params(study, size) for size in study.sizes}
     asked = Asked(study, part, table, _fits(prepared, part, table), params)
     decision, confirmed, checked, reason = None, None, None, ""
     try:
@@ -118,7 +118,7 @@ def _answer(
 def _fits(prepared: Prepared, part: Part, table: pd.DataFrame) -> dict[str, Fit]:
     """Evaluated corpus -> the law of its loss."""
     study = prepared.study
-    held_out = (table["model"] == study.held_out.size) & (table["tokens"] > study.held_out.tokens)
+    held_out = study.held_out.rows(table)
     return {
         corpus: prepared.fit(
             prepared.workdir.fit(part.name, corpus),
@@ -146,12 +146,13 @@ def _confirm(
         longer = study.lasting(chosen.tokens)
     except (DecisionError, ConfigError) as error:
         return None, str(error)
-    base = prepared.base(chosen.size)
+    bases = {run.size: run for run in reversed(grid.plan(study, prepared.vocab_size, prepared.data)) if not run.init}
+    base = bases.get(chosen.size) or prepared.base(chosen.size)
     # Seeds that no run of the grid has, so that their data order is in no fit.
     seeds = range(1 + max(study.seeds()), 1 + max(study.seeds()) + study.confirm_runs)
     runs = [run for seed in seeds for run in grid.cpt_runs(longer, base, chosen.shares, seed, prepared.data)]
-    bases = [] if chosen.size in study.grid else [base]
-    failed = prepared.sweep([*bases, *runs], "confirm", retry_failed=retry_failed).failed
+    first = [] if chosen.size in bases else [base]
+    failed = prepared.sweep([*first, *runs], "confirm", retry_failed=retry_failed).failed
     if failed.keys() >= {run.id for run in runs}:
         return None, f"its run failed ({next(iter(failed.values()))})"
     return sweep.collect(runs, prepared.workdir), ""

@@ -4,13 +4,17 @@ import dataclasses
 import json
 from typing import Annotated, Any
 
+import pandas as pd
+
 from cptlaw.errors import UserError
 from cptlaw.execution.run import Monitor, Phase
 from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
 from cptlaw.models.config import COMPUTATION
+from cptlaw.studies.designs import Share, Simplex
 from cptlaw.studies.questions import AnyQuestion, TradeOff
 
-Shares = Annotated[tuple[float, ...], between(0, 1, what="a share lies", example="0.25 for a quarter")]
+Shares = tuple[Share, ...]
+SUMS = 1e-6  # shares whose sum is as near as this to 1 sum to 1
 # SentencePiece needs an id for each of the 256 bytes, three for padding, end and unknown, and four for newlines and
 # runs of spaces; every character that is frequent in the text wants one too.
 LEAST_SENTENCEPIECE = 256 + 3 + 4 + 1
@@ -49,22 +53,65 @@ class VocabularySettings:
 
 @dataclasses.dataclass(frozen=True)
 class SizeGrid:
-    """The continual pre-training runs of one model size.
+    """Continual pre-training runs of one model size: which mixes, and which of them again with other seeds.
+
+    The mixes of all three forms are trained with the study's seed.
 
     Attributes:
-      domain_shares: token shares of the domain corpus; each is trained with the study's seed.
-      repeat_shares: shares that are trained again with each of `repeat_seeds`, which measures the noise between runs.
+      domain_shares: pairs: token shares of each domain alone, the general corpus having the rest.
+      mixes: any mixes, corpus -> share; a corpus left out has none.
+      simplex: mixes of the general corpus and all domains, chosen by a rule.
+      repeat_shares: shares of `domain_shares`'s kind that are trained with each of `repeat_seeds`, which measures the
+        noise between runs.
+      repeat_mixes: how many of `mixes` and then of `simplex`, from the first, are trained with each of them too.
       repeat_seeds: seeds of the data order.
+      size: the model's size; "" for the one that the part is named after.
+      base_seeds: seeds of base models, each pre-trained on its own: every run here is trained from each of them, which
+        measures what a base model's seed does to its runs. Empty: the study's seed alone. Another part of the same
+        size may ask for more of them at fewer shares.
     """
 
-    domain_shares: Shares
+    domain_shares: Shares = ()
     repeat_shares: Shares = ()
     repeat_seeds: tuple[Seed, ...] = ()
+    size: str = ""
+    base_seeds: tuple[Seed, ...] = ()
+    mixes: tuple[dict[str, Share], ...] = ()
+    simplex: Simplex | None = None
+    repeat_mixes: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self):
-        if bool(self.repeat_shares) != bool(self.repeat_seeds):
-            empty = "repeat_seeds" if self.repeat_shares else "repeat_shares"
+        if bool(self.repeat_shares or self.repeat_mixes) != bool(self.repeat_seeds):
+            empty = "repeat_seeds" if not self.repeat_seeds else "repeat_shares"
             raise ConfigError(f"grid.{empty}", "must not be empty: runs are repeated with every share and every seed")
+        if len(set(self.base_seeds)) < len(self.base_seeds):
+            raise ConfigError("grid.base_seeds", f"each seed once, not {self.base_seeds}")
+        for i, mix in enumerate(self.mixes):
+            if abs(sum(mix.values()) - 1) > SUMS:
+                raise ConfigError(f"grid.mixes[{i}]", f"its shares sum to {sum(mix.values()):.6g}, not to 1")
+        if self.repeat_mixes > (most := len(self.mixes) + (self.simplex.count if self.simplex else 0)):
+            raise ConfigError("grid.repeat_mixes", f"there are {most} in mixes and simplex, not {self.repeat_mixes}")
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is any mix to train."""
+        return bool(self.domain_shares or self.repeat_shares or self.mixes or self.simplex)
+
+    def cells(self, general: str, domains: tuple[str, ...], seed: int) -> list[tuple[dict[str, float], int]]:
+        """(domain -> share, seed of the data order) of every run. Raises ConfigError for a simplex without such mixes.
+
+        Args:
+          seed: the study's.
+        """
+        several = [*self.mixes, *(self.simplex.mixes((general, *domains)) if self.simplex else ())]
+        several = [{name: mix.get(name, 0.0) for name in domains} for mix in several]
+        kinds = [([{d: s} for s in self.domain_shares], [{d: s} for s in self.repeat_shares]) for d in domains]
+        kinds.append((several, several[: self.repeat_mixes]))
+        cells = []
+        for once, again in kinds:
+            cells += [(mix, seed) for mix in once]
+            cells += [(mix, other) for mix in again for other in self.repeat_seeds]
+        return cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,6 +120,10 @@ class HeldOut:
 
     size: str
     tokens: Annotated[int, at_least(0)]
+
+    def rows(self, table: pd.DataFrame) -> pd.Series:
+        """Whether each row of a runs table is held out."""
+        return (table["model"] == self.size) & (table["tokens"] > self.tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +154,7 @@ class Study:
       base: pre-training of the base models; may be None if every size is in `init_from`.
       cpt: continual pre-training.
       eval_tokens: tokens of `cpt` at which every corpus is evaluated; increasing, the last is `cpt.tokens`.
-      grid: size -> its runs.
+      grid: part of the grid -> its runs. A part is named after its size, or names it as `size`.
       held_out: the rows that the law is judged on.
       seq_len: tokens of a sequence.
       batch_size: sequences of a training batch; a step takes batch_size x seq_len tokens.
@@ -192,6 +243,9 @@ class Study:
         for phase in (longer.trunk(), *longer.branches().values()) if self.cpt.branch_cooldown else (longer.cpt,):
             phase.in_steps(self.tokens_per_step())
         return longer
+    def grid_sizes(self) -> dict[str, str]:
+        """Part of the grid -> its size."""
+        return {part: grid.size or part for part, grid in self.grid.items()}
 
     def seeds(self) -> set[int]:
         """The seeds of all runs of the grid."""

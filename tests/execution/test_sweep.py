@@ -68,6 +68,7 @@ def test_a_sweep_measures_every_run_and_the_base_model_before_it(runs, workdir):
     assert table[["w_prose", "w_code"]].sum(axis=1).eq(1).all()
     before = table[table["tokens"] == 0].groupby(["model", "eval"])["loss"].nunique()
     assert before.eq(1).all(), "all runs of a size start from one base model"
+    assert dict(zip(table["run"], table["base"])) == {run.id: run.init for run in runs if run.init}
     assert table["lr_sum"].gt(0).sum() == 12 and table["pretrain_tokens"].eq(256).all()
     assert not any(RunDir(workdir, run).checkpoints.exists() for run in runs if run.init)
     # Again is free, and changes nothing.
