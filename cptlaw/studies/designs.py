@@ -1,7 +1,7 @@
 """Which mixes of any number of corpora to train: designs on the simplex of their shares, within floors and caps.
 
-Shares are whole thousandths, and so are all distances: a design is the same on every machine. Letters of shapes: K
-corpora, M mixes, P terms of a polynomial.
+Shares are whole hundredths, and distances are those of whole numbers: a design is the same on every machine. Letters of
+shapes: K corpora, M mixes, P terms of a polynomial.
 """
 
 import dataclasses
@@ -17,12 +17,12 @@ from cptlaw.planning.mixture import limits
 
 Share = Annotated[float, between(0, 1, what="a share lies", example="0.25 for a quarter")]
 KINDS = ("space_filling", "d_optimal")
-UNITS = 1000  # a share is a whole number of these parts
+UNITS = 100  # a share is a whole number of these parts: a sliver of a corpus tells little more than none of it
 POOL = 4096  # mixes that a design is chosen from, besides the corners of what the limits allow
 CORNERS = 512  # of those, at most
 BLENDED = 8  # corners in a blend, at most
 SECOND_ORDER, FLAT = 1.0, 1e-4  # prior variance of a product's coefficient; prior precision of a share's
-APART = 100  # units that change hands between two mixes of a D-optimal design, at least: others are repeats in disguise
+APART = 10  # units that change hands between two mixes of a D-optimal design, at least: others are repeats in disguise
 PASSES = 2  # times that a D-optimal design is gone through for an exchange that betters it
 
 
@@ -68,8 +68,9 @@ class Simplex:
 
 def rounded(mix: dict[str, float]) -> dict[str, float]:
     """A mix in whole thousandths, as a person would type it."""
-    units = _in_units(UNITS * np.array([list(mix.values())]))[0]
-    return dict(zip(mix, (units / UNITS).tolist()))
+    parts = 1000
+    units = _in_units(parts * np.array([list(mix.values())]), parts)[0]
+    return dict(zip(mix, (units / parts).tolist()))
 
 
 @functools.lru_cache(maxsize=64)
@@ -109,11 +110,11 @@ def _corner(low_K: np.ndarray, high_K: np.ndarray, order: np.ndarray) -> np.ndar
     return mix
 
 
-def _in_units(mixes_MK: np.ndarray) -> np.ndarray:
-    """Rounded to whole units that sum to `UNITS`, by the largest remainders, which crosses no whole limit."""
+def _in_units(mixes_MK: np.ndarray, total: int = UNITS) -> np.ndarray:
+    """Rounded to whole units that sum to `total`, by the largest remainders, which crosses no whole limit."""
     whole = np.floor(mixes_MK + 1e-9).astype(int)
     rank = (whole - mixes_MK).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
-    return whole + (rank < (UNITS - whole.sum(axis=1))[:, None])
+    return whole + (rank < (total - whole.sum(axis=1))[:, None])
 
 
 def _unique(mixes_MK: np.ndarray) -> np.ndarray:
