@@ -1,13 +1,12 @@
 """A mixture of five corpora: prose, code, phenotypes, molecules and licences; a sixth is only evaluated.
 
-    cptlaw study configs/mixture_small.py --workdir runs/mixture_small        grid, laws, the mix, three runs of it, report
-    python -m launch.sweep --config configs/mixture_small.py --workdir runs/mixture_small       its grid alone
+cptlaw study configs/mixture_small.py --workdir runs/mixture_small        grid, laws, the mix, three runs of it, report
+python -m launch.sweep --config configs/mixture_small.py --workdir runs/mixture_small       its grid alone
 """
 
 from ml_collections import ConfigDict
 
 from cptlaw.configs import demo
-from cptlaw.configs.demo import STEP
 
 DOMAINS = ("code", "biomedical", "smiles", "licences")
 
@@ -26,8 +25,8 @@ def get_config() -> ConfigDict:
         }
         config.domains = DOMAINS
         config.evaluated = ("api_docs",)
-        # The first mix of a space-filling design is the middle, here equal shares, and a smaller design is the beginning
-        # of a larger one: the larger sizes train some of the small one's mixes.
+        # The first mix of a space-filling design is the middle, here equal shares, and a smaller design is the
+        # beginning of a larger one: the larger sizes train some of the small one's mixes.
         design = {"design": "space_filling", "floors": {"prose": 0.1}, "caps": dict.fromkeys(DOMAINS, 0.7)}
         config.grid = {
             "small": {"simplex": {**design, "count": 24}, "repeat_mixes": 2, "repeat_seeds": (1, 2)},

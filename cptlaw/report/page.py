@@ -12,8 +12,8 @@ import cptlaw
 from cptlaw import atomic, runs
 from cptlaw.fitting import rivals
 from cptlaw.planning import noise
-from cptlaw.planning.decision import Decision, cells
 from cptlaw.planning.confirmation import confirmation
+from cptlaw.planning.decision import Decision, cells
 from cptlaw.report import answer, figures, html, mixes, style
 from cptlaw.report.html import Markup, tag
 from cptlaw.words import count, percent

@@ -3,6 +3,7 @@
 The planned runs make a table without losses, and it is asked what the fits and the decision would ask of the real one.
 """
 
+import numpy as np
 import pandas as pd
 
 from cptlaw import laws
@@ -42,20 +43,21 @@ def check(study: Study) -> None:
 def _check_mixes(study: Study, part: Part, fitted: pd.DataFrame) -> None:
     moved = [name for name in part.mixed if fitted[f"w_{name}"].nunique() > 1]
     if len(moved) < 2:
-        have = f"{fitted[[f'w_{name}' for name in part.mixed]].drop_duplicates().shape[0]} mixes"
+        have = len(np.unique(_mixes(part, fitted), axis=0))
         raise ConfigError(
             "config.grid",
-            f"the fitted runs have {have} {_of(part)}, and a {study.question.kind} question compares mixes: give "
-            "domain_shares, mixes or simplex more of them",
+            f"a {study.question.kind} question compares mixes, and the fitted runs have {have} {_of(part)}: ask for "
+            "more in domain_shares, mixes or simplex",
         )
     if isinstance(study.question, Mixture):
         try:
-            blends(_mixes(part, fitted), *study.question.limits(study), study.question.beyond)
+            low, high = study.question.limits(study)
+            blends(_mixes(part, fitted), low, high, study.question.beyond)
         except DecisionError as error:
             raise ConfigError("config.question", str(error)) from error
 
 
-def _mixes(part: Part, rows: pd.DataFrame):
+def _mixes(part: Part, rows: pd.DataFrame) -> np.ndarray:
     return rows[[f"w_{name}" for name in part.mixed]].to_numpy(float)
 
 

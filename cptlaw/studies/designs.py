@@ -15,7 +15,8 @@ from cptlaw.fields import ConfigError, OneOf, Seed, at_least, between, unknown
 from cptlaw.planning.decision import DecisionError
 from cptlaw.planning.mixture import limits
 
-Share = Annotated[float, between(0, 1, what="a share lies", example="0.25 for a quarter")]
+SHARE = between(0, 1, what="a share lies", example="0.25 for a quarter")
+Share = Annotated[float, SHARE]
 KINDS = ("space_filling", "d_optimal")
 UNITS = 100  # a share is a whole number of these parts: a sliver of a corpus tells little more than none of it
 POOL = 4096  # mixes that a design is chosen from, besides the corners of what the limits allow
@@ -77,7 +78,7 @@ def rounded(mix: dict[str, float]) -> dict[str, float]:
 def _design(count: int, kind: str, low: tuple[float, ...], high: tuple[float, ...], seed: int) -> np.ndarray:
     """(count, K) mixes in units."""
     low_K, high_K = np.array(low, int), np.array(high, int)
-    if low_K.sum() > UNITS or high_K.sum() < UNITS:
+    if low_K.sum() > UNITS or high_K.sum() < UNITS or (low_K > high_K).any():
         raise ConfigError("simplex", f"no mix of whole {UNITS}ths of shares is within the floors and caps")
     pool_MK = _pool(low_K, high_K, np.random.default_rng(seed))
     if len(pool_MK) < count:
@@ -90,7 +91,9 @@ def _design(count: int, kind: str, low: tuple[float, ...], high: tuple[float, ..
 
 def _pool(low_K: np.ndarray, high_K: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """(M, K) different mixes in units: the middle, corners of what the limits allow, and blends of corners."""
-    corners = np.unique([_corner(low_K, high_K, order) for order in rng.random((CORNERS, len(low_K))).argsort()], axis=0)
+    corners = np.unique(
+        [_corner(low_K, high_K, order) for order in rng.random((CORNERS, len(low_K))).argsort()], axis=0
+    )
     most = min(BLENDED, len(corners))
     several = rng.random((POOL, len(corners))).argsort(axis=1)[:, :most]
     # Exponential weights, normalised, are uniform over the blends of their corners.
@@ -113,7 +116,7 @@ def _corner(low_K: np.ndarray, high_K: np.ndarray, order: np.ndarray) -> np.ndar
 def _in_units(mixes_MK: np.ndarray, total: int = UNITS) -> np.ndarray:
     """Rounded to whole units that sum to `total`, by the largest remainders, which crosses no whole limit."""
     whole = np.floor(mixes_MK + 1e-9).astype(int)
-    rank = (whole - mixes_MK).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
+    rank = (whole - mixes_MK).round(9).argsort(axis=1, kind="stable").argsort(axis=1, kind="stable")
     return whole + (rank < (total - whole.sum(axis=1))[:, None])
 
 

@@ -6,8 +6,9 @@ general corpus and the domains are the study's, sizes are named, and base losses
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from cptlaw import planning, runs
@@ -241,7 +242,7 @@ class LimitedData(AtOneSize):
     def recommended(self, decision: Decision, asked: Asked) -> Recommended:
         found = super().recommended(decision, asked)
         there, wanted = self._there(asked), decision.inputs["domain_tokens"]
-        if decision.point["epochs"] > 1 and abs(there - wanted) > 0.01 * wanted or there < 0.99 * wanted:
+        if (decision.point["epochs"] > 1 and abs(there - wanted) > 0.01 * wanted) or there < 0.99 * wanted:
             raise DecisionError(
                 f"the study has {there:,.0f} tokens of {asked.part.name} and the question is about {wanted:,.0f}, so "
                 "its text would be repeated another number of times"
@@ -351,7 +352,7 @@ class Mixture(AtOneSize):
     def measured_bases(self, study: "Study") -> tuple[str, ...]:
         return (self.planned(study)[0],) if self.tolerances else ()
 
-    def limits(self, study: "Study") -> Any:
+    def limits(self, study: "Study") -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest share of the general corpus and each domain. Raises DecisionError where none fits."""
         return limits(
             (study.general, *study.domains), self.floors, self.caps, self.corpus_tokens, self.max_epochs,

@@ -10,10 +10,10 @@ from cptlaw.errors import UserError
 from cptlaw.execution.run import Monitor, Phase
 from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
 from cptlaw.models.config import COMPUTATION
-from cptlaw.studies.designs import Share, Simplex
+from cptlaw.studies.designs import SHARE, Share, Simplex
 from cptlaw.studies.questions import AnyQuestion, TradeOff
 
-Shares = tuple[Share, ...]
+Shares = Annotated[tuple[float, ...], SHARE]
 SUMS = 1e-6  # shares whose sum is as near as this to 1 sum to 1
 # SentencePiece needs an id for each of the 256 bytes, three for padding, end and unknown, and four for newlines and
 # runs of spaces; every character that is frequent in the text wants one too.
@@ -209,7 +209,7 @@ class Study:
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
     evaluated: tuple[str, ...] = ()
-    question: AnyQuestion = TradeOff()
+    question: AnyQuestion = dataclasses.field(default_factory=TradeOff)
     confirm_runs: Annotated[int, at_least(0)] = 1
     fit: FitSettings = FitSettings()
     workers: Annotated[int, at_least(0)] = 0
@@ -243,6 +243,7 @@ class Study:
         for phase in (longer.trunk(), *longer.branches().values()) if self.cpt.branch_cooldown else (longer.cpt,):
             phase.in_steps(self.tokens_per_step())
         return longer
+
     def grid_sizes(self) -> dict[str, str]:
         """Part of the grid -> its size."""
         return {part: grid.size or part for part, grid in self.grid.items()}
