@@ -128,3 +128,11 @@ def test_neither_help_nor_version_imports_anything_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("set()")
+
+
+def test_a_field_that_is_new_and_empty_leaves_a_workdir_as_it_was(study):
+    now = json.loads(study.to_json())
+    before = {name: value for name, value in now.items() if name != "evaluated"}
+    before["grid"] = {size: {"domain_shares": part["domain_shares"]} for size, part in now["grid"].items()}
+    assert prepared._differences(before, now) == []
+    assert prepared._differences(before, {**now, "evaluated": ["law"]}) == ["config.evaluated"]
