@@ -29,6 +29,7 @@ HARDWARE = {
     "llama_8b": {8: H100, 64: V5E},
     "demo": {1: V5E},
     "study_small": {4: V5E},
+    "mixture_small": {1: V5E},
 }
 # As published: of the paper's tables or the model cards.
 PARAMETERS = {
