@@ -25,7 +25,7 @@ from cptlaw.runs.contract import (
     missing,
     ratio,
 )
-from cptlaw.runs.derived import learnability, thin
+from cptlaw.runs.derived import learnability, of_mixes, thin
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
@@ -46,6 +46,7 @@ __all__ = [
     "finished",
     "learnability",
     "missing",
+    "of_mixes",
     "plain",
     "ratio",
     "read",
