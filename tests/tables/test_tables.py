@@ -77,7 +77,7 @@ def test_the_command_line_reads_it_by_name_and_a_file_of_that_name_wins(cpt8, tm
     args = parser.parse_args(["cpt8", "--where", "eval == 'code'"])
     assert len(cli_tables.read(args, args.table)) == (cpt8["eval"] == "code").sum()
     Path("cpt8").write_text("this is no table\n")
-    with pytest.raises(UserError, match="^cpt8: "):
+    with pytest.raises(UserError, match=r"^cpt8: "):
         cli_tables.read(args, args.table)
 
 
