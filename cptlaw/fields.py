@@ -5,7 +5,8 @@ A field's range stands in its annotation, beside its type:
     seq_len: Annotated[int, at_least(1)]
     schedule: Annotated[str, OneOf(KINDS)]
 
-A range on a tuple or a mapping holds for each of its values. `build` makes a dataclass of what a config says, `check`
+A range on a tuple or a mapping holds for each of its values. Of a union of dataclasses, the field `kind` says which one
+a value is. `build` makes a dataclass of what a config says, `check`
 looks at a dataclass that Python made, and `check_some` at a mapping of some of a dataclass's fields.
 """
 
@@ -14,7 +15,7 @@ import functools
 import math
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -142,11 +143,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def unknown(path: str, name: str, known: Iterable[str]) -> ConfigError:
-    """The error of a field that is not among the `known`."""
+def unknown(path: str, name: str, known: Iterable[str], what: str = "field") -> ConfigError:
+    """The error of a field, or of another `what`, that is not among the `known`."""
     known = list(known)
     hint = did_you_mean(name, known) or f"it has {', '.join(known)}"
-    return ConfigError(f"{path}.{name}", f"no such field; {hint}")
+    return ConfigError(f"{path}.{name}", f"no such {what}; {hint}")
 
 
 def build(kind: type, values: Any, path: str) -> Any:
@@ -206,6 +207,8 @@ def _value(hint: Any, value: Any, path: str, exact: bool = False) -> Any:
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in args:
             return None
+        if len(kinds := [a for a in args if dataclasses.is_dataclass(a)]) > 1:
+            return _of_kind(kinds, value, path)
         return _value(next(a for a in args if a is not type(None)), value, path, exact)
     if dataclasses.is_dataclass(hint):
         return value if exact and isinstance(value, typing.cast(type, hint)) else build(hint, value, path)  # type: ignore[arg-type]
@@ -227,6 +230,19 @@ def _value(hint: Any, value: Any, path: str, exact: bool = False) -> Any:
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         raise ConfigError(path, f"expected {hint.__name__}, got {value!r}")
     return value
+
+
+def _of_kind(kinds: Sequence[Any], value: Any, path: str) -> Any:
+    """`value` as one of several dataclasses: the one whose default of `kind` it has, or the first."""
+    if isinstance(value, tuple(kinds)):
+        return value
+    if not isinstance(value, Mapping):
+        raise ConfigError(path, f"expected fields, got {value!r}")
+    named = {kind.kind: kind for kind in kinds}
+    kind = value.get("kind", next(iter(named)))
+    if not isinstance(kind, str) or kind not in named:
+        raise ConfigError(f"{path}.kind", OneOf(named).refuse(kind) or "")
+    return build(named[kind], value, path)
 
 
 def _obey(rule: Rule, value: Any, path: str) -> None:

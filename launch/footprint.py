@@ -40,7 +40,7 @@ def main() -> None:
                 f"config.sizes.{size}: {gib[-1]} GiB a device leave less than a tenth of {_GIB.value:g} free; give it "
                 "more devices on the fsdp axis, a smaller batch, or model.remat full"
             )
-    runs = grid.plan(study, vocabulary_ids(study), dict.fromkeys((study.general, *study.domains), ""))
+    runs = grid.plan(study, vocabulary_ids(study), dict.fromkeys(study.names, ""))
     rate = _DEVICES.value * _TFLOPS.value * 1e12 * _MFU.value
     for size in sizes:
         mine = [run for run in runs if run.size == size]

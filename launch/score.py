@@ -31,10 +31,8 @@ _OUT = flags.DEFINE_string("out", None, "Where the scores go; without it, a fold
 def main() -> None:
     cache.keep_compiled()
     study = common.study()
-    if _CORPUS.value not in (study.general, *study.domains):
-        raise UserError(
-            f"--corpus: no corpus {_CORPUS.value!r}; the study has {study.general}, {', '.join(study.domains)}"
-        )
+    if _CORPUS.value not in study.names:
+        raise UserError(f"--corpus: no corpus {_CORPUS.value!r}; the study has {', '.join(study.names)}")
     if (_SIZE.value is None) == (_RUN.value is None):
         raise UserError("--size, --run: name the model by one of them")
     if _SIZE.value is not None and _SIZE.value not in study.sizes:

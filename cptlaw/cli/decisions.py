@@ -164,7 +164,19 @@ def ask_mixture(args: argparse.Namespace) -> Any:
         "level",
     )
     fits = [_fit(args, "fits", text) for text in args.fits]
+    args.ceilings = {**args.ceilings, **_relative_ceilings(args)}
     return _ask(args, mixture, *fits, **{name: getattr(args, name) for name in asked})
+
+
+def _relative_ceilings(args: argparse.Namespace) -> dict[str, float]:
+    """Target -> the most loss that --tolerances allow it."""
+    from cptlaw.planning.tradeoff import base_loss
+
+    if args.tolerances and (args.table is None or args.params is None):
+        raise UserError(
+            "--tolerances: needs --table with rows at zero tokens, and --params, for the base model's losses"
+        )
+    return {name: (1 + rise) * base_loss(_table(args), name, args.params) for name, rise in args.tolerances.items()}
 
 
 def ask_best_subset(args: argparse.Namespace) -> Any:

@@ -98,13 +98,15 @@ def read_config(path: Path) -> Any:
 def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
     import jax
 
+    from cptlaw.studies import answerable, mixture_study
     from cptlaw.studies import config as config_lib
-    from cptlaw.studies import mixture_study
     from cptlaw.studies.prepared import prepare
 
+    study = config_lib.parse(config)
+    answerable.check(study)
     # This process only fits laws and draws figures. The workers do not inherit the setting, and use the accelerator.
     jax.config.update("jax_platforms", "cpu")
-    prepared = prepare(config_lib.parse(config), workdir, update_config=args.update_config, progress=not args.quiet)
+    prepared = prepare(study, workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for answer in mixture_study.run(prepared, retry_failed=args.retry_failed, command=command):
         print(answer.text(), flush=True)

@@ -122,6 +122,10 @@ def _add_mixture(questions: Any) -> None:
     ask.add_argument(
         "--ceilings", type=tables.named, default={}, metavar="TARGET=LOSS,...", help="most loss allowed, nats per token"
     )
+    ask.add_argument(
+        "--tolerances", type=tables.named, default={}, metavar="TARGET=RISE,...",
+        help="the same as a relative rise (0.03 for 3%%) over the base model's loss in --table",
+    )  # fmt: skip
 
 
 def _add_subset(questions: Any) -> None:

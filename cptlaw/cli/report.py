@@ -40,7 +40,7 @@ def add_parsers(subparsers: Any) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from cptlaw import cache, fitting, report
+    from cptlaw import cache, fitting, report, runs
     from cptlaw.planning.decision import Decision
     from cptlaw.planning.numbers import corpus
 
@@ -50,8 +50,9 @@ def _report(args: argparse.Namespace) -> None:
         _study(args)
     table = tables.read(args, args.source)
     fits = {corpus(fit): fit for fit in (fitting.Fit.load(path, own_law(args)) for path in args.fits)}
-    if study and fits:
-        table = _of(table, list(fits))
+    if study and fits:  # runs on other domains of the study are other questions
+        mixed = [name for name in fits if f"w_{name}" in table and (table[f"w_{name}"] > 0).any()]
+        table = runs.of_mixes(table, mixed, list(fits))
     if not fits:
         evals = [args.domain] if args.domain else list(table["eval"].unique())
         for name in evals:
@@ -103,11 +104,3 @@ def _study(args: argparse.Namespace) -> None:
         args.fits = args.fits or [path for path, domain in saved.items() if domain == args.domain]
         args.confirm = args.confirm or (confirm if confirm.is_file() else None)
     args.title = args.title or f"{workdir.root.name}: {args.domain or 'its runs'}"
-
-
-def _of(table: Any, corpora: list[str]) -> Any:
-    """The rows of mixes of these corpora alone: a study's runs on its other domains are other questions."""
-    from cptlaw import runs
-
-    others = [f"w_{name}" for name in runs.corpora(table) if name not in corpora]
-    return table[(table[others] == 0).all(axis=1) & table["eval"].isin(corpora)].drop(columns=others)

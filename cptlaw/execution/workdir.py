@@ -17,10 +17,11 @@ class Workdir:
       plans/               what a sweep's workers read; removed with the sweep
       scores/              chunks of a corpus under a run of the study (see `scoring.chunks`)
       runs.csv             the runs table of the grid
-      fits/                saved fits: DOMAIN-CORPUS.json of the mixture study, subset-DOMAIN-CORPUS-LAW.json of the
+      fits/                saved fits: PART-CORPUS.json of the mixture study, subset-DOMAIN-CORPUS-LAW.json of the
                            selection study
-      answer-DOMAIN.json, confirm-DOMAIN.csv   the mixture study's decision, and what the confirming run measured
-      report.html or report-DOMAIN.html        its report, with its figures beside it
+      answer-PART.json, confirm-PART.csv       the mixture study's decision, and what the confirming runs measured; a
+                           part is a domain, or "mixture", which is all
+      report.html or report-PART.html          its report, with its figures beside it
       subsets-DOMAIN.csv, confirm-DOMAIN.csv   the selection study's runs tables
       subset-DOMAIN.json, selected-DOMAIN.parquet   its decision, and the list of what it chose
       landscape-DOMAIN.html                    its report
@@ -74,18 +75,18 @@ class Workdir:
     def fits(self) -> Path:
         return self.root / "fits"
 
-    def fit(self, domain: str, corpus: str) -> Path:
-        return self.fits / f"{domain}-{corpus}.json"
+    def fit(self, part: str, corpus: str) -> Path:
+        return self.fits / f"{part}-{corpus}.json"
 
-    def answer(self, domain: str) -> Path:
-        return self.root / f"answer-{domain}.json"
+    def answer(self, part: str) -> Path:
+        return self.root / f"answer-{part}.json"
 
-    def confirm(self, domain: str) -> Path:
-        return self.root / f"confirm-{domain}.csv"
+    def confirm(self, part: str) -> Path:
+        return self.root / f"confirm-{part}.csv"
 
-    def report(self, domain: str | None = None) -> Path:
-        """The report of one domain; without a domain, of a study's only one."""
-        return self.root / ("report.html" if domain is None else f"report-{domain}.html")
+    def report(self, part: str | None = None) -> Path:
+        """The report of one part; without its name, of a study's only one."""
+        return self.root / ("report.html" if part is None else f"report-{part}.html")
 
     def subsets(self, domain: str) -> Path:
         """The runs table of the subsets of a domain."""

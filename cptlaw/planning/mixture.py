@@ -84,7 +84,7 @@ def mixture(
     if not (np.isfinite(scale) & (scale >= 0)).all() or not scale.any():
         raise DecisionError("weights: give each target a weight of 0 or more, and one of them more than 0")
     limit = _by_name("ceilings", ceilings or {}, targets, missing=np.inf)
-    low, high = _limits(corpora, floors or {}, caps or {}, corpus_tokens or {}, max_epochs, tokens)
+    low, high = limits(corpora, floors or {}, caps or {}, corpus_tokens or {}, max_epochs, tokens)
     x = _planned(fits, params, tokens)
     kept, warnings = paired(*fits)
     low, high, notes = _held(held, corpora, low, high)
@@ -93,7 +93,7 @@ def mixture(
         check_identified(fit, (), x, "which mix to take at this size and these tokens")
     judge = _Judge(kept, targets, corpora, x, scale, limit, worst)
     if conditioned(kept[0]):
-        point, own, at_own, own_over = _among(_blends(kept, corpora, low, high, beyond), judge)
+        point, own, at_own, own_over = _among(blends(_measured(kept, corpora), low, high, beyond), judge)
     else:
         point, own, at_own, own_over = _descended(judge, low, high)
 
@@ -156,11 +156,13 @@ class _Judge:
 
     def __call__(self, mixes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(objective, nats over the ceilings) of mixes (K, corpora) in every draw, (S + 1, K) each."""
-        each = [losses(fit, self.columns(name, mixes)) for name, fit in zip(self.targets, self.fits)]
-        stacked_losses = np.stack(each, axis=-1)
-        weighted = stacked_losses * self.weights
-        total = weighted.max(axis=-1) if self.worst else weighted.sum(axis=-1)
-        return total, np.maximum(stacked_losses - self.ceilings, 0.0).sum(axis=-1)
+        add = np.maximum if self.worst else np.add
+        total, over = np.array(-np.inf if self.worst else 0.0), np.array(0.0)
+        # One target after the other: of twenty, all draws of all mixes would be a third of a gigabyte.
+        for name, fit, weight, ceiling in zip(self.targets, self.fits, self.weights, self.ceilings):
+            found = losses(fit, self.columns(name, mixes))
+            total, over = add(total, weight * found), over + np.maximum(found - ceiling, 0.0)
+        return total, over
 
     def columns(self, target: str, mixes: np.ndarray) -> dict[str, Any]:
         """What the law of a target reads of the planned run with mixes (..., corpora)."""
@@ -197,19 +199,24 @@ def _among(mixes: np.ndarray, judged: _Judge) -> tuple[np.ndarray, np.ndarray, n
     return mixes[pick[0]], mixes[pick[1:]], total[draws, pick[1:]], over[draws, pick[1:]]
 
 
-def _blends(fits: list["Fit"], corpora: list[str], low: np.ndarray, high: np.ndarray, beyond: bool) -> np.ndarray:
-    """Measured mixes within the limits and blends of them (K, corpora); `beyond`: of all mixes there are.
-
-    Raises:
-      DecisionError: the rows lack shares, or no blend of measured mixes is within the limits.
-    """
-    rng = np.random.default_rng(0)
+def _measured(fits: Sequence["Fit"], corpora: list[str]) -> np.ndarray:
+    """The mixes of the fits' rows (M, corpora)."""
     names = [f"w_{name}" for name in corpora]
     rows = pd.concat([fit.residuals for fit in fits], ignore_index=True)
     if missing := [name for name in names if name not in rows]:
         raise DecisionError(f"the fitted rows lack {', '.join(missing)}: it is not known which mixes were measured")
-    measured = np.unique(rows[names].to_numpy(float).round(6), axis=0)
-    ends = np.concatenate([measured, np.eye(len(corpora))]) if beyond else measured
+    return rows[names].to_numpy(float)
+
+
+def blends(measured: np.ndarray, low: np.ndarray, high: np.ndarray, beyond: bool = False) -> np.ndarray:
+    """Measured mixes (M, corpora) within the limits and blends of them (K, corpora); `beyond`: of all mixes there are.
+
+    Raises:
+      DecisionError: no blend of measured mixes is within the limits.
+    """
+    rng = np.random.default_rng(0)
+    measured = np.unique(measured.round(6), axis=0)
+    ends = np.concatenate([measured, np.eye(len(low))]) if beyond else measured
     count = min(BLENDED, len(ends))
     several = np.array([rng.choice(len(ends), count, replace=False) for _ in range(BLENDS)])
     weights = rng.dirichlet(np.full(count, 0.7), BLENDS)
@@ -314,23 +321,31 @@ def _corpora(fits: Sequence["Fit"]) -> list[str]:
     return found
 
 
-def _by_name(what: str, given: Mapping[str, float], known: list[str], missing: float = 0.0) -> np.ndarray:
+def _by_name(what: str, given: Mapping[str, float], known: Sequence[str], missing: float = 0.0) -> np.ndarray:
     """The given numbers in the order of `known`, `missing` for those left out."""
     if unknown := [name for name in given if name not in known]:
         raise DecisionError(f"{what}: there is no {', '.join(unknown)}; there are {', '.join(known)}")
     return np.array([given.get(name, missing) for name in known], dtype=float)
 
 
-def _limits(
-    corpora: list[str], floors: Mapping[str, float], caps: Mapping[str, float], there: Mapping[str, float],
-    max_epochs: float | Mapping[str, float], tokens: float | None,
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
-    """Smallest and largest share of each corpus, (K,) each; `there` are the unique tokens of the corpora."""
+def limits(
+    corpora: Sequence[str],
+    floors: Mapping[str, float],
+    caps: Mapping[str, float],
+    there: Mapping[str, float] | None = None,
+    max_epochs: float | Mapping[str, float] = 1.0,
+    tokens: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Smallest and largest share of each corpus, (K,) each; `there` are the unique tokens of the corpora.
+
+    Raises:
+      DecisionError: an unknown corpus, a number out of range, or limits that leave no mix.
+    """
     for what, given in (("floors", floors), ("caps", caps)):
         for name, value in given.items():
             check_share(f"{what}[{name}]", value)
     low, high = _by_name("floors", floors, corpora), _by_name("caps", caps, corpora, missing=1.0)
-    size = _by_name("corpus_tokens", there, corpora, missing=np.inf)
+    size = _by_name("corpus_tokens", there or {}, corpora, missing=np.inf)
     if there:
         if tokens is None:
             raise DecisionError("corpus_tokens limits the shares of a run of known tokens: give tokens")

@@ -86,7 +86,7 @@ def joint(fit: "Fit") -> Draws:
     return _joint(process, resamples(fit), (fit.settings.get("seed", 0), *str(fit.eval).encode()))
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=32)
 def _joint(process: Process, count: int, seed: tuple[int, ...]) -> Draws:
     return draw(process, count, seed)
 

@@ -15,6 +15,8 @@ from cptlaw.words import percent, spread
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
 
+NAMED = 4  # corpora that a headline names
+
 
 def first_screen(
     decision: Decision,
@@ -80,6 +82,10 @@ def standing(fits: Mapping[str, "Fit"]) -> list[Markup]:
 
 def headline(decision: Decision) -> str:
     """The answer without its qualifications, which follow it."""
+    if decision.kind == "mixture" and decision.supported and len(decision.point) > NAMED:
+        order = sorted(decision.point, key=lambda name: -decision.point[name])
+        named = ", ".join(f"{percent(decision.point[name])} {name}" for name in order[:NAMED])
+        return f"{named}, {percent(sum(decision.point[name] for name in order[NAMED:]))} of {len(order) - NAMED} others"
     if decision.kind != "trade-off" or not decision.supported:
         return decision.answer
     share, domain, general = decision.point["share"], decision.inputs["domain"], decision.inputs["general"]
@@ -136,34 +142,44 @@ def _predictions(decision: Decision, measured: pd.DataFrame) -> Markup:
 
 
 def _comparison(checked: pd.DataFrame, decision: Decision, measured: pd.DataFrame) -> Markup:
-    rows = []
+    once, rows = bool((checked["runs"] == 1).all()), []
     for row in checked.itertuples():
-        inside = tag("span", "inside", class_="yes") if row.inside else tag("span", "outside", class_="no")
+        words = ("inside" if row.inside else "outside") if row.runs == 1 else f"inside in {row.inside} of {row.runs}"
+        found = f"{row.measured:.3f}" if once else f"{row.measured:.3f} \N{PLUS-MINUS SIGN} {row.sd:.3f}"
         rows.append([
             f"{row.eval} loss", _base(decision, measured, row.eval), f"{row.predicted:.3f}", _span(row.low, row.high),
-            f"{row.measured:.3f}", f"{row.difference:+.3f}", inside,
+            found, f"{row.difference:+.3f}", tag("span", words, class_="yes" if row.inside == row.runs else "no"),
         ])  # fmt: skip
     span = f"{decision.level:.0%} interval for one run"
-    header = ["Nats per token", "base model", "predicted", span, "measured", "difference", "measured is"]
+    what = "measured" if once else "measured, mean and standard deviation"
+    header = ["Nats per token", "base model", "predicted", span, what, "difference", "measured is"]
     return table(header, rows, cards=True)
 
 
 def _verdict(decision: Decision, checked: pd.DataFrame, confirm: pd.DataFrame) -> Markup:
-    inside, trained = int(checked["inside"].sum()), "This mix was then trained once"
+    inside, losses, times = int(checked["inside"].sum()), int(checked["runs"].sum()), int(checked["runs"].max())
+    often = "once" if times == 1 else f"{times} times, each with a seed of its own"
+    trained = f"This mix was then trained {often}"
     if decision.kind == "trade-off":
         share = confirm[f"w_{decision.inputs['domain']}"].iloc[-1]
-        trained = f"A mix of {percent(share)} {decision.inputs['domain']} text was then trained once"
+        trained = f"A mix of {percent(share)} {decision.inputs['domain']} text was then trained {often}"
     which = "every measured loss lies inside its predicted interval"
     if inside == 0:
         which = "no measured loss lies inside its predicted interval"
-    elif inside < len(checked):
-        which = f"{inside} of {len(checked)} measured losses lie inside their predicted intervals"
+    elif inside < losses:
+        which = f"{inside} of {losses} measured losses lie inside their predicted intervals"
     words = f"{trained}: {which}"
-    if decision.kind == "trade-off":
-        for value in checked[checked["eval"] == decision.inputs["general"]]["measured"]:
-            rise = value / decision.inputs["base_loss"] - 1
-            held = "and the ceiling holds" if value <= decision.inputs["ceiling"] else "but the ceiling is passed"
-            words += f", {held} ({rise:+.1%} against {decision.inputs['tolerance']:+.1%} allowed)"
+    mean = dict(zip(checked["eval"], checked["measured"]))
+    if decision.kind == "trade-off" and decision.inputs["general"] in mean:
+        value = mean[decision.inputs["general"]]
+        rise = value / decision.inputs["base_loss"] - 1
+        held = "and the ceiling holds" if value <= decision.inputs["ceiling"] else "but the ceiling is passed"
+        words += f", {held} ({rise:+.1%} against {decision.inputs['tolerance']:+.1%} allowed)"
+    if decision.kind == "mixture":
+        for name, ceiling in decision.inputs["ceilings"].items():
+            held = "and the ceiling on" if mean[name] <= ceiling else "but the ceiling on"
+            words += f", {held} {name} {'holds' if mean[name] <= ceiling else 'is passed'}"
+            words += f" ({mean[name]:.3f} against {ceiling:.3f} allowed)"
     return tag("p", text(words + "."))
 
 
@@ -171,7 +187,7 @@ def _base(decision: Decision, measured: pd.DataFrame, corpus: str) -> str:
     if corpus == decision.inputs.get("general"):
         return f"{decision.inputs['base_loss']:.3f}"
     try:
-        return f"{base_loss(measured, corpus, decision.inputs['params']):.3f}"
+        return f"{base_loss(measured, corpus, (decision.inputs | decision.point)['params']):.3f}"
     except (DecisionError, KeyError):  # the table need not have it, nor the question a size
         return ""
 

@@ -98,7 +98,7 @@ def front(general: "Fit", domain: "Fit", decision: Decision, confirm: pd.DataFra
         axes.errorbar(here[0]["point"], here[1]["point"], errors[1], errors[0], "o", ms=8, color=style.ACCENT, lw=1.2)
         handles = [key("o", style.ACCENT, f"recommended, {percent(share)}")]
         if measured is not None and all(measured):
-            axes.plot(*[m[0] for m in measured if m], "*", ms=14, mfc=style.BAD, mec=style.PAPER, mew=0.8, zorder=4)
+            axes.plot(*measured, "*", ms=14, mfc=style.BAD, mec=style.PAPER, mew=0.8, zorder=4)
             handles.append(key("*", style.BAD, "measured afterwards"))
         axes.legend(handles=handles, loc="upper right")
         axes.margins(y=0.08)
@@ -419,5 +419,5 @@ def _spread(values: pd.Series, most: int) -> list[float]:
 
 
 def _measured(confirm: pd.DataFrame, corpus: str) -> tuple[float, ...]:
-    """The confirming run's loss of a corpus, or nothing."""
-    return tuple(confirm.loc[confirm["eval"] == corpus, "loss"].astype(float)[:1])
+    """The confirming runs' losses of a corpus."""
+    return tuple(confirm.loc[confirm["eval"] == corpus].sort_values("run")["loss"].astype(float))

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ import cptlaw
 from cptlaw import atomic, runs
 from cptlaw.fitting import rivals
 from cptlaw.planning import noise
+from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, cells
-from cptlaw.report import answer, figures, html, style
+from cptlaw.report import answer, figures, html, mixes, style
 from cptlaw.report.html import Markup, tag
 from cptlaw.words import count, percent
 
@@ -54,8 +55,8 @@ def write(
       table: the runs table the fits come from.
       fits: evaluated corpus -> fit.
       decisions: the answers; the first is the one the page opens with.
-      confirm: rows of a run trained at the recommendation, if there is one; it was in no fit. Its last evaluations
-        are shown.
+      confirm: rows of the runs trained at the recommendation, if there are any; they were in no fit. Their last
+        evaluations are shown.
       question: asked in your words; the first decision's own by default.
       command: what made this report.
       level: of every interval that a decision does not bring along.
@@ -84,6 +85,10 @@ def write(
         body.append(_options(trade))
         body.append(show(figures.share_distribution(trade), before=_agreement(trade)))
         body.append(_influence(trade))
+    elif decisions:
+        body += _of_any_kind(decisions[0], show)
+    if confirm is not None and len(fits) > 2:
+        body.append(show(mixes.measured(confirmation(fits, confirm, level), confirm, level)))
     body += [_other(decision) for decision in decisions[1:]]
     if figures.follows_the_mix(fits):
         two = trade.inputs["domain"] if trade is not None and len(runs.corpora(table)) == 2 else None
@@ -121,17 +126,66 @@ def _options(decision: Decision) -> Markup:
     return Markup(html.table(header, rows, marked=0, cards=True) + tag("p", note, class_="table-note"))
 
 
+def _of_any_kind(decision: Decision, show: Callable[..., Markup]) -> list[Markup]:
+    """How sure an answer is, and what else could be done, of a question other than the trade-off."""
+    parts = [_beside(decision)]
+    if decision.kind == "mixture":
+        parts.insert(0, show(mixes.shares(decision), before=_agreement(decision)))
+    else:
+        parts.append(_agreement(decision))
+    if decision.rows:
+        parts.append(html.table(*cells(decision.rows)))
+    return [*parts, _influence(decision)]
+
+
+def _beside(decision: Decision) -> Markup:
+    """The recommendation beside the rules of thumb: coordinates, losses, and how often the constraints hold."""
+    points = [decision.point, *(option.point for option in decision.options)]
+    losses = [decision.losses, *(option.losses for option in decision.options)]
+    rows = []
+    for name in decision.point:
+        shown = [_coordinate(name, point[name]) if name in point else "" for point in points]
+        low, high = (_coordinate(name, end) for end in decision.interval.get(name, (math.nan, math.nan)))
+        shown[0] += f" ({low} to {high})" if name in decision.interval else ""
+        rows.append([name, *shown])
+    for corpus in decision.losses:
+        rows.append([f"{corpus} loss", *(f"{found[corpus]['point']:.3f}" for found in losses)])
+    if weights := {name: weight for name, weight in decision.inputs.get("weights", {}).items() if weight}:
+        total = max if decision.inputs["worst"] else sum
+        values = [total(weight * found[name]["point"] for name, weight in weights.items()) for found in losses]
+        what = "largest weighted loss" if decision.inputs["worst"] else "weighted sum of losses"
+        rows.append([what, *(f"{value:.3f}" for value in values)])
+    if decision.holds is not None:
+        held = [decision.holds, *(option.holds for option in decision.options)]
+        rows.append(["ceilings hold in", *("" if part is None else f"{part:.0%}" for part in held)])
+    header = ["", "recommended", *(option.name for option in decision.options)]
+    return Markup(tag("h2", "Beside rules of thumb") + html.table(header, rows, cards=True))
+
+
+def _coordinate(name: str, value: float) -> str:
+    if name in ("params", "tokens"):
+        return count(value)
+    return f"{value:.3g}" if name == "epochs" else percent(value)
+
+
 def _agreement(decision: Decision) -> Markup:
     return tag("p", f"{decision.agreement:.0%} of draws agree: {decision.agreement_means}.")
 
 
 def _influence(decision: Decision) -> Markup:
-    """The runs that the share hangs on."""
-    rows = [[row["run"], f"{100 * row['share without it']:.1f}%"] for row in decision.influence]
-    if not rows:
+    """The runs that the answer's first coordinate hangs on."""
+    if not decision.influence:
         return html.NOTHING
-    words = f"The runs without which the share, {100 * decision.point['share']:.1f}%, would move most:"
-    return Markup(tag("p", words) + html.table(["Run", "share without it"], rows))
+    name = next(iter(decision.point))
+    rows = [[row["run"], _finely(name, row[f"{name} without it"])] for row in decision.influence]
+    what = "the share" if name == "share" else name
+    words = f"The runs without which {what}, {_finely(name, decision.point[name])}, would move most:"
+    return Markup(tag("p", words) + html.table(["Run", f"{name} without it"], rows))
+
+
+def _finely(name: str, value: float) -> str:
+    """A coordinate with one more digit than an answer has."""
+    return _coordinate(name, value) if name in ("params", "tokens", "epochs") else f"{100 * value:.1f}%"
 
 
 def _other(decision: Decision) -> Markup:

@@ -25,7 +25,7 @@ from cptlaw.runs.contract import (
     missing,
     ratio,
 )
-from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, learnability, thin
+from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, learnability, of_mixes, thin
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
@@ -49,6 +49,7 @@ __all__ = [
     "finished",
     "learnability",
     "missing",
+    "of_mixes",
     "plain",
     "ratio",
     "read",

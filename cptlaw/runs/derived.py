@@ -1,6 +1,6 @@
-"""Tables made from tables: fewer late checkpoints, learnability, and several domains as one."""
+"""Tables made from tables: the runs of some corpora, fewer checkpoints, learnability, several domains as one."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,15 @@ from cptlaw.runs.contract import TableError, corpora, finished, ratio
 
 COEFFICIENTS = ("k1", "k2", "k3")  # of learnability
 DOMAIN = "domain"  # the evaluated corpus of a table made by `by_domain`
+
+
+def of_mixes(df: pd.DataFrame, mixed: Collection[str], evals: Collection[str]) -> pd.DataFrame:
+    """The rows of mixes of the corpora `mixed` alone that evaluate one of `evals`, without the other shares' columns.
+
+    A law of those mixes is then one of their corpora; runs that also trained on others answer other questions.
+    """
+    others = [f"w_{name}" for name in corpora(df) if name not in mixed]
+    return df[(df[others] == 0).all(axis=1) & df["eval"].isin(list(evals))].drop(columns=others)
 
 
 def thin(df: pd.DataFrame, rate: float = 0.02, seed: int = 0) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.models.sharding import AXES
-from cptlaw.studies.settings import Study
+from cptlaw.studies.settings import SizeGrid, Study
 from cptlaw.training.step import Optimizer
 
 
@@ -38,6 +38,7 @@ def parse(config: Mapping[str, Any]) -> Study:
     for part in study.grid:
         _check_part(study, part)
     _check_devices(study)
+    study.question.check(study)
     _check_law(study)
     return study
 
@@ -80,13 +81,17 @@ def _check_corpora(study: Study) -> None:
         fields.check_some(Spec, given, path)
         if "source" not in given:
             raise ConfigError(f"{path}.source", "missing; give recipe:NAME, tfds:NAME, a file or a folder")
-    for field, names in {"general": (study.general,), "domains": study.domains}.items():
+    listed = {"general": (study.general,), "domains": study.domains, "evaluated": study.evaluated}
+    for field, names in listed.items():
         for name in names:
             _known(f"config.{field}", name, study.corpora, "corpus", "config.corpora")
     if study.general in study.domains or not study.domains:
         raise ConfigError("config.domains", "name at least one corpus that is not the general one")
-    if len(set(study.domains)) < len(study.domains):
-        raise ConfigError("config.domains", f"each corpus once, not {', '.join(study.domains)}")
+    for field in ("domains", "evaluated"):
+        if len(set(listed[field])) < len(listed[field]):
+            raise ConfigError(f"config.{field}", f"each corpus once, not {', '.join(listed[field])}")
+    if trained := [name for name in study.evaluated if name in (study.general, *study.domains)]:
+        raise ConfigError("config.evaluated", f"{trained[0]} is trained on, and so evaluated already; leave it out")
 
 
 def _check_sizes(study: Study) -> None:
@@ -120,8 +125,21 @@ def _check_sizes(study: Study) -> None:
             raise ConfigError(f"config.grid.{part}.base_seeds", "weights from config.init_from have no seed; remove it")
     if study.held_out.size not in parts.values():
         raise ConfigError("config.held_out.size", f"{study.held_out.size!r} is not in config.grid")
-    if not any(grid.domain_shares for part, grid in study.grid.items() if parts[part] == study.held_out.size):
+    if not any(grid.trains for part, grid in study.grid.items() if parts[part] == study.held_out.size):
         raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares", "the held-out size needs runs")
+    for part, grid in study.grid.items():
+        _check_mixes(study, part, grid)
+
+
+def _check_mixes(study: Study, part: str, grid: SizeGrid) -> None:
+    for i, mix in enumerate(grid.mixes):
+        for name in mix:
+            if name not in (study.general, *study.domains):
+                raise fields.unknown(f"config.grid.{part}.mixes[{i}]", name, (study.general, *study.domains), "corpus")
+    try:
+        grid.cells(study.general, study.domains, study.seed)
+    except ConfigError as error:
+        raise ConfigError(f"config.grid.{part}.{error.field}", error.said) from None
 
 
 def _check_optimizer(study: Study) -> None:
@@ -223,22 +241,34 @@ def _check_devices(study: Study) -> None:
 def _check_law(study: Study) -> None:
     if study.fit.law == AUTO:  # one of laws that can answer
         return
-    names = (study.general, *study.domains)
-    try:
-        law = laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in names]))
-    except UserError as error:
-        raise ConfigError("config.fit.law", str(error)) from error
-    shares = {"ratio", *(f"w_{name}" for name in names)}
-    if unknown := set(law.columns) - shares - {"params", "tokens"}:
-        raise ConfigError(
-            "config.fit.law",
-            f"{study.fit.law} reads {', '.join(sorted(unknown))}; a study's question is answered by a law of params, "
-            "tokens and the domain share, such as dcpt",
-        )
-    if not shares & set(law.columns):
-        raise ConfigError(
-            "config.fit.law", f"{study.fit.law} does not read the domain share, so no share follows from it"
-        )
+    for part in study.question.parts(study):
+        try:
+            law = laws.for_table(study.fit.law, pd.DataFrame(columns=[f"w_{name}" for name in part.mixed]))
+        except UserError as error:
+            raise ConfigError("config.fit.law", str(error)) from error
+        shares = {"ratio", *(f"w_{name}" for name in part.mixed)}
+        if unknown := set(law.columns) - shares - {"params", "tokens"}:
+            raise ConfigError(
+                "config.fit.law",
+                f"{study.fit.law} reads {', '.join(sorted(unknown))}; a study's question is answered by a law of "
+                "params, tokens and the domain share, such as dcpt",
+            )
+        if not shares & set(law.columns):
+            raise ConfigError(
+                "config.fit.law", f"{study.fit.law} does not read the domain share, so no share follows from it"
+            )
+        if missing := [name for name in study.question.reads if name not in law.columns]:
+            raise ConfigError(
+                "config.fit.law", f"{study.fit.law} does not read {missing[0]}, which a {study.question.kind} question "
+                "compares"
+            )  # fmt: skip
+        if study.evaluated and "ratio" in law.columns:
+            raise ConfigError(
+                "config.fit.law",
+                f"{study.fit.law} reads the share of the corpus that is evaluated, and no run trains on "
+                f"{', '.join(study.evaluated)}: take a law of the shares of all corpora (auto, additive, mixing), or "
+                "leave them out of config.evaluated",
+            )
 
 
 def _no_size(study: Study, path: str, size: str) -> ConfigError:

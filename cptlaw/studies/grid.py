@@ -2,13 +2,34 @@
 
 import dataclasses
 import hashlib
-import itertools
 import json
 from typing import Any
 
+import pandas as pd
+
 from cptlaw.execution.run import Phase, Run
 from cptlaw.fields import ConfigError
+from cptlaw.models import transformer
 from cptlaw.studies.settings import Study
+
+NAMED = 4  # domains that a run's name holds
+ROUNDING = 1e-9  # of a share that is what the others leave
+
+
+def params(study: Study, size: str) -> int:
+    """Non-embedding parameters of a size."""
+    return transformer.count_params(transformer.Config(**study.model_fields(size), vocab_size=1))["non_embedding"]
+
+
+def outline(study: Study) -> pd.DataFrame:
+    """The runs table that the grid will make, every loss 1."""
+    rows = []
+    for run in plan(study, 1, dict.fromkeys(study.names, "")):
+        facts = {"run": run.trunk or run.id, "params": params(study, run.size), "model": run.size, "seed": run.seed}
+        facts |= {f"w_{name}": run.shares.get(name, 0.0) for name in study.names}
+        for tokens in (0, *run.eval_tokens) if run.init else ():
+            rows += [facts | {"tokens": tokens, "eval": name, "loss": 1.0} for name in run.evals]
+    return pd.DataFrame(rows)
 
 
 def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
@@ -22,14 +43,13 @@ def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
     bases, mixes = [], []
     for part, size in study.grid_sizes().items():
         grid, of_part = study.grid[part], study.of_part(part)
-        cells = [(share, study.seed) for share in grid.domain_shares]
-        cells += [(share, seed) for share in grid.repeat_shares for seed in grid.repeat_seeds]
+        cells = grid.cells(study.general, study.domains, study.seed)
         for base_seed in grid.base_seeds or (study.seed,):
             base = base_run(study, size, vocab_size, data, base_seed)
             bases.append(base)
-            # A share of 0 is the same run whatever the domain.
-            for (share, seed), domain in itertools.product(cells, grid.domains or study.domains):
-                mixes += cpt_runs(of_part, base, {domain: share}, seed, data)
+            for shares, seed in cells:
+                mixes += cpt_runs(of_part, base, shares, seed, data)
+    # A mix that is asked for twice is one run, as a share of 0 is of whatever domain.
     return list({run.id: run for run in bases + mixes}.values())
 
 
@@ -64,18 +84,17 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
     """
     domains = {domain: share for domain, share in domain_shares.items() if share > 0}
     general = 1.0 - sum(domains.values())
-    mix = "-".join(f"{domain}{share:.4g}" for domain, share in domains.items()) or study.general
-    name = f"{base.size}{_unless_first(study, base.seed)}-{mix}-s{seed}"
+    name = f"{base.size}{_unless_first(study, base.seed)}-{_named(domains) or study.general}-s{seed}"
     common = {
         "size": base.size,
         "model": base.model,
         "init": base.id,
-        "shares": {study.general: general, **domains} if general > 0 else domains,
+        "shares": {study.general: general, **domains} if general > ROUNDING else domains,
         "seed": seed,
         **_common(study, data),
     }
     if study.evaluate == "own" and domains:
-        common["evals"] = (study.general, *domains)
+        common["evals"] = (study.general, *domains, *study.evaluated)
     if not study.cpt.branch_cooldown:
         return [_with_id(name, phase=study.cpt, eval_tokens=study.eval_tokens, **common)]
     phases = study.branches()
@@ -87,6 +106,13 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
     ]
 
 
+def _named(domains: dict[str, float]) -> str:
+    """Domains with their shares; of many, the largest, because it is part of a folder's name."""
+    largest = sorted(domains, key=lambda name: -domains[name])[: NAMED if len(domains) > NAMED else None]
+    texts = [f"{name}{share:.4g}" for name, share in domains.items() if name in largest]
+    return "-".join([*texts, *([f"{len(domains) - NAMED}more"] if len(domains) > NAMED else [])])
+
+
 def _unless_first(study: Study, base_seed: int) -> str:
     """What tells the runs of a further base model from those of the first in their names."""
     return "" if base_seed == study.seed else f"-b{base_seed}"
@@ -94,7 +120,7 @@ def _unless_first(study: Study, base_seed: int) -> str:
 
 def _common(study: Study, data: dict[str, str]) -> dict[str, Any]:
     return {
-        "evals": (study.general, *study.domains),
+        "evals": study.names,
         "seq_len": study.seq_len,
         "batch_size": study.batch_size,
         "optimizer": _optimizer(study),

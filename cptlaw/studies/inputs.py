@@ -18,7 +18,7 @@ def check(study: Study) -> None:
     for writer in study.monitor.writers:
         if not _installed(writer):
             raise ConfigError("config.monitor.writers", f"{writer} is not installed: pip install {writer}")
-    for name in (study.general, *study.domains):
+    for name in study.names:
         path = f"config.corpora.{name}.source" if not isinstance(study.corpora[name], str) else f"config.corpora.{name}"
         _check_source(Spec.of(name, study.corpora[name]).source, path)
     ids = vocabulary_ids(study)

@@ -1,4 +1,4 @@
-"""The whole loop of a study: corpora, grid, law, answer, confirming run, report. Every step resumes.
+"""The whole loop of a study: corpora, grid, laws, answers, confirming runs, reports. Every step resumes.
 
 What it leaves in its directory: see `execution.workdir`.
 """
@@ -13,30 +13,31 @@ from cptlaw import report
 from cptlaw import runs as runs_table
 from cptlaw.errors import UserError
 from cptlaw.execution import known, sweep
+from cptlaw.fields import ConfigError
 from cptlaw.fitting import Fit
-from cptlaw.models import transformer
-from cptlaw.planning.confirmation import confirmation
+from cptlaw.planning.confirmation import confirmation, in_words
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.tradeoff import measured_base, trade_off
 from cptlaw.studies import grid
 from cptlaw.studies.prepared import Prepared, say, worse_than_guessing
+from cptlaw.studies.questions import Asked, Part
+from cptlaw.words import spread
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What a study found for one domain.
+    """What a study found for one of its parts.
 
     Attributes:
-      domain: the corpus whose share was asked for.
-      decision: the recommended share, with its interval; None when no share meets the ceiling.
-      checked: prediction beside measurement of the confirming run (`planning.confirmation`); None when there is
+      name: the part's: the domain whose share was asked for, or mixture.
+      decision: the recommendation, with its intervals; None when there is none.
+      checked: prediction beside measurement of the confirming runs (`planning.confirmation`); None when there are
         none.
       report: the HTML file.
       reason: why there is no decision, or no confirming run.
       rejections: laws that their table rejects, and what helps; a decision says so itself.
     """
 
-    domain: str
+    name: str
     decision: Decision | None
     checked: pd.DataFrame | None
     report: Path
@@ -45,23 +46,20 @@ class Answer:
 
     def text(self) -> str:
         """The answer, for a terminal."""
-        lines = [*self.rejections, f"No answer for {self.domain}: {self.reason}"]
+        lines = [*self.rejections, f"No answer for {self.name}: {self.reason}"]
         if self.decision:
             lines = [self.decision.text()]
         if self.checked is not None:
-            lines += ["", "  The recommended mix, trained once (it was in no fit):"]
-            lines += [
-                f"  loss, {row.eval:<18}predicted {row.predicted:.4f} ({row.low:.4f} to {row.high:.4f}), "
-                f"measured {row.measured:.4f}: {'inside' if row.inside else 'OUTSIDE'} the interval"
-                for row in self.checked.itertuples()
-            ]
+            times = int(self.checked["runs"].max())
+            often = "once (it was" if times == 1 else f"{times} times (they were"
+            lines += ["", f"  The recommended mix, trained {often} in no fit):", *in_words(self.checked)]
         elif self.decision:
             lines += ["", f"  The recommended mix was not trained: {self.reason}."]
         return "\n".join([*lines, "", f"  {self.report}"])
 
 
 def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") -> Iterator[Answer]:
-    """The whole loop after the token stores: grid, fits, answer, confirming run, report; yields domain by domain.
+    """The whole loop after the token stores: grid, fits, answer, confirming runs, report; yields part by part.
 
     Args:
       retry_failed: train runs that failed before again.
@@ -72,8 +70,10 @@ def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") ->
     """
     table = train_grid(prepared, retry_failed=retry_failed)
     runs_table.write(table, prepared.workdir.table)
-    for domain in prepared.study.domains:
-        yield _answer(prepared, domain, table, retry_failed, command)
+    parts = prepared.study.question.parts(prepared.study)
+    for part in parts:
+        page = prepared.workdir.report(None if len(parts) == 1 else part.name)
+        yield _answer(prepared, part, part.rows(table), page, retry_failed, command)
 
 
 def train_grid(prepared: Prepared, *, retry_failed: bool = False, have: pd.DataFrame | None = None) -> pd.DataFrame:
@@ -91,45 +91,46 @@ def train_grid(prepared: Prepared, *, retry_failed: bool = False, have: pd.DataF
     return table
 
 
-def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: bool, command: str) -> Answer:
+def _answer(
+    prepared: Prepared, part: Part, table: pd.DataFrame, page: Path, retry_failed: bool, command: str
+) -> Answer:
     study, workdir = prepared.study, prepared.workdir
-    # The law of one domain is that of mixes of it and the general corpus; other domains' runs are other questions.
-    others = [f"w_{name}" for name in study.domains if name != domain]
-    table = table[(table[others] == 0).all(axis=1) & table["eval"].isin([study.general, domain])].drop(columns=others)
-    for path in (workdir.answer(domain), workdir.confirm(domain)):  # an earlier answer's are not this one's
+    for path in (workdir.answer(part.name), workdir.confirm(part.name)):  # an earlier answer's are not this one's
         path.unlink(missing_ok=True)
-    fits = _fits(prepared, domain, table)
+    params = {size: grid.params(study, size) for size in study.sizes}
+    asked = Asked(study, part, table, _fits(prepared, part, table), params)
     decision, confirmed, checked, reason = None, None, None, ""
     try:
-        decision = _decide(prepared, domain, table, fits)
+        decision = study.question.decide(asked)
     except DecisionError as error:
         reason = str(error)
     else:
-        decision.save(workdir.answer(domain))
-        confirmed, reason = _confirm(prepared, domain, decision, retry_failed)
+        decision.save(workdir.answer(part.name))
+        confirmed, reason = _confirm(prepared, asked, decision, retry_failed)
     if decision is not None and confirmed is not None:
-        runs_table.write(confirmed, workdir.confirm(domain))
-        checked = confirmation(fits, confirmed[confirmed["tokens"] > 0], decision.level)
+        runs_table.write(confirmed, workdir.confirm(part.name))
+        checked = confirmation(asked.fits, confirmed[confirmed["tokens"] > 0], decision.level)
     path = report.write(
-        workdir.report(None if len(study.domains) == 1 else domain),
-        title=f"{study.name}: {domain}",
+        page,
+        title=f"{study.name}: {part.name}",
         table=table,
-        fits=fits,
+        fits=asked.fits,
         decisions=[decision] if decision else [],
         confirm=confirmed,
         command=command,
+        level=study.question.level,
     )
-    rejections = tuple(dict.fromkeys(line for fit in fits.values() for line in fit.rejection))
-    return Answer(domain, decision, checked, path, reason, rejections)
+    rejections = tuple(dict.fromkeys(line for fit in asked.fits.values() for line in fit.rejection))
+    return Answer(part.name, decision, checked, path, reason, rejections)
 
 
-def _fits(prepared: Prepared, domain: str, table: pd.DataFrame) -> dict[str, Fit]:
+def _fits(prepared: Prepared, part: Part, table: pd.DataFrame) -> dict[str, Fit]:
     """Evaluated corpus -> the law of its loss."""
     study = prepared.study
-    held_out = (table["model"] == study.held_out.size) & (table["tokens"] > study.held_out.tokens)
+    held_out = study.held_out.rows(table)
     return {
         corpus: prepared.fit(
-            prepared.workdir.fit(domain, corpus),
+            prepared.workdir.fit(part.name, corpus),
             table,
             study.fit.law,
             corpus,
@@ -137,38 +138,38 @@ def _fits(prepared: Prepared, domain: str, table: pd.DataFrame) -> dict[str, Fit
             hold_out=held_out.to_numpy(),
             try_remedies=True,
         )
-        for corpus in (study.general, domain)
+        for corpus in part.evals
     }
 
 
-def _decide(prepared: Prepared, domain: str, table: pd.DataFrame, fits: dict[str, Fit]) -> Decision:
-    """The largest share that the ceiling allows, at the held-out size and all tokens. Raises DecisionError."""
-    study = prepared.study
-    params = transformer.count_params(prepared.base(study.held_out.size).config)["non_embedding"]
-    base_loss, base_loss_se = measured_base(table, study.general, params)
-    return trade_off(
-        fits[study.general],
-        fits[domain],
-        params=params,
-        tokens=study.cpt.tokens,
-        base_loss=base_loss,
-        base_loss_se=base_loss_se,
-        tolerance=study.question.tolerance,
-        confidence=study.question.confidence,
-    )
-
-
 def _confirm(
-    prepared: Prepared, domain: str, decision: Decision, retry_failed: bool
+    prepared: Prepared, asked: Asked, decision: Decision, retry_failed: bool
 ) -> tuple[pd.DataFrame | None, str]:
-    """Trains the recommended mix once: (its rows, ""), or (None, why there are none)."""
+    """Trains what is recommended: (the rows of its runs, ""), or (None, why there are none)."""
     study = prepared.study
     if not decision.supported:
-        low, high = decision.interval["share"]
-        return None, f"the runs do not settle the share, whose interval is {low:.0%} to {high:.0%}"
-    # Rounded as a person would type it; a seed that no run of the grid has, so that its data order is in no fit.
-    share, seed = round(decision.point["share"], 3), 1 + max(study.seeds())
-    runs = grid.cpt_runs(study, prepared.base(study.held_out.size), {domain: share}, seed, prepared.data)
-    if failed := prepared.sweep(runs, "confirm", retry_failed=retry_failed).failed:
+        return None, _unsettled(decision)
+    if not study.confirm_runs:
+        return None, "config.confirm_runs is 0"
+    try:
+        chosen = study.question.recommended(decision, asked)
+        longer = study.lasting(chosen.tokens)
+    except (DecisionError, ConfigError) as error:
+        return None, str(error)
+    bases = {run.size: run for run in reversed(grid.plan(study, prepared.vocab_size, prepared.data)) if not run.init}
+    base = bases.get(chosen.size) or prepared.base(chosen.size)
+    # Seeds that no run of the grid has, so that their data order is in no fit.
+    seeds = range(1 + max(study.seeds()), 1 + max(study.seeds()) + study.confirm_runs)
+    runs = [run for seed in seeds for run in grid.cpt_runs(longer, base, chosen.shares, seed, prepared.data)]
+    first = [] if chosen.size in bases else [base]
+    failed = prepared.sweep([*first, *runs], "confirm", retry_failed=retry_failed).failed
+    if failed.keys() >= {run.id for run in runs}:
         return None, f"its run failed ({next(iter(failed.values()))})"
     return sweep.collect(runs, prepared.workdir), ""
+
+
+def _unsettled(decision: Decision) -> str:
+    """Why a recommendation is not worth a run."""
+    if (span := decision.interval.get("share")) is not None:
+        return f"the runs do not settle the share, whose interval is {spread(*span)}"
+    return "the runs do not settle it"

@@ -27,7 +27,8 @@ from cptlaw.studies.settings import Study
 
 # Changing these changes no run's numbers.
 _ABOUT_NO_RUN = tuple(
-    f"config.{field}" for field in ("workers", "together", "first", "checkpoint_seconds", "fit", "question", "monitor")
+    f"config.{field}"
+    for field in ("workers", "together", "first", "checkpoint_seconds", "fit", "question", "confirm_runs", "monitor")
 )
 # Text that is read more often teaches visibly less than fresh text (Muennighoff et al. 2023, arXiv 2305.16264).
 PASSES = 4.0
@@ -116,7 +117,7 @@ def prepare(
         _refuse_another(study, workdir)
     inputs.check(study)
     claim_workdir(study, workdir, update_config)
-    names = (study.general, *study.domains)
+    names = study.names
     stores = build.prepare(
         {name: study.corpora[name] for name in names},
         {**dataclasses.asdict(study.vocabulary), "train_on": study.general},
@@ -204,7 +205,7 @@ def _refuse_another(study: Study, workdir: Workdir) -> None:
 
 
 def _differences(old: Any, new: Any, path: str = "config") -> list[str]:
-    """The fields that differ, by path."""
+    """The fields that differ, by path. One that an earlier version did not have is no different while it is empty."""
     if isinstance(old, dict) and isinstance(new, dict):
         return [d for key in sorted(old | new) for d in _differences(old.get(key), new.get(key), f"{path}.{key}")]
-    return [] if old == new else [path]
+    return [] if old == new or not (old or new) else [path]

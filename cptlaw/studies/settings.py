@@ -4,12 +4,17 @@ import dataclasses
 import json
 from typing import Annotated, Any
 
+import pandas as pd
+
 from cptlaw.errors import UserError
 from cptlaw.execution.run import Monitor, Phase
 from cptlaw.fields import ConfigError, NotEmpty, OneOf, Seed, at_least, between
 from cptlaw.models.config import COMPUTATION
+from cptlaw.studies.designs import SHARE, Share, Simplex
+from cptlaw.studies.questions import AnyQuestion, TradeOff
 
-Shares = Annotated[tuple[float, ...], between(0, 1, what="a share lies", example="0.25 for a quarter")]
+Shares = Annotated[tuple[float, ...], SHARE]
+SUMS = 1e-6  # shares whose sum is as near as this to 1 sum to 1
 # SentencePiece needs an id for each of the 256 bytes, three for padding, end and unknown, and four for newlines and
 # runs of spaces; every character that is frequent in the text wants one too.
 LEAST_SENTENCEPIECE = 256 + 3 + 4 + 1
@@ -48,22 +53,28 @@ class VocabularySettings:
 
 @dataclasses.dataclass(frozen=True)
 class SizeGrid:
-    """Continual pre-training runs of one model size.
+    """Continual pre-training runs of one model size: which mixes, and which of them again with other seeds.
+
+    The mixes of all three forms are trained with the study's seed.
 
     Attributes:
-      domain_shares: token shares of the domain corpus; each is trained with the study's seed.
-      repeat_shares: shares that are trained again with each of `repeat_seeds`, which measures the noise between runs.
+      domain_shares: pairs: token shares of each domain alone, the general corpus having the rest.
+      mixes: any mixes, corpus -> share; a corpus left out has none.
+      simplex: mixes of the general corpus and all domains, chosen by a rule.
+      repeat_shares: shares of `domain_shares`'s kind that are trained with each of `repeat_seeds`, which measures the
+        noise between runs.
+      repeat_mixes: how many of `mixes` and then of `simplex`, from the first, are trained with each of them too.
       repeat_seeds: seeds of the data order.
       size: the model's size; "" for the one that the part is named after.
       base_seeds: seeds of base models, each pre-trained on its own: every run here is trained from each of them, which
         measures what a base model's seed does to its runs. Empty: the study's seed alone. Another part of the same
         size may ask for more of them at fewer shares.
-      domains: the study's domains that are trained here; empty for all.
+      domains: the study's domains of `domain_shares`, `repeat_shares` and `simplex` here; empty for all.
       eval_tokens: tokens at which these runs are evaluated, the last of them their length; empty for the study's.
       branch_cooldown: of these runs, in place of `cpt.branch_cooldown`.
     """
 
-    domain_shares: Shares
+    domain_shares: Shares = ()
     repeat_shares: Shares = ()
     repeat_seeds: tuple[Seed, ...] = ()
     size: str = ""
@@ -71,13 +82,41 @@ class SizeGrid:
     domains: tuple[str, ...] = ()
     eval_tokens: tuple[int, ...] = ()
     branch_cooldown: Annotated[float, between(0, 1, open_high=True, what="a share of the tokens,")] | None = None
+    mixes: tuple[dict[str, Share], ...] = ()
+    simplex: Simplex | None = None
+    repeat_mixes: Annotated[int, at_least(0)] = 0
 
     def __post_init__(self):
-        if bool(self.repeat_shares) != bool(self.repeat_seeds):
-            empty = "repeat_seeds" if self.repeat_shares else "repeat_shares"
+        if bool(self.repeat_shares or self.repeat_mixes) != bool(self.repeat_seeds):
+            empty = "repeat_seeds" if not self.repeat_seeds else "repeat_shares"
             raise ConfigError(f"grid.{empty}", "must not be empty: runs are repeated with every share and every seed")
         if len(set(self.base_seeds)) < len(self.base_seeds):
             raise ConfigError("grid.base_seeds", f"each seed once, not {self.base_seeds}")
+        for i, mix in enumerate(self.mixes):
+            if abs(sum(mix.values()) - 1) > SUMS:
+                raise ConfigError(f"grid.mixes[{i}]", f"its shares sum to {sum(mix.values()):.6g}, not to 1")
+        if self.repeat_mixes > (most := len(self.mixes) + (self.simplex.count if self.simplex else 0)):
+            raise ConfigError("grid.repeat_mixes", f"there are {most} in mixes and simplex, not {self.repeat_mixes}")
+
+    @property
+    def trains(self) -> bool:
+        """Whether there is any mix to train."""
+        return bool(self.domain_shares or self.repeat_shares or self.mixes or self.simplex)
+
+    def cells(self, general: str, domains: tuple[str, ...], seed: int) -> list[tuple[dict[str, float], int]]:
+        """(domain -> share, seed of the data order) of every run. Raises ConfigError for a simplex without such mixes.
+
+        Args:
+          seed: the study's.
+        """
+        own = self.domains or domains
+        several = [*self.mixes, *(self.simplex.mixes((general, *own)) if self.simplex else ())]
+        several = [{name: mix.get(name, 0.0) for name in domains} for mix in several]
+        cells = [({d: share}, seed) for share in self.domain_shares for d in own]
+        cells += [({d: share}, other) for share in self.repeat_shares for other in self.repeat_seeds for d in own]
+        cells += [(mix, seed) for mix in several]
+        cells += [(mix, other) for mix in several[: self.repeat_mixes] for other in self.repeat_seeds]
+        return cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,22 +126,9 @@ class HeldOut:
     size: str
     tokens: Annotated[int, at_least(0)]
 
-
-@dataclasses.dataclass(frozen=True)
-class Question:
-    """The largest domain share whose general loss stays within `tolerance` (relative) of the base model's.
-
-    That is to hold with the probability `confidence`.
-    """
-
-    tolerance: Annotated[
-        float, between(0, 1, open_low=True, open_high=True, what="a relative rise of the general loss,",
-                       example="0.03 for 3%")
-    ] = 0.03  # fmt: skip
-    confidence: Annotated[
-        float, between(0, 1, open_low=True, open_high=True, what="a probability that the ceiling holds,",
-                       example="0.9 for 90%")
-    ] = 0.9  # fmt: skip
+    def rows(self, table: pd.DataFrame) -> pd.Series:
+        """Whether each row of a runs table is held out."""
+        return (table["model"] == self.size) & (table["tokens"] > self.tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,7 +152,8 @@ class Study:
       name: what the reports call it.
       corpora: name -> source, or the fields of `data.corpora.Spec`.
       general: the corpus that the base models are trained on, and that continual pre-training replays.
-      domains: the corpora that are asked about, each on its own.
+      domains: the other corpora that are trained on.
+      evaluated: corpora whose losses are measured and fitted too, and that no run trains on.
       model: fields of `models.transformer.Config` but vocab_size, common to all sizes.
       sizes: name of a size -> the fields of `model` that it overrides.
       base: pre-training of the base models; may be None if every size is in `init_from`.
@@ -152,7 +179,8 @@ class Study:
       init_from: size -> Hugging Face folder whose weights are its base model, and whose config.json is its
         architecture. The vocabulary must be that model's. Other weights must lie in a folder of another name: a run's
         id holds the name, not the weights.
-      question: what the study answers.
+      question: what the study answers, see `questions`; its `kind` is that of `cptlaw plan`, a trade-off by default.
+      confirm_runs: runs trained at the recommendation, each with a seed of its own that no run of the grid has.
       fit: how its losses are fitted.
       first: parts of the grid that are trained before the others, in this order, and in each every domain at a share
         before the next share: so the table is of use before it is whole. Empty: the longest runs first, so that no core
@@ -192,7 +220,9 @@ class Study:
     microbatches: Annotated[int, at_least(0)] = 0
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
-    question: Question = Question()
+    evaluated: tuple[str, ...] = ()
+    question: AnyQuestion = dataclasses.field(default_factory=TradeOff)
+    confirm_runs: Annotated[int, at_least(0)] = 1
     fit: FitSettings = FitSettings()
     first: tuple[str, ...] = ()
     workers: Annotated[int, at_least(0)] = 0
@@ -202,6 +232,30 @@ class Study:
 
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every corpus that is evaluated: the general one, the domains, and those that no run trains on."""
+        return (self.general, *self.domains, *self.evaluated)
+
+    def whole_steps(self, tokens: float) -> int:
+        """The nearest number of tokens that is a whole number of steps, and at least one."""
+        return max(1, round(tokens / self.tokens_per_step())) * self.tokens_per_step()
+
+    def lasting(self, tokens: int) -> "Study":
+        """This study with a continual pre-training of so many tokens, whose schedule keeps its other lengths.
+
+        Raises ConfigError where they are no whole number of steps or the schedule does not fit into them.
+        """
+        if tokens == self.cpt.tokens:
+            return self
+        if (near := self.whole_steps(tokens)) != tokens:
+            raise ConfigError("cpt.tokens", f"{tokens} tokens are no whole number of steps; the nearest is {near}")
+        evals = (*(t for t in self.eval_tokens if t < tokens), tokens)
+        longer = dataclasses.replace(self, cpt=dataclasses.replace(self.cpt, tokens=tokens), eval_tokens=evals)
+        for phase in (longer.trunk(), *longer.branches().values()) if self.cpt.branch_cooldown else (longer.cpt,):
+            phase.in_steps(self.tokens_per_step())
+        return longer
 
     def grid_sizes(self) -> dict[str, str]:
         """Part of the grid -> its size, in the order of `first`."""

@@ -149,6 +149,36 @@ def test_the_command(tmp_path, capsys):
     assert cli.main(["plan", "mixture", "--fits", *files, "--floors", "prose=0.2"]) == 2
 
 
+def test_the_command_takes_a_ceiling_relative_to_the_tables_base_model(tmp_path, capsys):
+    for fit in FITS:
+        fit.save(tmp_path / f"{fit.eval}.json")
+    at_start = {
+        "run": "a",
+        "params": 2e6,
+        "tokens": 0,
+        "eval": "web",
+        "loss": 1.9,
+        "w_web": 1.0,
+        "w_code": 0.0,
+        "w_math": 0.0,
+    }
+    pd.DataFrame([at_start, {**at_start, "tokens": 1e6}]).to_csv(tmp_path / "runs.csv", index=False)
+    words = [
+        "plan",
+        "mixture",
+        "--fits",
+        *(str(tmp_path / f"{name}.json") for name in CORPORA),
+        "--tolerances",
+        "web=0.05",
+    ]
+    table = ["--table", str(tmp_path / "runs.csv"), "--params", "2e6", "--out", str(tmp_path / "d.json")]
+    assert cli.main([*words, *table]) == 0
+    decision = Decision.load(tmp_path / "d.json")
+    assert decision.inputs["ceilings"] == {"web": pytest.approx(1.05 * 1.9)}
+    assert decision.losses["web"]["point"] <= 1.05 * 1.9 + 1e-3
+    assert cli.main(words) == 2 and "--tolerances: needs --table" in capsys.readouterr().err
+
+
 def test_the_command_fits_a_table_itself(tmp_path, capsys):
     rng = np.random.default_rng(0)
     mixes = pd.DataFrame(rng.dirichlet(np.ones(3), 12), columns=[f"w_{name}" for name in CORPORA])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cptlaw import fitting
+from cptlaw import fitting, planning
 from cptlaw.execution import sweep
 from cptlaw.execution.workdir import Workdir
 from cptlaw.fitting import fit as real_fit
@@ -16,7 +16,8 @@ from cptlaw.models import transformer
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid, mixture_study
 from cptlaw.studies.prepared import Prepared, repeated
-from cptlaw.studies.settings import FitSettings, Question
+from cptlaw.studies.questions import TradeOff
+from cptlaw.studies.settings import FitSettings
 
 LOSSES = {"prose": 4.0, "code": 3.0}
 BASE = 4.524  # 5% over it is the prose loss at a little over half code
@@ -41,7 +42,7 @@ def prepared(make_config, tmp_path):
     settings = dataclasses.replace(
         config_lib.parse(config),
         fit=FitSettings(law="dcpt:constrained=false", bootstrap=40),
-        question=Question(tolerance=0.05),
+        question=TradeOff(tolerance=0.05),
     )
     return Prepared(settings, Workdir(tmp_path), vocab_size=32, data={"prose": "p", "code": "c"}, progress=False)
 
@@ -112,7 +113,7 @@ def test_the_recommended_share_is_trained_with_a_new_seed_and_shown_beside_its_p
 
 def test_a_ceiling_no_share_meets_still_gives_a_report(prepared, trained):
     strict = dataclasses.replace(
-        prepared, study=dataclasses.replace(prepared.study, question=Question(tolerance=1e-6)), workdir=prepared.workdir
+        prepared, study=dataclasses.replace(prepared.study, question=TradeOff(tolerance=1e-6)), workdir=prepared.workdir
     )
     prepared.workdir.confirm("code").write_text("left by an earlier answer")
     (answer,) = mixture_study.run(strict)
@@ -143,13 +144,13 @@ def test_held_out_rows_are_in_no_fit(prepared, trained):
     large = max(row["params"] for run in grid.plan(prepared.study, 32, prepared.data) if run.init for row in rows(run))
     held = fit.residuals[fit.residuals["held_out"]]
     assert set(held["params"]) == {large} and held["tokens"].min() > prepared.study.held_out.tokens
-    assert answer.domain == "code"
+    assert answer.name == "code"
 
 
 def test_an_answer_that_the_runs_do_not_settle_says_why_nothing_was_trained(prepared, trained, monkeypatch):
-    decide = mixture_study.trade_off
+    decide = planning.trade_off
     unsettled = {"interval": {"share": (0.05, 0.95)}, "supported": False}
-    monkeypatch.setattr(mixture_study, "trade_off", lambda *a, **k: dataclasses.replace(decide(*a, **k), **unsettled))
+    monkeypatch.setattr(planning, "trade_off", lambda *a, **k: dataclasses.replace(decide(*a, **k), **unsettled))
     (answer,) = mixture_study.run(prepared)
     assert answer.checked is None and [title for title, _ in trained[0]] == ["grid"]
     assert "The recommended mix was not trained: the runs do not settle the share, whose interval is 5% to 95%." in (
@@ -162,7 +163,7 @@ def test_an_earlier_answer_does_not_outlive_a_study_that_finds_none(prepared, tr
         raise mixture_study.DecisionError("no domain share keeps the prose loss")
 
     prepared.workdir.answer("code").write_text("{}")
-    monkeypatch.setattr(mixture_study, "trade_off", refuse)
+    monkeypatch.setattr(planning, "trade_off", refuse)
     (answer,) = mixture_study.run(prepared)
     assert answer.decision is None and not prepared.workdir.answer("code").exists()
 

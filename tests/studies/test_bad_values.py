@@ -16,7 +16,9 @@ from cptlaw.fields import ConfigError
 from cptlaw.models.config import Config
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import inputs, prepared
-from cptlaw.studies.settings import Study
+from cptlaw.studies.designs import Simplex
+from cptlaw.studies.questions import Budget, LimitedData, Mixture, ShareForLoss, TradeOff
+from cptlaw.studies.settings import SizeGrid, Study
 from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
 
@@ -31,6 +33,16 @@ def code(**spec):
 def small(**grid):
     return {"grid__small": {"domain_shares": (0.5,), **grid}}
 
+
+def simplex(**design):
+    return small(simplex={"count": 2, **design})
+
+
+def question(kind, **given):
+    return {"question": {"kind": kind, **given}}
+
+
+LAW = {"corpora": {"prose": "a", "code": "b", "law": "c"}}
 
 # (changes of the tiny config, the field that the error names, what else it says)
 BAD = [
@@ -81,6 +93,9 @@ BAD = [
     ({"init_from": {"small": ""}}, "init_from.small", "must not be empty"),
     ({"init_from": {"smal": "x"}}, "init_from.smal", "did you mean 'small'"),
     ({"init_from": {"small": "no/such/folder"}}, "init_from.small", "name a folder as downloaded"),
+    ({"evaluate": "onw"}, "evaluate", "did you mean 'own'"),
+    ({"first": ("smal",)}, "first", "no part 'smal' .* did you mean 'small'"),
+    ({"first": "small"}, "first", "expected a list"),
     ({"workers": -3}, "workers", "at least 0"),
     ({"workers": 2.5}, "workers", "expected int"),
     ({"together": 0}, "together", "at least 1"),
@@ -184,11 +199,72 @@ BAD = [
     ({"grid__small__repeat_seeds": (1,)}, "grid.small.repeat_shares", "must not be empty"),
     (small(repeat_shares=(0.5,), repeat_seeds=(-1,)), r"grid.small.repeat_seeds\[0\]", "a seed lies"),
     ({"grid__large__domain_shares": ()}, "grid.large.domain_shares", "the held-out size needs runs"),
+    (small(base_seeds=(-1,)), r"grid.small.base_seeds\[0\]", "a seed lies"),
+    ({"grid__large": {}}, "grid.large.domain_shares", "the held-out size needs runs"),
+    (small(mixes=({"prose": 0.5, "cod": 0.5},)), r"grid.small.mixes\[0\].cod", "no such corpus; did you mean 'code'"),
+    (small(mixes=({"prose": 0.5, "code": 0.4},)), r"grid.small.mixes\[0\]", "sum to 0.9, not to 1"),
+    (small(mixes=({"prose": -0.5, "code": 1.5},)), r"grid.small.mixes\[0\].prose", "between 0 and 1"),
+    (small(mixes={"prose": 1}), "grid.small.mixes", "expected a list"),
+    (small(repeat_mixes=1, repeat_seeds=(1,)), "grid.small.repeat_mixes", "there are 0 in mixes and simplex"),
+    (small(repeat_mixes=1), "grid.small.repeat_seeds", "must not be empty"),
+    (small(simplex=3), "grid.small.simplex", "expected fields"),
+    (simplex(count=0), "grid.small.simplex.count", "at least 1"),
+    (simplex(count=102), "grid.small.simplex.count", "leave 101 different mixes, not 102"),
+    (simplex(count=12, design="d_optimal"), "grid.small.simplex.count", "mixes that differ by 10% of the text, not 12"),
+    (simplex(design="d-optimal"), "grid.small.simplex.design", "did you mean 'd_optimal'"),
+    (simplex(seed=-1), "grid.small.simplex.seed", "a seed lies"),
+    (simplex(floors={"law": 0.1}), "grid.small.simplex.floors.law", "no such corpus; it has prose, code"),
+    (simplex(caps={"code": 2}), "grid.small.simplex.caps.code", "between 0 and 1"),
+    (simplex(floors={"code": 0.6, "prose": 0.6}), "grid.small.simplex", "floors sum to 1.2"),
+    (simplex(caps={"code": 0.3, "prose": 0.6}), "grid.small.simplex", "largest shares to 0.9"),
+    (simplex(floors={"code": 0.5}, caps={"code": 0.4}), "grid.small.simplex", "its floor 0.5 is over"),
+    (simplex(floors={"code": 0.333}, caps={"code": 0.335}), "grid.small.simplex", "whole 100ths"),
     ({"held_out__tokens": -1}, "held_out.tokens", "at least 0"),
     ({"held_out": {"size": "large"}}, "held_out.tokens", "missing"),
     ({"question": {"tolerance": NAN}}, "question.tolerance", "not nan"),
     ({"question": {"tolerance": 0}}, "question.tolerance", "above 0"),
     ({"question": {"tolerance": "3%"}}, "question.tolerance", "expected float"),
+    # Study again: what is evaluated, and the questions of every kind
+    ({"evaluated": ("law",)}, "evaluated", "no corpus 'law'"),
+    ({"evaluated": ("code",)}, "evaluated", "code is trained on"),
+    ({**LAW, "evaluated": ("law", "law")}, "evaluated", "each corpus once"),
+    ({**LAW, "evaluated": ("law",), "fit": {"law": "dcpt"}}, "fit.law", "no run trains on law: take a law of the"),
+    ({"confirm_runs": -1}, "confirm_runs", "at least 0"),
+    ({"question": 3}, "question", "expected fields"),
+    (question("trade"), "question.kind", "did you mean 'trade-off'"),
+    (question("pareto"), "question.kind", "one of trade-off, share, limited-data, budget, mixture"),
+    (question("trade-off", loss=2.0), "question.loss", "no such field"),
+    (question("trade-off", level=1), "question.level", "above 0 and below 1"),
+    (question("trade-off", size="huge"), "question.size", "config.sizes has"),
+    (question("trade-off", tokens=100), "question.tokens", "no whole number of steps; the nearest is 128"),
+    (question("trade-off", rise=0), "question.rise", "above 0"),
+    (question("trade-off", confidence=1), "question.confidence", "below 1"),
+    (question("trade-off", corpus_tokens={"cod": 1e6}), "question.corpus_tokens.cod", "did you mean 'code'"),
+    (question("share"), "question.loss", "missing"),
+    (question("share", loss=-1), "question.loss", "above 0"),
+    (question("limited-data", domain_tokens=3), "question.domain_tokens", "at least 1000"),
+    (question("limited-data", max_epochs=0.5), "question.max_epochs", "at least 1"),
+    (question("limited-data", repetition=0), "question.repetition", "above 0"),
+    (question("budget"), "question.flops", "missing"),
+    (question("budget", flops=0), "question.flops", "above 0"),
+    (question("budget", flops=1e12, share=2), "question.share", "between 0 and 1"),
+    (question("budget", flops=1e12, share=0.5, ceiling=3), "question.ceiling", "one of ceiling and share"),
+    (question("budget", flops=1e12, sizes=("huge",)), "question.sizes", "no size 'huge'"),
+    (question("budget", flops=1e12, inference_tokens=-1), "question.inference_tokens", "at least 0"),
+    ({**question("budget", flops=1e12), "fit": {"law": "cmr"}}, "fit.law", "does not read params"),
+    (question("mixture", weights={"cod": 1}), "question.weights.cod", "did you mean 'code'"),
+    (question("mixture", weights={"code": -1}), "question.weights.code", "at least 0"),
+    (question("mixture", weights={"code": 0}), "question.weights", "a weight above 0"),
+    (question("mixture", worst=1), "question.worst", "expected bool"),
+    (question("mixture", floors={"cod": 0.1}), "question.floors.cod", "did you mean 'code'"),
+    (question("mixture", floors={"code": 0.7, "prose": 0.7}), "question", "floors sum to 1.4"),
+    (question("mixture", caps={"code": 0.1, "prose": 0.7}), "question", "largest shares to 0.8"),
+    (question("mixture", corpus_tokens={"code": 0}), "question.corpus_tokens.code", "at least 1000"),
+    (question("mixture", max_epochs=0), "question.max_epochs", "above 0"),
+    (question("mixture", ceilings={"law": 3}), "question.ceilings.law", "no such corpus"),
+    (question("mixture", tolerances={"prose": 3}), "question.tolerances.prose", "0.03 for 3%"),
+    (question("mixture", ceilings={"code": 3}, tolerances={"code": 0.1}), "question.tolerances.code", "a ceiling too"),
+    (question("mixture", beyond="yes"), "question.beyond", "expected bool"),
     ({"fit": {"bootstrap": -1}}, "fit.bootstrap", "at least 0"),
     ({"fit": {"bootstrap": 10.5}}, "fit.bootstrap", "expected int"),
     ({"fit": {"law": "dpct"}}, "fit.law", "did you mean 'dcpt'"),
@@ -218,7 +294,10 @@ def test_a_value_out_of_range_is_named(make_config, change, field, says):
         config_lib.parse(changed(make_config, change))
 
 
-@pytest.mark.parametrize("kind", [Study, Phase, Monitor, Spike, Optimizer, Config])
+KINDS = [Study, SizeGrid, Simplex, TradeOff, ShareForLoss, LimitedData, Budget, Mixture]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, Phase, Monitor, Spike, Optimizer, Config])
 def test_every_field_was_tried(kind):
     """A new field needs a range, and a line above that leaves it."""
     tried = {part for _, path, _ in BAD for part in path.replace("\\[0\\]", "").split(".")}

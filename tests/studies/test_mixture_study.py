@@ -11,8 +11,8 @@ from cptlaw import cli
 from cptlaw.configs import demo
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.studies import answerable, grid, prepared
 from cptlaw.studies import config as config_lib
-from cptlaw.studies import grid, prepared
 
 CONFIG = """
 from cptlaw.configs import demo
@@ -31,12 +31,15 @@ def command(tmp_path, capsys, change="pass", *extra):
     return code, capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["demo", "demo:fast", "demo:biomedical", "demo:biomedical,fast", "study_small"])
+@pytest.mark.parametrize(
+    "name", ["demo", "demo:fast", "demo:biomedical", "demo:biomedical,fast", "study_small", "mixture_small"]
+)
 def test_every_config_is_whole_and_its_models_exist(name):
     module, _, variant = name.partition(":")
     get_config = importlib.import_module(f"cptlaw.configs.{module}").get_config
     settings = config_lib.parse(get_config(variant) if variant else get_config())
-    runs = grid.plan(settings, settings.vocabulary.size, dict.fromkeys((settings.general, *settings.domains), "data"))
+    answerable.check(settings)
+    runs = grid.plan(settings, settings.vocabulary.size, dict.fromkeys(settings.names, "data"))
     sizes = {run.size: transformer.count_params(transformer.Config(**run.model))["non_embedding"] for run in runs}
     assert len(set(sizes.values())) == len(settings.grid)
     held_out = settings.held_out
@@ -128,3 +131,11 @@ def test_neither_help_nor_version_imports_anything_heavy():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("set()")
+
+
+def test_a_field_that_is_new_and_empty_leaves_a_workdir_as_it_was(study):
+    now = json.loads(study.to_json())
+    before = {name: value for name, value in now.items() if name != "evaluated"}
+    before["grid"] = {size: {"domain_shares": part["domain_shares"]} for size, part in now["grid"].items()}
+    assert prepared._differences(before, now) == []
+    assert prepared._differences(before, {**now, "evaluated": ["law"]}) == ["config.evaluated"]
