@@ -262,11 +262,11 @@ def restricted(
         square = np.exp(2 * log_scale)
         away = (log_scale - middle) / wide
         try:
-            root = np.linalg.cholesky(trend + (square @ flat).reshape(trend.shape))
+            matrix = trend + (square @ flat).reshape(trend.shape)
+            root = np.linalg.cholesky(matrix)
+            inverse = np.linalg.inv(matrix)
         except np.linalg.LinAlgError:
             return FAILED, np.zeros(len(square))
-        inverse_root = np.linalg.inv(root)
-        inverse = inverse_root.T @ inverse_root
         solved = inverse @ off
         value = np.log(np.diag(root)).sum() + 0.5 * off @ solved
         slope = square * (flat @ (inverse - np.outer(solved, solved)).ravel())

@@ -33,9 +33,11 @@ LEAST_CONDITIONED = 3  # rows, below which nothing can be said of how a law miss
 SAME = 1e-4  # relative difference of objectives below which two optima are one
 RESAMPLE_TOLERANCE = 1e-7  # moves quantiles by about 1% of an interval's width, against 1e-9
 CHECKED, CHECK_TOLERANCE = 32, 1e-6  # resamples that also start cold, and how far that is followed
-BASINS = 6  # other optima that a resample may be better at
-WITHIN = 0.05  # relative; a basin must start so near the best, to be followed
+BASINS = 6  # other optima that a resample, or a table of many rows, may be better at
+WITHIN = 0.02  # relative; a basin must start so near the best, to be followed
 EVALUATED = 1 << 22  # rows times resamples evaluated at once
+STARTED = 4096  # rows, drawn from a longer table, on which starts run before the best go on with all rows
+SCORED, RIVALLED = 400, 20_000  # held-out rows, and rows in all, of whole runs, that law and rivals are scored with
 
 
 @dataclass(frozen=True)
@@ -296,14 +298,7 @@ def optimise(
     if near is not None:
         begin, cold = np.concatenate([begin, near[None]]), np.append(cold, False)
     with bar_of_fits(progress, len(begin), "starts") as tick:
-        found = solve(
-            problem,
-            begin,
-            lambda i: np.broadcast_to(weights, (len(i), len(weights))),
-            project=cold,
-            alike=True,
-            progress=tick,
-        )
+        found = _from_part(problem, weights, begin, cold, seed, tick)
     value = np.where(np.isfinite(found.value), found.value, np.inf)
     if not np.isfinite(value).any():
         raise FitError(
@@ -312,6 +307,42 @@ def optimise(
     best = int(np.argmin(value))
     agree = float(np.mean(value <= value[best] + SAME * abs(value[best]) + 1e-15))
     return Optimum(found.theta[best], float(value[best]), int(found.code[best]), found, agree)
+
+
+def _from_part(
+    problem: Problem, weights: np.ndarray, begin: np.ndarray, cold: np.ndarray, seed: int, tick: Any
+) -> Solution:
+    """Solves from every start. Of a long table, they run on a part of its rows, and the best of their optima on all."""
+
+    usable = np.flatnonzero(weights > 0)
+    if len(usable) <= STARTED:
+        return solve(problem, begin, _each(weights), project=cold, alike=True, progress=tick)
+    some = np.sort(np.random.default_rng(seed).choice(usable, STARTED, replace=False))
+    part = replace(problem, x={k: v[some] for k, v in problem.x.items()}, y=problem.y[some])
+    found = solve(part, begin, _each(weights[some]), project=cold, alike=True, progress=tick)
+    if not np.isfinite(found.value).any():
+        return found
+    value = np.where(np.isfinite(found.value), found.value, np.inf)
+    levels = [np.nanmin(value)]
+    for v in np.sort(value[np.isfinite(value)]):
+        if v > levels[-1] + SAME * abs(levels[-1]):
+            levels.append(v)
+    basin = np.searchsorted(levels, value, side="right") - 1
+    first = [int(np.flatnonzero(basin == b)[0]) for b in range(min(len(levels), BASINS))]
+    whole = solve(problem, found.theta[first], _each(weights), stages=problem.objective.stages()[-1:])
+    followed = (basin < len(first)) & np.isfinite(value)
+    of = np.minimum(basin, len(first) - 1)
+    return Solution(
+        np.where(followed[:, None], whole.theta[of], found.theta),
+        np.where(followed, whole.value[of], np.inf),
+        np.where(followed, whole.code[of], found.code),
+        found.steps + followed * whole.steps[of],
+    )
+
+
+def _each(weights: np.ndarray) -> Any:
+    """The same row weights for every lane."""
+    return lambda i: np.broadcast_to(weights, (len(i), len(weights)))
 
 
 def _resample(
@@ -418,7 +449,23 @@ def _held_out(
         what = hold_out if isinstance(hold_out, str) else "the rows held out"
     if not rows.held_out.any():
         return {"what": what, "n": 0}, [f"no held-out score: no usable row is held out by {what!r}"]
-    return judge(rows, predicted, condition_on.predict(rows, fold, theta), what)
+    rows, which, what = _scored(rows, what)
+    return judge(rows, predicted[which], condition_on.predict(rows, fold, theta), what)
+
+
+def _scored(rows: Rows, what: str) -> tuple[Rows, np.ndarray, str]:
+    """The rows to score with, their indices, and what is held out: of a long table, a part of its runs and rows."""
+    which, asked = np.arange(len(rows.y)), int(rows.held_out.sum())
+    if len(which) > RIVALLED:
+        kept = np.unique(rows.run[rows.held_out])[:: -(-len(which) // RIVALLED)]
+        others = np.setdiff1d(np.unique(rows.run), kept)[:: -(-len(which) // RIVALLED)]
+        which = which[np.isin(rows.run, np.concatenate([kept, others]))]
+    held = which[rows.held_out[which]]
+    if len(held) > SCORED:
+        left_out = np.delete(held, np.linspace(0, len(held) - 1, SCORED).round().astype(int))
+        which = np.setdiff1d(which, left_out)
+    scored = int(rows.held_out[which].sum())
+    return rows.take(which), which, f"{what}, {scored} of its {asked} rows" if scored < asked else what
 
 
 def judge(rows: Rows, predicted: np.ndarray, corrected: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:

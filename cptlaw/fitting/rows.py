@@ -1,7 +1,7 @@
 """From a runs table to the arrays a fit reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -38,6 +38,18 @@ class Rows:
     def fitted(self) -> np.ndarray:
         """Rows that are fitted."""
         return ~self.held_out
+
+    def take(self, which: np.ndarray) -> "Rows":
+        """The rows `which` (indices, or a mask), of the same table."""
+        return replace(
+            self,
+            frame=self.frame.iloc[np.arange(len(self.y))[which]],
+            x={name: values[which] for name, values in self.x.items()},
+            y=self.y[which],
+            run=self.run[which],
+            held_out=self.held_out[which],
+            precision=None if self.precision is None else self.precision[which],
+        )
 
     @property
     def weights(self) -> np.ndarray:
