@@ -1,6 +1,7 @@
 """Multi-start Huber fit and 1000 bootstrap draws: ours, `simple-scaling-laws`, and the SciPy practice, in one run.
 
     python -m benchmarks.fit_speed [--peer DIR]      # DIR: where simple-scaling-laws and polars are unpacked
+    python -m benchmarks.fit_speed --all-laws [--laws additive,dcpt]
 
 Table: 240 rows of a 5-parameter law (Chinchilla), a run each, 0.3% noise. Each contender runs in its own process,
 twice: cold counts imports and compilation, warm is the second call. The SciPy practice (L-BFGS-B from a grid of 4500
@@ -168,12 +169,69 @@ def measure(name: str, calls: int) -> dict[str, Any]:
     return out
 
 
+ALL_LAWS = {"fit": (2000, 0), "resampled": (2000, 1000), "long": (200_000, 0)}  # rows, resamples
+
+
+def measure_law(name: str, what: str) -> dict[str, Any]:
+    """In this process: seconds of one fit of a law (`benchmarks.law_tables`), compilation included, and peak memory."""
+    from benchmarks import law_tables
+    from cptlaw import fitting
+
+    rows, draws = ALL_LAWS[what]
+    table = law_tables.table(name, rows)
+    wall, before = time.perf_counter(), os.times()
+    fitting.fit(table, law_tables.of_law(name), "code", bootstrap=draws)
+    after = os.times()
+    return {
+        "wall": round(time.perf_counter() - wall, 1),
+        "cpu": round(after.user + after.system - before.user - before.system, 1),
+        "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def all_laws(chosen: list[str], limit: float) -> None:
+    """A line a law: wall seconds (CPU seconds) of a fit, of one with resamples and of a long table; peak MiB of these.
+
+    Every fit has its own process and compiles afresh. One that takes more than `limit` seconds is ended, and shown so.
+    """
+    words = [f"{rows:,} rows" + f", {draws} resamples" * bool(draws) for rows, draws in ALL_LAWS.values()]
+    print(f"{'law':26} " + "  ".join(f"{w:>30}" for w in words))
+    for name in chosen:
+        cells = []
+        for what in ALL_LAWS:
+            with tempfile.TemporaryDirectory() as empty:
+                command = [sys.executable, "-m", "benchmarks.fit_speed", "--law", name, "--what", what]
+                environment = os.environ | {"CPTLAW_CACHE": empty}
+                try:
+                    done = subprocess.run(
+                        command, env=environment, capture_output=True, text=True, check=True, timeout=limit
+                    )
+                    found = json.loads(done.stdout)
+                    cells.append(f"{found['wall']:.1f} s ({found['cpu']:.1f}), {found['MiB']} MiB")
+                except subprocess.TimeoutExpired:
+                    cells.append(f"over {limit:.0f} s")
+        print(f"{name:26} " + "  ".join(f"{c:>30}" for c in cells), flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="directory with simple-scaling-laws and polars; left out otherwise")
     parser.add_argument("--only", choices=list(CONTENDERS))
     parser.add_argument("--calls", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--all-laws", action="store_true", help="time every built-in law instead")
+    parser.add_argument("--laws", metavar="A,B", help="of --all-laws, only these")
+    parser.add_argument("--limit", type=float, default=600, metavar="S", help="of --all-laws: seconds a fit may take")
+    parser.add_argument("--law", help=argparse.SUPPRESS)
+    parser.add_argument("--what", choices=list(ALL_LAWS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.law:
+        print(json.dumps(measure_law(args.law, args.what)))
+        return
+    if args.all_laws:
+        from cptlaw import laws
+
+        all_laws(args.laws.split(",") if args.laws else laws.names(), args.limit)
+        return
     if args.only:
         print(json.dumps(measure(args.only, args.calls)))
         return

@@ -31,13 +31,8 @@ TRUTH = {
 }
 
 
-def names() -> list[str]:
-    """Every built-in law, with seven corpora where it takes any number."""
-    return laws.names()
-
-
 def of_law(name: str) -> Law:
-    """The law as `table` makes its columns."""
+    """A built-in law, of seven corpora where it takes any number."""
     return laws.get(name, **({"corpora": CORPORA} if "corpora" in laws.options_of(name) else {}))
 
 

@@ -14,7 +14,7 @@ from cptlaw.fitting import estimate, forward, rivals
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
-from cptlaw.fitting.rows import collect, evaluated
+from cptlaw.fitting.rows import collect, evaluated, with_factor
 from cptlaw.progress import bar_of_fits
 
 STARTS = 16
@@ -66,6 +66,7 @@ def choose(
     eval: str | None = None,
     names: Sequence[str] | None = None,
     *,
+    factor: str | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Choice:
@@ -86,7 +87,7 @@ def choose(
     with bar_of_fits(progress, len(names), "laws") as tick:
         for name in names:
             try:
-                law = laws.for_table(name, table)
+                law = with_factor(laws.for_table(name, table), table, factor, (corpus,))
                 rows = collect(table, law, (corpus,))
                 frame = rows.frame.reset_index(drop=True)
                 asked = forward.questions(frame, most=PER_KIND)

@@ -21,10 +21,11 @@ from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
 from cptlaw.fitting.result import AUTO, Fit, FitError
-from cptlaw.fitting.rows import Rows, collect, evaluated
+from cptlaw.fitting.rows import Rows, collect, evaluated, with_factor
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objectives_at, solve
 from cptlaw.laws import Law
+from cptlaw.laws.factor import COLUMN
 from cptlaw.progress import bar_of_fits
 
 STARTS = 64
@@ -64,6 +65,7 @@ def fit(
     eval: str | Sequence[str] | None = None,
     *,
     shared: Sequence[str] = (),
+    factor: str | None = None,
     fixed: Mapping[str, float] | None = None,
     objective: str = "huber",
     delta: float = 1e-3,
@@ -81,6 +83,7 @@ def fit(
       law: a `Law`, a built-in's name (with options, `dcpt:constrained=false`), `FILE.py:NAME`, or "auto": the one that,
         under the process, best predicted the table's own later rows (`cptlaw.fitting.choose`).
       eval: corpus, or several: `shared` parameters (or "all") are then common and the others per corpus, `E[code]`.
+      factor: a column of the table whose levels get an offset each (`cptlaw.laws.factor`).
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
       bootstrap: number of resamples; 0 for none. Drawn over runs unless `resample` names another way.
@@ -99,8 +102,8 @@ def fit(
     corpora = evaluated(table, eval)
     auto: dict[str, Any] = {}
     if law == AUTO:
-        law, auto = _automatic(table, corpora, hold_out, seed, progress)
-    made = laws.for_table(law, table) if isinstance(law, str) else law
+        law, auto = _automatic(table, corpora, hold_out, factor, seed, progress)
+    made = with_factor(laws.for_table(law, table) if isinstance(law, str) else law, table, factor, corpora)
     chosen = laws.joint(made, corpora, shared) if len(corpora) > 1 else made
     rows = collect(table, chosen, corpora, hold_out)
     problem = pose(rows, chosen, Objective(objective, delta), dict(fixed or {}))
@@ -134,7 +137,8 @@ def fit(
         influence=sensitivity.run_influence(problem, rows, best.theta) if bootstrap else {},
         scores=scores,
         residuals=rows.frame.reset_index(drop=True).assign(
-            observed=rows.y, predicted=predicted, held_out=rows.held_out
+            observed=rows.y, predicted=predicted, held_out=rows.held_out,
+            **({COLUMN: rows.x[COLUMN]} if chosen.factor else {}),
         ),
         ranges={k: (float(v[rows.fitted].min()), float(v[rows.fitted].max())) for k, v in rows.x.items()},
         rests=rests,
@@ -144,6 +148,7 @@ def fit(
             "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
             "bootstrap": bootstrap, "resample": resample, "seed": seed, "loss_se": loss_se,
             "hold_out": hold_out if isinstance(hold_out, str) else None,
+            **({"factor": {"column": factor, "levels": list(made.factor.levels)}} if made.factor else {}),
             "starts": starts if isinstance(starts, int) else len(starts), **({AUTO: auto} if auto else {}),
         },
         warnings=warnings,
@@ -204,7 +209,7 @@ def _bases(frame: pd.DataFrame) -> list[str] | None:
 
 
 def _automatic(
-    table: pd.DataFrame, corpora: tuple[str, ...], hold_out: Any, seed: int, progress: bool
+    table: pd.DataFrame, corpora: tuple[str, ...], hold_out: Any, factor: str | None, seed: int, progress: bool
 ) -> tuple[str, dict[str, Any]]:
     """The name of the law chosen from the rows that are to be fitted, and why."""
     from cptlaw.fitting.choose import choose
@@ -217,7 +222,7 @@ def _automatic(
         table = table.drop(index=runs.select(table, hold_out, "hold-out").index)
     elif hold_out is not None:
         table = table[~np.asarray(hold_out, bool)]
-    found = choose(table.reset_index(drop=True), corpora[0], seed=seed, progress=progress)
+    found = choose(table.reset_index(drop=True), corpora[0], factor=factor, seed=seed, progress=progress)
     shown = [{k: v for k, v in row.items() if v == v} for row in found.table.to_dict("records")]
     return found.law, {"law": found.law, "weights": found.weights, "lost": found.lost, "table": shown}
 

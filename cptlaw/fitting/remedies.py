@@ -14,6 +14,7 @@ from cptlaw import laws
 from cptlaw.fitting.rows import Rows
 from cptlaw.fitting.solver import Problem, draw_starts, solve
 from cptlaw.laws import Law
+from cptlaw.laws.factor import factored
 
 FEWEST_KEPT = 4  # rows more than parameters that must remain
 DECAYED = 0.25  # share of its run's highest learning rate below which a checkpoint counts as decayed
@@ -69,6 +70,8 @@ def lifted_constraint(
         return []
     options = {k: v for k, v in law.options.items() if k not in ("constrained", "d_min")}
     free = laws.get(law.name, **options, constrained=False)
+    if law.factor is not None:
+        free = factored(free, law.factor.column, law.factor.levels)
     corpora = tuple(dict.fromkeys(rows.frame["eval"])) if problem.law.base else ()
     other = Problem(laws.joint(free, corpora, shared) if corpora else free, problem.objective, rows.x, rows.y,
                     {name: value for name, value in problem.fixed.items() if name in problem.law.names})  # fmt: skip

@@ -58,6 +58,7 @@ class Law:
       billions: the columns that the equation divides by 1e9, so its parameters are of billions.
       file, sha256: the user's file it came from, if any, and the digest of what that file held.
       base: of a joint law, the law of one corpus.
+      factor: the column whose levels have offsets (`cptlaw.laws.factor`).
     """
 
     name: str
@@ -75,6 +76,7 @@ class Law:
     file: str | None = None
     sha256: str | None = None
     base: "Law | None" = None
+    factor: Any = None
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.params]
