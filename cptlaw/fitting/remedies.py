@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from cptlaw import laws
+from cptlaw.fitting.diagnose import DECAYED
 from cptlaw.fitting.rows import Rows
 from cptlaw.fitting.solver import Problem, draw_starts, solve
 from cptlaw.laws import Law
 from cptlaw.laws.factor import factored
 
 FEWEST_KEPT = 4  # rows more than parameters that must remain
-DECAYED = 0.25  # share of its run's highest learning rate below which a checkpoint counts as decayed
 BETTER = 1.5  # by this factor the other rows must be fitted better without the suspects
 APART = 3.0  # robust standard deviations of the others by which the suspects' median must be off
 LEAST = 2e-3  # and in log loss
