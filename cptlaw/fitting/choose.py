@@ -11,7 +11,7 @@ import pandas as pd
 from cptlaw import laws, runs
 from cptlaw.errors import UserError
 from cptlaw.fitting import estimate, forward, rivals
-from cptlaw.fitting.condition import condition
+from cptlaw.fitting.condition import condition, thin
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
 from cptlaw.fitting.rows import collect, evaluated, with_factor
@@ -19,6 +19,7 @@ from cptlaw.progress import bar_of_fits
 
 STARTS = 16
 PER_KIND = 2  # questions of each kind that a table is asked
+ASKED_ROWS = 300  # of a longer table, that a question is answered from: many questions are asked of every law
 FLOOR = -4.0  # of a row's log score: one lost row must not choose the law
 
 
@@ -112,18 +113,19 @@ def choose(
 
 def _answers(name: str, law: laws.Law, rows: Any, question: forward.Question, seed: int) -> list[dict[str, Any]]:
     """The law alone and under the process, on one question."""
-    left = replace(rows, held_out=~question.train)
+    ids = rows.frame["run"].astype(str).to_numpy()
+    train = np.flatnonzero(question.train)
+    if len(rows.y) > ASKED_ROWS:
+        train = train[thin({k: v[train] for k, v in rows.x.items()}, ids[train], ASKED_ROWS)]
+    # All questions have the same number of rows, the rest held out: it is a shape, so another would be compiled again.
+    left = rows.take(np.resize(train, min(len(rows.y), ASKED_ROWS)))
+    left = replace(left, held_out=np.arange(len(left.y)) >= len(train))
     problem = estimate.pose(left, law, Objective(), {})
     theta = {
         k: float(v) for k, v in problem.reported(estimate.optimise(problem, left.weights, STARTS, seed).theta).items()
     }
-    ids = rows.frame["run"].astype(str).to_numpy()
     process = condition(
-        law,
-        theta,
-        {k: v[question.train] for k, v in rows.x.items()},
-        rows.y[question.train],
-        ids[question.train].tolist(),
+        law, theta, {k: v[train] for k, v in rows.x.items()}, rows.y[train], ids[train].tolist(), most=ASKED_ROWS
     )
     x = {k: v[question.test] for k, v in rows.x.items()}
     found, log_y = process.predict(x, "run", ids[question.test]), np.log(rows.y[question.test])

@@ -37,6 +37,7 @@ def condition(
     weights: np.ndarray | None = None,
     held: Sequence[str] = (),
     given: prior.Prior | None = None,
+    most: int = MOST_ROWS,
 ) -> Process:
     """Conditions `law`, from an ordinary fit's parameters `theta`, on rows.
 
@@ -47,6 +48,7 @@ def condition(
       weights: (rows,) precision of each row's checkpoint noise over the average row's; None: all alike.
       held: parameters not to be moved.
       given: the prior; None: the shipped one.
+      most: rows kept; see `thin`.
 
     Raises:
       UserError: too few rows.
@@ -60,7 +62,7 @@ def condition(
     bases = np.array([str(v) for v in base])
     counts = {"runs": len(np.unique(runs)), "rows": len(loss)}
     counts |= {"sizes": len(np.unique(x["params"]))} if "params" in x else {}
-    kept = thin(x, runs)
+    kept = thin(x, runs, most)
     x, log_y = {k: np.asarray(v, float)[kept] for k, v in x.items()}, np.log(np.asarray(loss, float)[kept])
     runs, bases = runs[kept], bases[kept]
     noise = np.ones(len(kept)) if weights is None else 1 / np.asarray(weights, float)[kept]
@@ -101,22 +103,22 @@ def condition(
     return dataclasses.replace(found, phi=phi, scales=scales)
 
 
-def thin(x: Mapping[str, np.ndarray], run: np.ndarray) -> np.ndarray:
+def thin(x: Mapping[str, np.ndarray], run: np.ndarray, most: int = MOST_ROWS) -> np.ndarray:
     """Indices of the rows kept, ascending: the same for the same table whatever its order of runs.
 
-    The checkpoints of one run say little more than one of them does. Beyond `MOST_ROWS` rows, the runs are kept that
+    The checkpoints of one run say little more than one of them does. Beyond `most` rows, the runs are kept that
     lie farthest apart.
     """
     order = np.lexsort((x["tokens"], run)) if "tokens" in x else np.argsort(run, kind="stable")
     groups = np.split(order, np.flatnonzero(run[order][1:] != run[order][:-1]) + 1)
-    for most in (CHECKPOINTS, 4, 3, 2):
-        chosen = [_checkpoints(x, group, most) for group in groups]
-        if sum(map(len, chosen)) <= MOST_ROWS:
+    for count in (CHECKPOINTS, 4, 3, 2):
+        chosen = [_checkpoints(x, group, count) for group in groups]
+        if sum(map(len, chosen)) <= most:
             return np.sort(np.concatenate(chosen))
     ends = kernels.points({k: np.asarray(v, float)[[g[-1] for g in groups]] for k, v in x.items()},
                           np.arange(len(groups)), np.zeros(len(groups), int), 0.005)  # fmt: skip
     places = np.concatenate([v / max(float(np.ptp(v)), 1e-9) for v in ends.axes.values()], axis=1)
-    picked = _apart(places, MOST_ROWS // 2)
+    picked = _apart(places, most // 2)
     return np.sort(np.concatenate([chosen[i] for i in picked]))
 
 

@@ -12,6 +12,7 @@ from cptlaw.laws import Law, Param
 from cptlaw.laws.base import BILLION
 
 RIDGES = 10.0 ** np.arange(-6, 3)
+PROCESS_ROWS = 300  # that the Gaussian process goes by; its cost is cubic
 NEARLY = 0.05  # of log size: nearer sizes are one
 ALIKE = 1e-9  # relative: rivals whose predictions differ by less are one
 
@@ -246,6 +247,7 @@ def _process(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
             {c: train[c].to_numpy(float) for c in (*columns, *shares)},
             train["loss"].to_numpy(float),
             train["run"].tolist() if "run" in train else [str(i) for i in range(len(train))],
+            most=PROCESS_ROWS,
         )
         run = rows["run"].to_numpy() if "run" in rows else None
         return np.exp(found.predict({c: rows[c].to_numpy(float) for c in (*columns, *shares)}, "run", run).mean)
