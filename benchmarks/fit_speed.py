@@ -1,6 +1,7 @@
 """Multi-start Huber fit and 1000 bootstrap draws: ours, `simple-scaling-laws`, and the SciPy practice, in one run.
 
     python -m benchmarks.fit_speed [--peer DIR]      # DIR: where simple-scaling-laws and polars are unpacked
+    python -m benchmarks.fit_speed --all-laws [--laws additive,dcpt]
 
 Table: 240 rows of a 5-parameter law (Chinchilla), a run each, 0.3% noise. Each contender runs in its own process,
 twice: cold counts imports and compilation, warm is the second call. The SciPy practice (L-BFGS-B from a grid of 4500
@@ -18,6 +19,7 @@ import itertools
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
@@ -168,12 +170,72 @@ def measure(name: str, calls: int) -> dict[str, Any]:
     return out
 
 
+ALL_LAWS = {"fit": (2000, 0), "resampled": (2000, 1000), "long": (200_000, 0)}  # rows, resamples
+
+
+def measure_law(name: str, what: str) -> dict[str, Any]:
+    """In this process: seconds of one fit of a law (`benchmarks.law_tables`), compilation included, and peak memory."""
+    from benchmarks import law_tables
+    from cptlaw import fitting
+
+    rows, draws = ALL_LAWS[what]
+    table = law_tables.table(name, rows)
+    wall, before = time.perf_counter(), os.times()
+    fitting.fit(table, law_tables.of_law(name), "code", bootstrap=draws)
+    after = os.times()
+    return {
+        "wall": round(time.perf_counter() - wall, 1),
+        "cpu": round(after.user + after.system - before.user - before.system, 1),
+        "MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+    }
+
+
+def all_laws(chosen: list[str], limit: int) -> None:
+    """A line a law: wall seconds (CPU seconds) of a fit, of one with resamples and of a long table; peak MiB of these.
+
+    Every fit has its own process and compiles afresh. One that takes more than `limit` CPU seconds is ended.
+    """
+    words = [f"{rows:,} rows" + f", {draws} resamples" * bool(draws) for rows, draws in ALL_LAWS.values()]
+    print(f"{'law':26} " + "  ".join(f"{w:>30}" for w in words))
+
+    def allowed() -> None:
+        resource.setrlimit(resource.RLIMIT_CPU, (limit, limit))
+
+    for name in chosen:
+        print(f"{name:26}", end=" ", flush=True)
+        for what in ALL_LAWS:
+            with tempfile.TemporaryDirectory() as empty:
+                command = [sys.executable, "-m", "benchmarks.fit_speed", "--law", name, "--what", what]
+                environment = os.environ | {"CPTLAW_CACHE": empty}
+                done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, preexec_fn=allowed)
+                if done.returncode:
+                    cell = f"over {limit} CPU s" if -done.returncode in (signal.SIGKILL, signal.SIGXCPU) else "failed"
+                else:
+                    found = json.loads(done.stdout)
+                    cell = f"{found['wall']:.1f} s ({found['cpu']:.1f}), {found['MiB']} MiB"
+                print(f"{cell:>30}", end="  ", flush=True)
+        print()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", help="directory with simple-scaling-laws and polars; left out otherwise")
     parser.add_argument("--only", choices=list(CONTENDERS))
     parser.add_argument("--calls", type=int, default=2, choices=(1, 2))
+    parser.add_argument("--all-laws", action="store_true", help="time every built-in law instead")
+    parser.add_argument("--laws", metavar="A,B", help="of --all-laws, only these")
+    parser.add_argument("--limit", type=int, default=600, metavar="S", help="of --all-laws: CPU seconds of a fit")
+    parser.add_argument("--law", help=argparse.SUPPRESS)
+    parser.add_argument("--what", choices=list(ALL_LAWS), help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.law:
+        print(json.dumps(measure_law(args.law, args.what)))
+        return
+    if args.all_laws:
+        from cptlaw import laws
+
+        all_laws(args.laws.split(",") if args.laws else laws.names(), args.limit)
+        return
     if args.only:
         print(json.dumps(measure(args.only, args.calls)))
         return

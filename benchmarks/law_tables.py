@@ -14,7 +14,7 @@ from cptlaw.laws import Law
 CHECKPOINTS = 20
 CORPORA = ("books", "code", "law", "math", "med", "news", "web")
 SIZES = (0.1e9, 0.3e9, 0.7e9, 1.5e9, 3e9)
-# A parameter that is not here is 0.5 if linear, else the middle of its start range.
+# A parameter that is not here is 0.5 if linear, else the middle of its start range; of a corpus, within the range.
 TRUTH = {
     "dcpt": {"E": 1.2, "A": 0.6, "B": 0.2, "C": 1.4, "eta": 1.5, "eps": 0.1, "gamma": 0.35},
     "dcpt_l2": {"E": 1.2, "A": 0.6, "B": 0.3, "C": 0.8, "eta": 1.1},
@@ -31,13 +31,8 @@ TRUTH = {
 }
 
 
-def names() -> list[str]:
-    """Every built-in law, with seven corpora where it takes any number."""
-    return laws.names()
-
-
 def of_law(name: str) -> Law:
-    """The law as `table` makes its columns."""
+    """A built-in law, of seven corpora where it takes any number."""
     return laws.get(name, **({"corpora": CORPORA} if "corpora" in laws.options_of(name) else {}))
 
 
@@ -52,7 +47,8 @@ def table(name: str, rows: int, seed: int = 0) -> pd.DataFrame:
         share = rng.choice([0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9], runs)
         mixed = {"w_code": share, "w_web": 1 - share}
     per_run = {
-        **mixed, "params": rng.choice(SIZES, runs), "unique_tokens": rng.choice([2e9, 8e9, 30e9], runs),
+        **mixed, "params": rng.choice(SIZES, runs), "pretrain_tokens": rng.choice([20e9, 100e9, 500e9], runs),
+        "unique_tokens": rng.choice([2e9, 8e9, 30e9], runs),
         "ppl_mean": rng.uniform(5, 40, runs), "ppl_std": rng.uniform(3, 20, runs), "k1": rng.uniform(1.5, 3, runs),
         "k2": rng.uniform(0.1, 0.6, runs), "k3": rng.uniform(0.05, 0.2, runs),
         "lr_sum_pretrain": rng.uniform(3, 6, runs), "lr_anneal_pretrain": rng.uniform(0.05, 0.3, runs),

@@ -20,13 +20,22 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return domains.about(args, fitting.Fit.load(text, own_law(args)))
+        return domains.about(args, _at_level(fitting.Fit.load(text, own_law(args)), args))
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
-    return fitting.fit(
-        _table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, try_remedies=not args.no_remedies,
-        progress=True,
+    found = fitting.fit(
+        _table(args), args.law, text, factor=args.factor, bootstrap=args.bootstrap, seed=args.seed,
+        try_remedies=not args.no_remedies, progress=True,
     )  # fmt: skip
+    return _at_level(found, args)
+
+
+def _at_level(fit: Any, args: argparse.Namespace) -> Any:
+    """The fit at the level of its factor that is asked about."""
+    found, left = tables.at_level(fit, args.at)
+    if left:
+        raise UserError(f"--at {left[0][0]}: the fit of {fit.eval} has no factor of that name")
+    return found
 
 
 def _table(args: argparse.Namespace) -> Any:
@@ -53,6 +62,10 @@ def show(decision: Any, args: argparse.Namespace) -> None:
 
 
 def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
+    if args.exact and any(fit.law.factor is not None for fit in fits):
+        raise UserError(
+            "--exact fits again without each run, which is not offered for a fit with a factor; leave it out"
+        )
     decision = _ask(args, decide, *fits, **question)
     if not args.exact:
         return decision

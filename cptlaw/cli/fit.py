@@ -32,7 +32,9 @@ def add_parsers(subparsers: Any) -> None:
     predict.add_argument("fit", type=Path, metavar="FIT.json")
     for name in ("params", "tokens", "ratio"):
         predict.add_argument(f"--{name}", type=_numbers, metavar="X[,X...]", help="one value or several")
-    predict.add_argument("--at", type=_pair, action="append", default=[], metavar="COLUMN=X", help="any other column")
+    predict.add_argument(
+        "--at", type=tables.at, action="append", default=[], metavar="COLUMN=X", help="any other column, or the factor"
+    )
     predict.add_argument("--eval", help="which corpus, for a joint fit")
     predict.add_argument("--level", type=float, default=0.9, help="confidence of the interval (default 0.9)")
     predict.add_argument(
@@ -86,6 +88,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shared", default="", metavar="P,Q", help="parameters common to all corpora of a joint fit, or all"
     )
+    parser.add_argument("--factor", metavar="COLUMN", help=tables.FACTOR)
     parser.add_argument(
         "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
     )
@@ -158,6 +161,7 @@ def _fit(args: argparse.Namespace) -> None:
         args.law,
         _eval(args, table),
         shared=_list(args.shared),
+        factor=args.factor,
         fixed=_fixed(args.fix),
         objective=args.objective,
         delta=args.delta,
@@ -262,8 +266,8 @@ def _predict(args: argparse.Namespace) -> None:
     fit = Fit.load(args.fit, args.law)
     if args.law is not None and fit.law.sha256 is None:
         raise UserError(f"--law {args.law}: {args.fit} is by the built-in law {fit.law.name}; leave --law out")
-    fit = domains.about(args, fit)
-    given = _columns(args)
+    fit, at = tables.at_level(domains.about(args, fit), args.at)
+    given = _columns(args, at)
     found = fit.predict(
         level=args.level, target=args.target, run=args.of_run, method=args.method, eval=args.eval, **given
     )
@@ -294,11 +298,11 @@ def _predict(args: argparse.Namespace) -> None:
         print(f"warning: {note}")
 
 
-def _columns(args: argparse.Namespace) -> dict[str, Any]:
-    """The columns that a question gives, all of one length."""
+def _columns(args: argparse.Namespace, at: list[tuple[str, str]]) -> dict[str, Any]:
+    """The columns that a question gives, all of one length; `at` are those without a flag of their own."""
     named = [(name, getattr(args, name)) for name in ("params", "tokens", "ratio") if getattr(args, name) is not None]
     given: dict[str, list[float]] = {}
-    for name, values in (*named, *args.at):
+    for name, values in (*named, *(_other(name, text) for name, text in at)):
         if name in given:
             raise UserError(f"{name} is given twice")
         given[name] = values
@@ -307,6 +311,13 @@ def _columns(args: argparse.Namespace) -> dict[str, Any]:
         raise UserError("give one value or the same number of values for every column")
     count = max(lengths, default=1)
     return {name: values if len(values) > 1 else values * count for name, values in given.items()}
+
+
+def _other(name: str, text: str) -> tuple[str, list[float]]:
+    try:
+        return name, _numbers(text)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--at {name}={text}: {error}") from None
 
 
 def _reach(fit: Any) -> list[str]:
@@ -372,6 +383,7 @@ def _on_fold(args: argparse.Namespace, table: Any, names: list[str], eval: Any) 
         eval,
         fold=args.fold,
         shared=_list(args.shared),
+        factor=args.factor,
         objective=args.objective,
         delta=args.delta,
         seed=args.seed,

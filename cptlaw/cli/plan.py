@@ -199,6 +199,10 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
         help="law to fit to --table (default auto: the one that predicts the table best); for a saved fit by a law of "
         "your own, its FILE.py:NAME",
     )
+    ask.add_argument("--factor", metavar="COLUMN", help=f"of --table: {tables.FACTOR}")
+    ask.add_argument(
+        "--at", type=tables.at, action="append", default=[], metavar="COLUMN=LEVEL", help="level of the fit's factor"
+    )
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")
     no_remedies(ask)

@@ -134,3 +134,29 @@ def named(text: str) -> dict[str, float]:
         return {name: float(value) for name, value in pairs("", text).items()}
     except (ValueError, UserError):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
+
+
+FACTOR = "a column whose levels get an offset each: decayed, schedule, lr_factor"
+
+
+def at(text: str) -> tuple[str, str]:
+    """The type of `--at COLUMN=VALUE`."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r}: write COLUMN=VALUE")
+    return name, value
+
+
+def at_level(fit: Any, given: list[tuple[str, str]]) -> tuple[Any, list[tuple[str, str]]]:
+    """The fit at the level of its factor that `--at` gives, and what else `--at` gives.
+
+    Raises:
+      UserError: the fit has a factor, and no level or an unknown one is given.
+    """
+    if fit.law.factor is None:
+        return fit, given
+    column, levels = fit.law.factor.column, ", ".join(sorted(fit.law.factor.levels))
+    own = [value for name, value in given if name == column]
+    if len(own) != 1:
+        raise UserError(f"this fit has a factor: choose one level with --at {column}=LEVEL; there are {levels}")
+    return fit.at_level(own[0]), [(name, value) for name, value in given if name != column]

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw.fitting import estimate, rivals
-from cptlaw.fitting.condition import condition
+from cptlaw.fitting.condition import condition, thin
 from cptlaw.fitting.forward import Question
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Predictive
@@ -16,6 +16,7 @@ from cptlaw.fitting.rows import Rows, domains
 from cptlaw.laws import Law
 
 STARTS = 16
+ASKED_ROWS = 300  # of a longer table, that a question is answered from: many are asked of every law
 
 
 @dataclass(frozen=True)
@@ -32,19 +33,25 @@ def of_law(law: Law, rows: Rows, question: Question, seed: int = 0, fixed: Mappi
     Raises:
       UserError: there are too few rows for the law.
     """
-    left = replace(rows, held_out=~question.train)
+    run, domain = rows.frame["run"].astype(str).to_numpy(), domains(rows.frame)
+    train = np.flatnonzero(question.train)
+    if len(rows.y) > ASKED_ROWS:
+        train = train[thin({name: values[train] for name, values in rows.x.items()}, run[train], ASKED_ROWS)]
+    # All questions have the same number of rows, the rest held out: it is a shape, so another would be compiled again.
+    left = rows.take(np.resize(train, min(len(rows.y), ASKED_ROWS)))
+    left = replace(left, held_out=np.arange(len(left.y)) >= len(train))
     problem = estimate.pose(left, law, Objective(), dict(fixed or {}))
     best = estimate.optimise(problem, left.weights, STARTS, seed)
     theta = {name: float(value) for name, value in problem.reported(best.theta).items()}
-    run = rows.frame["run"].astype(str).to_numpy()
     process = condition(
         law,
         theta,
-        {name: values[question.train] for name, values in rows.x.items()},
-        rows.y[question.train],
-        run[question.train].tolist(),
-        domain=domains(rows.frame[question.train]),
+        {name: values[train] for name, values in rows.x.items()},
+        rows.y[train],
+        run[train].tolist(),
+        domain=None if domain is None else [domain[i] for i in train],
         held=list(fixed or {}),
+        most=ASKED_ROWS,
     )
     x = {name: values[question.test] for name, values in rows.x.items()}
     with np.errstate(all="ignore"):

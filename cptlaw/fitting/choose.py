@@ -13,7 +13,7 @@ from cptlaw.errors import UserError
 from cptlaw.fitting import answers, estimate, forward, rivals
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
-from cptlaw.fitting.rows import Rows, collect, evaluated
+from cptlaw.fitting.rows import Rows, collect, evaluated, with_factor
 from cptlaw.progress import bar_of_fits
 
 PER_KIND = 2  # questions of each kind that a table is asked
@@ -64,6 +64,7 @@ def choose(
     eval: str | None = None,
     names: Sequence[str] | None = None,
     *,
+    factor: str | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Choice:
@@ -84,7 +85,7 @@ def choose(
     with bar_of_fits(progress, len(names), "laws") as tick:
         for name in names:
             try:
-                law = laws.for_table(name, table)
+                law = with_factor(laws.for_table(name, table), table, factor, (corpus,))
                 rows = collect(table, law, (corpus,))
                 frame = rows.frame.reset_index(drop=True)
                 asked = forward.questions(frame, most=PER_KIND)

@@ -40,6 +40,7 @@ def condition(
     weights: np.ndarray | None = None,
     held: Sequence[str] = (),
     given: prior.Prior | None = None,
+    most: int = MOST_ROWS,
 ) -> Process:
     """Conditions `law`, from an ordinary fit's parameters `theta`, on rows.
 
@@ -51,6 +52,7 @@ def condition(
       weights: (rows,) precision of each row's checkpoint noise over the average row's; None: all alike.
       held: parameters not to be moved.
       given: the prior; None: the shipped one.
+      most: rows kept; see `thin`.
 
     Raises:
       UserError: too few rows.
@@ -66,7 +68,7 @@ def condition(
     counts = {"runs": len(np.unique(runs)), "rows": len(loss)}
     counts |= {"sizes": len(np.unique(x["params"]))} if "params" in x else {}
     # A run without a domain's text stands in the series of every domain, and each of them is thinned alone.
-    kept = thin(x, np.array([f"{run} of {name}" for run, name in zip(runs, domains)]), domains)
+    kept = thin(x, np.array([f"{run} of {name}" for run, name in zip(runs, domains)]), most, domains)
     x, log_y = {k: np.asarray(v, float)[kept] for k, v in x.items()}, np.log(np.asarray(loss, float)[kept])
     runs, bases, domains = runs[kept], bases[kept], domains[kept]
     noise = np.ones(len(kept)) if weights is None else 1 / np.asarray(weights, float)[kept]
@@ -107,17 +109,19 @@ def condition(
     return dataclasses.replace(found, phi=phi, scales=scales)
 
 
-def thin(x: Mapping[str, np.ndarray], run: np.ndarray, domain: np.ndarray | None = None) -> np.ndarray:
+def thin(
+    x: Mapping[str, np.ndarray], run: np.ndarray, most: int = MOST_ROWS, domain: np.ndarray | None = None
+) -> np.ndarray:
     """Indices of the rows kept, ascending: the same for the same table whatever its order of runs.
 
-    The checkpoints of one run say little more than one of them does. Beyond `MOST_ROWS` rows, the runs are kept that
-    lie farthest apart; runs of two domains are.
+    The checkpoints of one run say little more than one of them does. Beyond `most` rows, the runs are kept that lie
+    farthest apart; runs of two domains are.
     """
     order = np.lexsort((x["tokens"], run)) if "tokens" in x else np.argsort(run, kind="stable")
     groups = np.split(order, np.flatnonzero(run[order][1:] != run[order][:-1]) + 1)
-    for most in (CHECKPOINTS, 4, 3, 2):
-        chosen = [_checkpoints(x, group, most) for group in groups]
-        if sum(map(len, chosen)) <= MOST_ROWS:
+    for count in (CHECKPOINTS, 4, 3, 2):
+        chosen = [_checkpoints(x, group, count) for group in groups]
+        if sum(map(len, chosen)) <= most:
             return np.sort(np.concatenate(chosen))
     ends = kernels.points({k: np.asarray(v, float)[[g[-1] for g in groups]] for k, v in x.items()},
                           np.arange(len(groups)), np.zeros(len(groups), int), 0.005)  # fmt: skip
@@ -125,7 +129,7 @@ def thin(x: Mapping[str, np.ndarray], run: np.ndarray, domain: np.ndarray | None
     if domain is not None:
         last = domain[[group[-1] for group in groups]]
         places = np.concatenate([places, last[:, None] == np.unique(last)], axis=1)
-    picked = _apart(places, MOST_ROWS // 2)
+    picked = _apart(places, most // 2)
     return np.sort(np.concatenate([chosen[i] for i in picked]))
 
 
@@ -279,11 +283,11 @@ def restricted(
         square = np.exp(2 * log_scale)
         away = (log_scale - middle) / wide
         try:
-            root = np.linalg.cholesky(trend + (square @ flat).reshape(trend.shape))
+            matrix = trend + (square @ flat).reshape(trend.shape)
+            root = np.linalg.cholesky(matrix)
+            inverse = np.linalg.inv(matrix)
         except np.linalg.LinAlgError:
             return FAILED, np.zeros(len(square))
-        inverse_root = np.linalg.inv(root)
-        inverse = inverse_root.T @ inverse_root
         solved = inverse @ off
         value = np.log(np.diag(root)).sum() + 0.5 * off @ solved
         slope = square * (flat @ (inverse - np.outer(solved, solved)).ravel())

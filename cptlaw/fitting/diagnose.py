@@ -15,6 +15,7 @@ FLAT = 0.5  # relative standard error of a direction above which it counts as fl
 SAME = 1e-6  # relative size below which a derivative, taken by differences, counts as zero
 PART = 1e-3  # weight in a direction above which a parameter counts as part of it
 UNDETERMINED = 100.0  # and above which it is not determined at all
+DECAYED = 0.25  # share of its run's highest learning rate up to which a checkpoint counts as decayed
 TIED = 0.98  # correlation of log N and log D above which they cannot be told apart
 
 
@@ -32,6 +33,7 @@ def warnings(
         *([] if refuted else _bounds(problem, theta)),
         *([] if refuted else _flat(problem, rows, theta, {name for names in unmoved.values() for name in names})),
         *_design(problem, rows),
+        *_schedules(problem, rows),
         *_ratio(problem, rows, theta),
     ]
 
@@ -160,7 +162,16 @@ def _design(problem: Problem, rows: Rows) -> list[str]:
         if n.std() > 0 and d.std() > 0 and abs(np.corrcoef(n, d)[0, 1]) > TIED:
             out.append(
                 "params and tokens move together in this table, which ties alpha to beta; "
-                "add runs at another tokens-per-parameter"
+                "add runs at another tokens-per-parameter, or fit the FLOPs alone, which they give together, with "
+                "--law compute:base=false: it holds at these tokens-per-parameter only"
+            )
+    if "pretrain_tokens" in rows.frame and "params" in x and problem.law.name != "compute":
+        d = np.log(rows.frame["pretrain_tokens"].to_numpy(float)[rows.fitted])
+        n = np.log(x["params"])
+        if np.isfinite(d).all() and n.std() > 0 and d.std() > 0 and abs(np.corrcoef(n, d)[0, 1]) > TIED:
+            out.append(
+                "params and pretrain_tokens move together in this table, so what the law says of size is of the base's "
+                "pre-training too; --law compute reads both, as base FLOPs"
             )
     clusters = len(np.unique(rows.run[rows.fitted]))
     if clusters <= len(problem.free) + 2:
@@ -170,6 +181,25 @@ def _design(problem: Problem, rows: Rows) -> list[str]:
             "every run has one row: if rows are checkpoints of fewer runs, map the run column (--columns run=HEADER)"
         )
     return out
+
+
+def _schedules(problem: Problem, rows: Rows) -> list[str]:
+    """Decayed and undecayed rows in one fit, which differ by what no law of tokens says."""
+    if problem.law.factor is not None or any(name.startswith("lr_") for name in problem.law.columns):
+        return []
+    frame = rows.frame[rows.fitted]
+    decayed = None
+    if "lr" in frame and (lr := frame["lr"].to_numpy(float)).size and np.isfinite(lr).all():
+        decayed = lr <= DECAYED * frame["lr"].groupby(frame["run"]).transform("max").to_numpy()
+    elif "lr_anneal" in frame and np.isfinite(anneal := frame["lr_anneal"].to_numpy(float)).all():
+        decayed = anneal > 0
+    if decayed is None or decayed.all() or not decayed.any():
+        return []
+    return [
+        f"{int(decayed.sum())} of {len(decayed)} rows are after the learning rate decayed and the others before, and a "
+        "law of tokens takes the one for the other: give a column that tells them apart with --factor COLUMN, keep one "
+        "kind with --where, or fit --law dynamics, which reads lr_sum and lr_anneal"
+    ]
 
 
 def _ratio(problem: Problem, rows: Rows, theta: np.ndarray) -> list[str]:

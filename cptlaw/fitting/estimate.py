@@ -21,11 +21,12 @@ from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
 from cptlaw.fitting.result import AUTO, Fit, FitError
-from cptlaw.fitting.rows import Rows, bases, collect, domains, evaluated
+from cptlaw.fitting.rows import Rows, bases, collect, domains, evaluated, with_factor
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objectives_at, solve
 from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
+from cptlaw.laws.factor import COLUMN
 from cptlaw.progress import bar_of_fits
 
 STARTS = 64
@@ -34,9 +35,11 @@ LEAST_CONDITIONED = 3  # rows, below which nothing can be said of how a law miss
 SAME = 1e-4  # relative difference of objectives below which two optima are one
 RESAMPLE_TOLERANCE = 1e-7  # moves quantiles by about 1% of an interval's width, against 1e-9
 CHECKED, CHECK_TOLERANCE = 32, 1e-6  # resamples that also start cold, and how far that is followed
-BASINS = 6  # other optima that a resample may be better at
-WITHIN = 0.05  # relative; a basin must start so near the best, to be followed
+BASINS = 6  # other optima that a resample, or a table of many rows, may be better at
+WITHIN = 0.02  # relative; a basin must start so near the best, to be followed
 EVALUATED = 1 << 22  # rows times resamples evaluated at once
+STARTED = 4096  # rows, drawn from a longer table, on which starts run before the best go on with all rows
+SCORED, RIVALLED = 400, 20_000  # held-out rows, and rows in all, of whole runs, that law and rivals are scored with
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ def fit(
     eval: str | Sequence[str] | None = None,
     *,
     shared: Sequence[str] = (),
+    factor: str | None = None,
     fixed: Mapping[str, float] | None = None,
     objective: str = "huber",
     delta: float = 1e-3,
@@ -81,6 +85,7 @@ def fit(
       law: a `Law`, a built-in's name (with options, `dcpt:constrained=false`), `FILE.py:NAME`, or "auto": the one that,
         under the process, best predicted the table's own later rows (`cptlaw.fitting.choose`).
       eval: corpus, or several: `shared` parameters (or "all") are then common and the others per corpus, `E[code]`.
+      factor: a column of the table whose levels get an offset each (`cptlaw.laws.factor`).
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
       bootstrap: number of resamples; 0 for none.
@@ -102,8 +107,8 @@ def fit(
     corpora = evaluated(table, eval)
     auto: dict[str, Any] = {}
     if law == AUTO:
-        law, auto = _automatic(table, corpora, hold_out, seed, progress)
-    made = laws.for_table(law, table) if isinstance(law, str) else law
+        law, auto = _automatic(table, corpora, hold_out, factor, seed, progress)
+    made = with_factor(laws.for_table(law, table) if isinstance(law, str) else law, table, factor, corpora)
     chosen = laws.joint(made, corpora, shared) if len(corpora) > 1 else made
     rows = collect(table, chosen, corpora, hold_out)
     problem = pose(rows, chosen, Objective(objective, delta), dict(fixed or {}))
@@ -144,7 +149,8 @@ def fit(
         influence=sensitivity.run_influence(problem, rows, best.theta) if bootstrap else {},
         scores=scores,
         residuals=rows.frame.reset_index(drop=True).assign(
-            observed=rows.y, predicted=predicted, held_out=rows.held_out
+            observed=rows.y, predicted=predicted, held_out=rows.held_out,
+            **({COLUMN: rows.x[COLUMN]} if chosen.factor else {}),
         ),
         ranges={k: (float(v[rows.fitted].min()), float(v[rows.fitted].max())) for k, v in rows.x.items()},
         rests=rests,
@@ -154,6 +160,7 @@ def fit(
             "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
             "bootstrap": bootstrap, "resample": resample, "seed": seed, "loss_se": loss_se,
             "hold_out": hold_out if isinstance(hold_out, str) else None,
+            **({"factor": {"column": factor, "levels": list(made.factor.levels)}} if made.factor else {}),
             "starts": starts if isinstance(starts, int) else len(starts), **({AUTO: auto} if auto else {}),
         },
         warnings=warnings,
@@ -216,7 +223,7 @@ def _unit(rows: Rows, law: Law) -> str:
 
 
 def _automatic(
-    table: pd.DataFrame, corpora: tuple[str, ...], hold_out: Any, seed: int, progress: bool
+    table: pd.DataFrame, corpora: tuple[str, ...], hold_out: Any, factor: str | None, seed: int, progress: bool
 ) -> tuple[str, dict[str, Any]]:
     """The name of the law chosen from the rows that are to be fitted, and why."""
     from cptlaw.fitting.choose import choose
@@ -229,7 +236,7 @@ def _automatic(
         table = table.drop(index=runs.select(table, hold_out, "hold-out").index)
     elif hold_out is not None:
         table = table[~np.asarray(hold_out, bool)]
-    found = choose(table.reset_index(drop=True), corpora[0], seed=seed, progress=progress)
+    found = choose(table.reset_index(drop=True), corpora[0], factor=factor, seed=seed, progress=progress)
     shown = [{k: v for k, v in row.items() if v == v} for row in found.table.to_dict("records")]
     return found.law, {"law": found.law, "weights": found.weights, "lost": found.lost, "table": shown}
 
@@ -310,14 +317,7 @@ def optimise(
     if near is not None:
         begin, cold = np.concatenate([begin, near[None]]), np.append(cold, False)
     with bar_of_fits(progress, len(begin), "starts") as tick:
-        found = solve(
-            problem,
-            begin,
-            lambda i: np.broadcast_to(weights, (len(i), len(weights))),
-            project=cold,
-            alike=True,
-            progress=tick,
-        )
+        found = _from_part(problem, weights, begin, cold, seed, tick)
     value = np.where(np.isfinite(found.value), found.value, np.inf)
     if not np.isfinite(value).any():
         raise FitError(
@@ -326,6 +326,42 @@ def optimise(
     best = int(np.argmin(value))
     agree = float(np.mean(value <= value[best] + SAME * abs(value[best]) + 1e-15))
     return Optimum(found.theta[best], float(value[best]), int(found.code[best]), found, agree)
+
+
+def _from_part(
+    problem: Problem, weights: np.ndarray, begin: np.ndarray, cold: np.ndarray, seed: int, tick: Any
+) -> Solution:
+    """Solves from every start. Of a long table, they run on a part of its rows, and the best of their optima on all."""
+
+    usable = np.flatnonzero(weights > 0)
+    if len(usable) <= STARTED:
+        return solve(problem, begin, _each(weights), project=cold, alike=True, progress=tick)
+    some = np.sort(np.random.default_rng(seed).choice(usable, STARTED, replace=False))
+    part = replace(problem, x={k: v[some] for k, v in problem.x.items()}, y=problem.y[some])
+    found = solve(part, begin, _each(weights[some]), project=cold, alike=True, progress=tick)
+    if not np.isfinite(found.value).any():
+        return found
+    value = np.where(np.isfinite(found.value), found.value, np.inf)
+    levels = [np.nanmin(value)]
+    for v in np.sort(value[np.isfinite(value)]):
+        if v > levels[-1] + SAME * abs(levels[-1]):
+            levels.append(v)
+    basin = np.searchsorted(levels, value, side="right") - 1
+    first = [int(np.flatnonzero(basin == b)[0]) for b in range(min(len(levels), BASINS))]
+    whole = solve(problem, found.theta[first], _each(weights), stages=problem.objective.stages()[-1:])
+    followed = (basin < len(first)) & np.isfinite(value)
+    of = np.minimum(basin, len(first) - 1)
+    return Solution(
+        np.where(followed[:, None], whole.theta[of], found.theta),
+        np.where(followed, whole.value[of], np.inf),
+        np.where(followed, whole.code[of], found.code),
+        found.steps + followed * whole.steps[of],
+    )
+
+
+def _each(weights: np.ndarray) -> Any:
+    """The same row weights for every lane."""
+    return lambda i: np.broadcast_to(weights, (len(i), len(weights)))
 
 
 def _resample(
@@ -432,7 +468,23 @@ def _held_out(
         what = hold_out if isinstance(hold_out, str) else "the rows held out"
     if not rows.held_out.any():
         return {"what": what, "n": 0}, [f"no held-out score: no usable row is held out by {what!r}"]
-    return judge(rows, predicted, condition_on.predict(rows, fold, theta), what)
+    rows, which, what = _scored(rows, what)
+    return judge(rows, predicted[which], condition_on.predict(rows, fold, theta), what)
+
+
+def _scored(rows: Rows, what: str) -> tuple[Rows, np.ndarray, str]:
+    """The rows to score with, their indices, and what is held out: of a long table, a part of its runs and rows."""
+    which, asked = np.arange(len(rows.y)), int(rows.held_out.sum())
+    if len(which) > RIVALLED:
+        kept = np.unique(rows.run[rows.held_out])[:: -(-len(which) // RIVALLED)]
+        others = np.setdiff1d(np.unique(rows.run), kept)[:: -(-len(which) // RIVALLED)]
+        which = which[np.isin(rows.run, np.concatenate([kept, others]))]
+    held = which[rows.held_out[which]]
+    if len(held) > SCORED:
+        left_out = np.delete(held, np.linspace(0, len(held) - 1, SCORED).round().astype(int))
+        which = np.setdiff1d(which, left_out)
+    scored = int(rows.held_out[which].sum())
+    return rows.take(which), which, f"{what}, {scored} of its {asked} rows" if scored < asked else what
 
 
 def judge(rows: Rows, predicted: np.ndarray, corrected: np.ndarray, what: str) -> tuple[dict[str, Any], list[str]]:

@@ -12,6 +12,9 @@ from importlib.resources import files
 from typing import Any
 
 from cptlaw.laws import Param
+from cptlaw.laws.factor import OFFSET
+
+LEVELS = 0.05  # prior sd of a factor's offsets, in log loss: what schedules and learning rates do is a few per cent
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,8 @@ def of_parameter(param: Param, start: float, least_loss: float) -> tuple[bool, f
     """
     name = param.name.split("[")[0]
     log = param.low >= 0
+    if name == OFFSET:
+        return False, 0.0, LEVELS
     if name in ("alpha", "beta", "aD"):
         return True, math.log(0.35), 0.4
     if name in ("E", "c", "L0") and log:

@@ -12,7 +12,7 @@ from cptlaw.fitting import estimate, folds, rivals
 from cptlaw.fitting.bootstrap import run_counts
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
-from cptlaw.fitting.rows import Rows, collect, evaluated
+from cptlaw.fitting.rows import Rows, collect, evaluated, with_factor
 from cptlaw.fitting.scores import score
 from cptlaw.laws import Law
 from cptlaw.progress import bar_of_fits
@@ -55,6 +55,7 @@ def compare(
     *,
     fold: str = "forward",
     shared: Sequence[str] = (),
+    factor: str | None = None,
     objective: str = "huber",
     delta: float = 1e-3,
     starts: int = estimate.FOLD_STARTS,
@@ -66,6 +67,7 @@ def compare(
     """Fits every law on every fold and scores it on the rows left out.
 
     Args:
+      factor: as in `estimate.fit`.
       fold: one of `cptlaw.fitting.folds.NAMES`.
       bootstrap: resamples of runs for the paired differences to the best.
 
@@ -86,6 +88,7 @@ def compare(
             name = candidate if isinstance(candidate, str) else candidate.name
             try:
                 law = laws.for_table(candidate, table) if isinstance(candidate, str) else candidate
+                law = with_factor(law, table, factor, corpora)
                 chosen = laws.joint(law, corpora, shared) if len(corpora) > 1 else law
                 own = collect(table, chosen, corpora)
                 held = folds.make(fold, own)

@@ -6,17 +6,18 @@ refitting without them: the law then misses them all to one side, and fits the o
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from cptlaw import laws
+from cptlaw.fitting.diagnose import DECAYED
 from cptlaw.fitting.rows import Rows
 from cptlaw.fitting.solver import Problem, draw_starts, solve
 from cptlaw.laws import Law
+from cptlaw.laws.factor import factored
 
 FEWEST_KEPT = 4  # rows more than parameters that must remain
-DECAYED = 0.25  # share of its run's highest learning rate below which a checkpoint counts as decayed
 BETTER = 1.5  # by this factor the other rows must be fitted better without the suspects
 APART = 3.0  # robust standard deviations of the others by which the suspects' median must be off
 LEAST = 2e-3  # and in log loss
@@ -26,15 +27,20 @@ TOLERANCE = 1e-9
 NEAR_C, NEAR_ETA = 1e-6, 1e-2  # how near its bound a parameter of the constraint must be for it to be doubted
 CURED = 0.7  # share of the mean error that must remain at most without the constraint for it to be blamed
 CURE_STARTS = 32
+TRIED = 8192  # rows, evenly taken from a longer table, on which fits without suspects are tried
 
 
 @dataclass(frozen=True)
 class Suspects:
-    """Rows that may move the law: what they are, the condition that leaves them out ("" if none can say it), a mask."""
+    """Rows that may move the law: what they are, the condition that leaves them out ("" if none can say it), a mask.
+
+    `count` is how many of them are fitted.
+    """
 
     what: str
     where: str
     rows: np.ndarray
+    count: int
 
 
 def moved_by_rows(problem: Problem, rows: Rows, theta: np.ndarray) -> list[str]:
@@ -64,6 +70,8 @@ def lifted_constraint(
         return []
     options = {k: v for k, v in law.options.items() if k not in ("constrained", "d_min")}
     free = laws.get(law.name, **options, constrained=False)
+    if law.factor is not None:
+        free = factored(free, law.factor.column, law.factor.levels)
     corpora = tuple(dict.fromkeys(rows.frame["eval"])) if problem.law.base else ()
     other = Problem(laws.joint(free, corpora, shared) if corpora else free, problem.objective, rows.x, rows.y,
                     {name: value for name, value in problem.fixed.items() if name in problem.law.names})  # fmt: skip
@@ -86,6 +94,12 @@ def _worst(problem: Problem, rows: Rows, theta: np.ndarray, candidates: list[Sus
     candidates = [c for c in candidates if (rows.fitted & ~c.rows).sum() >= least]
     if not candidates:
         return None
+    which = np.linspace(0, len(rows.y) - 1, min(len(rows.y), TRIED)).round().astype(int)
+    if len(which) < len(rows.y):
+        rows = rows.take(which)
+        problem = replace(problem, x=rows.x, y=rows.y)
+        candidates = [replace(c, rows=c.rows[which]) for c in candidates]
+        candidates = [c for c in candidates if (rows.fitted & ~c.rows).sum() >= least and c.rows.any()]
     kept_LR = np.array([rows.fitted & ~c.rows for c in candidates])
     found = solve(
         problem,
@@ -123,7 +137,7 @@ def _told(
 ) -> str:
     corner = {name: np.asarray(values[rows.fitted].max()) for name, values in rows.x.items()}
     far = [float(problem.law.predict(problem.reported(theta), corner)) for theta in thetas]
-    count = int((suspects.rows & rows.fitted).sum())
+    count = suspects.count
     cure = f"leave them out with --where {suspects.where!r}" if suspects.where else "leave them out of the table"
     return (
         f"{count} rows move the law: {suspects.what}. They lie {middle:+.1%} off what the other rows say. Without "
@@ -151,7 +165,7 @@ def _undecayed(rows: Rows) -> Iterator[Suspects]:
     low, high = lr[decayed].max(), lr[~decayed].min()
     where = f"lr < {_between(low, high)}" if low < high else ""
     what = f"checkpoints before the learning rate decayed (at lr {high:.3g} or more; the decayed ones are at {low:.3g})"
-    yield Suspects(what, where, ~decayed)
+    yield Suspects(what, where, ~decayed, int((~decayed & rows.fitted).sum()))
 
 
 def _early(rows: Rows) -> Iterator[Suspects]:
@@ -166,7 +180,7 @@ def _early(rows: Rows) -> Iterator[Suspects]:
     for count in range(1, (index.max() + 1) // 2 + 1):
         early = index < count
         what = "the first checkpoint of each run" if count == 1 else f"the first {count} checkpoints of each run"
-        yield Suspects(what, condition(rows, early), early)
+        yield Suspects(what, condition(rows, early), early, int((early & rows.fitted).sum()))
 
 
 def condition(rows: Rows, early: np.ndarray) -> str:

@@ -20,6 +20,7 @@ from cptlaw.fitting.process import TARGETS, Process
 from cptlaw.fitting.saved import FitError
 from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
+from cptlaw.laws.factor import COLUMN, at_level
 from cptlaw.words import count, percent
 
 __all__ = ["Fit", "FitError", "Prediction"]
@@ -150,6 +151,19 @@ class Fit:
         """The law alone: what it predicts and decides by its own resamples, as if it were true."""
         return replace(self, process={})
 
+    def at_level(self, level: str) -> "Fit":
+        """The fit at one level of its factor, which every question is then about.
+
+        Raises:
+          LawError: the level was not fitted.
+        """
+        return replace(
+            self,
+            law=at_level(self.law, level),
+            ranges={name: value for name, value in self.ranges.items() if name != COLUMN},
+            process={c: replace(found, law=at_level(found.law, level)) for c, found in self.process.items()},
+        )
+
     def interval(self, name: str, level: float = 0.9, method: str = "percentile") -> tuple[float, float]:
         """Interval of a parameter."""
         if name not in self.samples:
@@ -178,7 +192,7 @@ class Fit:
     def moves(self) -> list[tuple[str, float]]:
         """Runs that move the fit most: relative change that each makes to the loss predicted at the far corner of the
         fitted ranges; largest first."""
-        corner = {k: np.asarray(0.0 if k == "corpus" else self.ranges[k][1]) for k in self.law.columns}
+        corner = {k: np.asarray(0.0 if k in ("corpus", COLUMN) else self.ranges[k][1]) for k in self.law.columns}
         base = float(self.law.predict(self.params, corner))
         found = []
         for run, move in self.influence.items():
@@ -437,6 +451,12 @@ class Fit:
             if eval is None or eval not in self.eval:
                 raise FitError(f"a joint fit needs eval=, one of {', '.join(self.eval)}")
             given["corpus"] = np.asarray(self.eval.index(eval))
+        if COLUMN in self.law.columns:
+            if COLUMN not in given:
+                raise FitError(f"this fit has a factor: give a level of {self.law.factor.column}, one of "
+                               f"{', '.join(sorted(self.law.factor.levels))}")  # fmt: skip
+            if isinstance(given[COLUMN], str):
+                given[COLUMN] = self.law.factor.index(given[COLUMN])
         missing = [c for c in self.law.columns if c not in given]
         unknown = [c for c in given if c not in self.law.columns]
         if missing or unknown:

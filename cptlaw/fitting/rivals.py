@@ -13,6 +13,7 @@ from cptlaw.laws.base import BILLION
 
 RIDGES = 10.0 ** np.arange(-6, 3)
 TREES = 300  # boosting rounds of lightgbm
+PROCESS_ROWS = 300  # that the Gaussian process goes by; its cost is cubic
 NEARLY = 0.05  # of log size: nearer sizes are one
 ALIKE = 1e-9  # relative: rivals whose predictions differ by less are one
 
@@ -68,21 +69,22 @@ def _each(train: pd.DataFrame, rows: pd.DataFrame, corpus: str) -> dict[str, np.
     out = {"mean": np.full(len(rows), y.mean())}
 
     def nearest(order: Callable[[int], tuple[np.ndarray, ...]]) -> np.ndarray:
-        return np.array([y[np.lexsort(order(i)[::-1])[0]] for i in range(len(rows))])
+        return np.array([y[_first(order(i))] for i in range(len(rows))])
 
     if _varies(train, "params"):
-        out["nearest_size"] = nearest(lambda i: (size[i], mix[i], tokens[i]))
+        out["nearest_size"] = nearest(lambda i: (size(i), mix(i), tokens(i)))
     if _varies(train, "tokens"):
-        later = (train["tokens"].to_numpy()[None] > rows["tokens"].to_numpy()[:, None]).astype(float)
-        out["carry_tokens"] = nearest(lambda i: (mix[i], size[i], later[i], tokens[i]))
+        known_tokens, asked_tokens = train["tokens"].to_numpy(), rows["tokens"].to_numpy()
+        out["carry_tokens"] = nearest(lambda i: (mix(i), size(i), known_tokens > asked_tokens[i], tokens(i)))
     share = f"w_{corpus}"
     if _varies(train, share):
         r, wanted_r = train[share].to_numpy(float), rows[share].to_numpy(float)
         values = []
         for i in range(len(rows)):
-            near = size[i] == size[i].min()
+            away = size(i)
+            near = away == away.min()
             # Each ratio's row nearest in tokens: checkpoints of different runs need not share their token counts.
-            rank = np.lexsort((tokens[i][near], r[near]))
+            rank = np.lexsort((tokens(i)[near], r[near]))
             knots, first = np.unique(r[near][rank], return_index=True)
             values.append(np.interp(wanted_r[i], knots, y[near][rank][first]))
         out["interpolate_ratio"] = np.array(values)
@@ -97,6 +99,14 @@ def _each(train: pd.DataFrame, rows: pd.DataFrame, corpus: str) -> dict[str, np.
     return out
 
 
+def _first(keys: Sequence[np.ndarray]) -> int:
+    """The row that is lowest by the first key; of those that are, by the next; of those, the first."""
+    left = np.arange(len(keys[0]))
+    for key in keys:
+        left = left[key[left] == key[left].min()]
+    return int(left[0])
+
+
 class _Known:
     """The fitted rows as arrays, for rules that go by curves in tokens of one size and mix."""
 
@@ -107,6 +117,7 @@ class _Known:
         self.log_loss = np.log(train["loss"].to_numpy(float))
         self.share = share if _varies(train, share) else None
         self.curves: dict[float, dict[float, np.ndarray]] = {}
+        self._alike: dict[tuple[float, ...], np.ndarray] = {}
         if self.share and "params" in self.columns:
             sizes, shares = self.columns["params"], self.mixes[self.share]
             for size in np.unique(sizes):
@@ -116,10 +127,14 @@ class _Known:
 
     def alike(self, row: Mapping[str, Any], *names: str) -> np.ndarray:
         """Rows with the wanted row's mix and its values of `names`."""
-        same = np.ones(len(self.log_loss), bool)
-        for name, values in {**{n: self.columns[n] for n in names if n in self.columns}, **self.mixes}.items():
-            same &= np.isclose(values, row[name], rtol=1e-6, atol=1e-6)
-        return same
+        columns = {**{n: self.columns[n] for n in names if n in self.columns}, **self.mixes}
+        key = (len(columns), *(row[name] for name in columns))
+        if key not in self._alike:
+            same = np.ones(len(self.log_loss), bool)
+            for name, values in columns.items():
+                same &= np.isclose(values, row[name], rtol=1e-6, atol=1e-6)
+            self._alike[key] = same
+        return self._alike[key]
 
     def own(self, row: Mapping[str, Any]) -> np.ndarray:
         """The rows of the wanted row's run, or else of its size and mix."""
@@ -252,6 +267,7 @@ def _process(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
             {c: train[c].to_numpy(float) for c in (*columns, *shares)},
             train["loss"].to_numpy(float),
             train["run"].tolist() if "run" in train else [str(i) for i in range(len(train))],
+            most=PROCESS_ROWS,
         )
         run = rows["run"].to_numpy() if "run" in rows else None
         return np.exp(found.predict({c: rows[c].to_numpy(float) for c in (*columns, *shares)}, "run", run).mean)
@@ -277,16 +293,21 @@ def _varies(train: pd.DataFrame, name: str) -> bool:
     return name in train and train[name].nunique() > 1
 
 
-def _gap(train: pd.DataFrame, rows: pd.DataFrame, names: list[str]) -> np.ndarray:
-    gap = np.zeros((len(rows), len(train)))
-    for name in names:
-        if name in train:
-            gap += np.abs(np.log(rows[name].to_numpy(float))[:, None] - np.log(train[name].to_numpy(float))[None])
-    return gap.round(9)
+def _gap(train: pd.DataFrame, rows: pd.DataFrame, names: list[str]) -> Callable[[int], np.ndarray]:
+    """How far each row of `train` is from a wanted row, given by its number: of the logarithms of `names`."""
+    here = [(np.log(train[n].to_numpy(float)), np.log(rows[n].to_numpy(float))) for n in names if n in train]
+    return lambda i: _distance(here, i, len(train))
 
 
-def _mix_gap(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
-    gap = np.zeros((len(rows), len(train)))
-    for corpus in runs.corpora(train):
-        gap += np.abs(rows[f"w_{corpus}"].to_numpy(float)[:, None] - train[f"w_{corpus}"].to_numpy(float)[None])
-    return gap.round(9)
+def _mix_gap(train: pd.DataFrame, rows: pd.DataFrame) -> Callable[[int], np.ndarray]:
+    """The same of the shares."""
+    names = [f"w_{corpus}" for corpus in runs.corpora(train)]
+    here = [(train[name].to_numpy(float), rows[name].to_numpy(float)) for name in names]
+    return lambda i: _distance(here, i, len(train))
+
+
+def _distance(columns: list[tuple[np.ndarray, np.ndarray]], i: int, count: int) -> np.ndarray:
+    total = np.zeros(count)
+    for known, wanted in columns:
+        total += np.abs(wanted[i] - known)
+    return total.round(9)

@@ -1,15 +1,19 @@
 """From a runs table to the arrays a fit reads."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
 from cptlaw import runs
+from cptlaw.errors import did_you_mean
 from cptlaw.fitting.saved import FitError
 from cptlaw.laws import Law
+from cptlaw.laws.factor import COLUMN, factored, level_name
+
+LEAST_OF_LEVEL = 3  # rows that a level of a factor has on average
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,18 @@ class Rows:
     def fitted(self) -> np.ndarray:
         """Rows that are fitted."""
         return ~self.held_out
+
+    def take(self, which: np.ndarray) -> "Rows":
+        """The rows `which` (indices, or a mask), of the same table."""
+        return replace(
+            self,
+            frame=self.frame.iloc[np.arange(len(self.y))[which]],
+            x={name: values[which] for name, values in self.x.items()},
+            y=self.y[which],
+            run=self.run[which],
+            held_out=self.held_out[which],
+            precision=None if self.precision is None else self.precision[which],
+        )
 
     @property
     def weights(self) -> np.ndarray:
@@ -107,6 +123,8 @@ def column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> 
     Raises:
       FitError: the table lacks it, or it is empty in a row.
     """
+    if name == COLUMN and law.factor is not None:
+        return _levels(frame, law)
     if name == "corpus":
         return frame["eval"].map({c: i for i, c in enumerate(corpora)}).to_numpy(float)
     own = {"ratio": "w_", "unique_tokens": "unique_tokens_"}.get(name)
@@ -143,3 +161,34 @@ def bases(frame: pd.DataFrame) -> list[str] | None:
         return None
     sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
     return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
+
+
+def _levels(frame: pd.DataFrame, law: Law) -> np.ndarray:
+    """Each row's index among the levels of the law's factor, (rows,)."""
+    return np.array([float(law.factor.index(value)) for value in frame[law.factor.column]])
+
+
+def with_factor(law: Law, table: pd.DataFrame, column: str | None, corpora: Sequence[str]) -> Law:
+    """The law with an offset for each level that `column` has in the usable rows of `corpora`; None: the law itself.
+
+    Raises:
+      FitError: there is no such column, it is empty in a row, the law reads it, or it does not have a few levels.
+    """
+    if column is None:
+        return law
+    if column not in table:
+        hint = did_you_mean(column, list(table)) or f"it has {', '.join(map(str, table))}"
+        raise FitError(f"--factor {column}: the table has no such column; {hint}")
+    if column in ("run", "eval", "loss", *law.columns):
+        raise FitError(f"--factor {column}: law {law.name} reads it already, or it names rows; choose another column")
+    frame = table[runs.finished(table) & table["eval"].isin(list(corpora))]
+    if (empty := frame[column].isna()).any():
+        raise FitError(f"--factor {column}: empty in row {frame.index[int(empty.argmax())]}; give it a level")
+    counts = frame[column].map(level_name).value_counts()
+    if not 2 <= len(counts) <= max(2, len(frame) // LEAST_OF_LEVEL):
+        raise FitError(
+            f"--factor {column}: {len(counts)} levels in {len(frame)} rows; a factor has two or more, of "
+            f"{LEAST_OF_LEVEL} rows or more on average"
+        )
+    order = sorted(counts.index, key=lambda level: (-counts[level], level))
+    return factored(law, column, tuple(order))

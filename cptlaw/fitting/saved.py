@@ -20,6 +20,7 @@ from cptlaw.fields import ConfigError, build, plain
 from cptlaw.fitting.process import Process
 from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
+from cptlaw.laws.factor import COLUMN, factored
 
 FORMAT, VERSION = "cptlaw.fit", 2
 WITHOUT_DIGEST = 1  # the version before files carried a digest
@@ -84,6 +85,13 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
             at.of(f"settings.{name}", settings.get(name), kind)
     if settings.get("seed", 0) < 0:
         at.refuse("settings.seed", "must not be negative")
+    if "factor" in settings:
+        factor = at.mapping("settings.factor", settings["factor"])
+        at.keys("settings.factor.", factor, {"column", "levels"})
+        levels = tuple(at.texts("settings.factor.levels", factor["levels"]))
+        if len(set(levels)) != len(levels) or len(levels) < 2:
+            at.refuse("settings.factor.levels", "must be two or more different ones")
+        chosen = factored(chosen, at.text("settings.factor.column", factor["column"]), levels)
     if not isinstance(evals, str):
         try:
             chosen = laws.joint(chosen, evals, at.texts("settings.shared", settings["shared"]))
@@ -228,7 +236,11 @@ def _verdicts(at: "_Checker", data: dict[str, Any]) -> dict[str, Any]:
 
 def unmoving(ranges: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
     """Columns that never varied: a share within 0.1 points, any other column within 1%."""
-    return tuple(name for name, (low, high) in ranges.items() if name != "corpus" and high - low <= slack(name, high))
+    return tuple(
+        name
+        for name, (low, high) in ranges.items()
+        if name not in ("corpus", COLUMN) and high - low <= slack(name, high)
+    )
 
 
 def slack(name: str, value: float) -> float:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from cptlaw import runs
 from cptlaw.errors import did_you_mean
-from cptlaw.laws import chinchilla, cmr, cross_domain, dcpt, dynamics, forgetting, mixing, perplexity
+from cptlaw.laws import chinchilla, cmr, compute, cross_domain, dcpt, dynamics, forgetting, mixing, perplexity
 from cptlaw.laws.base import Law, LawError, Param, joint, law
 
 __all__ = ["Law", "LawError", "Param", "for_table", "get", "joint", "law", "load", "names", "parse"]
@@ -35,6 +35,7 @@ BUILDERS: dict[str, Callable[..., Law]] = {
     },
     "chinchilla": chinchilla.chinchilla,
     "repetition": chinchilla.repetition,
+    "compute": compute.compute,
     "cmr": cmr.cmr,
     "cmr_tokens": cmr.cmr_tokens,
     "cmr_general": cmr.cmr_general,

@@ -79,3 +79,24 @@ def test_a_parameter_at_the_constraint_is_told_with_the_value_that_the_table_sho
     theta = np.array([{**TRUTH, "C": 0.0}[name] for name in problem.free])
     (warning,) = diagnose._bounds(problem, theta)
     assert f"C = {float(problem.reported(theta)['C']):g}" in warning and "C = 0;" not in warning
+
+
+def words_of(table, law="chinchilla"):
+    problem, rows = pose(table, law, Objective())
+    return "\n".join(diagnose.warnings(problem, rows, np.array([p.start[1] for p in problem.law.params]), {}))
+
+
+def test_decayed_and_undecayed_rows_are_not_mixed_in_silence(dcpt_table):
+    table = dcpt_table[dcpt_table["eval"] == "code"]
+    ends = table["tokens"] == table["tokens"].max()
+    assert "--factor" not in words_of(table.assign(lr=3e-4)) + words_of(table.assign(lr_anneal=0.0))
+    for mixed in (table.assign(lr=np.where(ends, 1e-5, 3e-4)), table.assign(lr_anneal=ends * 0.2)):
+        assert f"{ends.sum()} of {len(table)} rows are after the learning rate decayed" in words_of(mixed)
+
+
+def test_sizes_that_move_with_tokens_are_told_of_the_law_in_flops(dcpt_table, chinchilla_table):
+    tied = chinchilla_table.assign(tokens=20 * chinchilla_table["params"])
+    assert "--law compute:base=false" in words_of(tied) and "compute" not in words_of(chinchilla_table)
+    table = dcpt_table[dcpt_table["eval"] == "code"]
+    assert "--law compute reads both" in words_of(table.assign(pretrain_tokens=20 * table["params"]))
+    assert "compute" not in words_of(table.assign(pretrain_tokens=1e12))

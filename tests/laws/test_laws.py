@@ -22,7 +22,7 @@ DCPT = {
     "eps": 0.1,
     "D_min": 0.1311,
 }
-COUNTS = ("params", "tokens", "unique_tokens")
+COUNTS = ("params", "tokens", "unique_tokens", "pretrain_tokens")
 
 
 def columns(law, rng, rows=7):
