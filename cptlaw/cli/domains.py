@@ -100,7 +100,7 @@ def _domains(args: argparse.Namespace) -> None:
         lines = {"summary": summary, "domains": found.table}
         print(json.dumps({name: json.loads(rows.to_json(orient="records")) for name, rows in lines.items()}))
         return
-    print(_headline(found, summary))
+    print(f"{found.headline()}\n")
     error = found.table.pivot_table(index="method", columns="domain", values="mean_log", sort=False)
     print(f"{'mean error':26} {'all':>8} " + " ".join(f"{name[:10]:>10}" for name in error) + "   90% covers, width")
     for row in summary.itertuples():
@@ -108,17 +108,3 @@ def _domains(args: argparse.Namespace) -> None:
         covers = "" if row.cover != row.cover else f"   {row.cover:.0%}, {row.width:.1%}"
         note = "   (saw its rows: what could be had)" if row.method == found.own else ""
         print(f"{row.method:26} {row.mean_log:8.2%} {each}{covers}{note}")
-
-
-def _headline(found: Any, summary: Any) -> str:
-    """Whether the law earns its coefficients, in the first sentence."""
-    error = summary.set_index("method")["mean_log"]
-    count = found.table["domain"].nunique()
-    k = next((name for name in ("K3", "K2", "K1") if name in error), None)
-    better = int(summary.set_index("method").loc[k, "better"])
-    best = error.drop(found.own).idxmin()
-    return (
-        f"{k} errs by {error[k]:.2%} on a domain it has not seen, the pooled law plus one constant by "
-        f"{error['pooled + constant']:.2%}: {k} is better in {better} of {count} domains. Best: {best}, "
-        f"{error[best]:.2%}.\n"
-    )

@@ -22,6 +22,7 @@ class Workdir:
       answer-PART.json, confirm-PART.csv       the mixture study's decision, and what the confirming runs measured; a
                            part is a domain, or "mixture", which is all
       report.html or report-PART.html          its report, with its figures beside it
+      cross-domain.csv     how well each domain was predicted when it was left out (see `fitting.unseen`)
       subsets-DOMAIN.csv, confirm-DOMAIN.csv   the selection study's runs tables
       subset-DOMAIN.json, selected-DOMAIN.parquet   its decision, and the list of what it chose
       landscape-DOMAIN.html                    its report
@@ -87,6 +88,10 @@ class Workdir:
     def report(self, part: str | None = None) -> Path:
         """The report of one part; without its name, of a study's only one."""
         return self.root / ("report.html" if part is None else f"report-{part}.html")
+
+    @property
+    def cross_domain(self) -> Path:
+        return self.root / "cross-domain.csv"
 
     def subsets(self, domain: str) -> Path:
         """The runs table of the subsets of a domain."""

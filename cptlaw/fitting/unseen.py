@@ -44,12 +44,28 @@ class Unseen:
         out["better"] = (error.lt(error.loc["pooled + constant"], axis=1)).sum(axis=1)
         return out.sort_values("mean_log").reset_index()
 
+    def headline(self) -> str:
+        """Whether the law earns its coefficients."""
+        lines = self.summary().set_index("method")
+        error, count = lines["mean_log"], self.table["domain"].nunique()
+        best = error.drop(self.own).idxmin()
+        said = f"best: {best}, {error[best]:.2%}; a fit that saw the domain's rows {error[self.own]:.2%}."
+        if not (with_k := [name for name in reversed(COEFFICIENTS) if name in error]):
+            return f"On a domain not seen, {said}"
+        k = "K3" if "K3" in error else with_k[0]
+        return (
+            f"{k} errs by {error[k]:.2%} on a domain that it has not seen, the pooled law plus one constant by "
+            f"{error['pooled + constant']:.2%}: {k} is better in {int(lines.loc[k, 'better'])} of {count} domains; "
+            f"{said}"
+        )
+
 
 def leave_out(
     table: pd.DataFrame,
     eval: str = runs.DOMAIN,
     *,
     tokens: Sequence[float],
+    size: float | None = None,
     leave: int = 1,
     coefficients: Sequence[str] | None = None,
     seed: int = 0,
@@ -62,7 +78,7 @@ def leave_out(
     a constant; the whole grid of the left-out domain's smallest size, carried to other sizes by the pooled law.
 
     Args:
-      table: made by `runs.by_domain` at `tokens`.
+      table: made by `runs.by_domain` at `tokens` and `size`.
       eval: `runs.DOMAIN`, or the general corpus.
       coefficients: of `laws.cross_domain.COEFFICIENTS`; None: all that the table's columns allow.
 
@@ -88,7 +104,7 @@ def leave_out(
             cross = {k: _fit(train, f"cross_domain:K={k}", seed) for k in coefficients}
             for name in out:
                 rows = table[table["mixed_in"] == name].reset_index(drop=True)
-                probe = _probe(rows, eval, tokens)
+                probe = _probe(rows, tokens, size)
                 asked = _Left(name, rows[~probe], rows[probe], rows)
                 lines += asked.answers(pooled, cross, {n: full[n] for n in names if n not in out}, full[name], own)
             if tick:
@@ -106,10 +122,10 @@ def _fit(rows: pd.DataFrame, law: str, seed: int) -> Fit:
     return fit(rows, law, str(rows["eval"].iloc[0]), bootstrap=0, starts=STARTS, seed=seed, hold_out=nothing)
 
 
-def _probe(rows: pd.DataFrame, eval: str, tokens: Sequence[float]) -> np.ndarray:
-    """Which rows a probe has: the smallest size's at the largest share of the domain, to the last of `tokens`."""
+def _probe(rows: pd.DataFrame, tokens: Sequence[float], size: float | None) -> np.ndarray:
+    """Which rows a probe has: of one size, at the largest share of the domain, to the last of `tokens`."""
     share = rows[f"w_{runs.DOMAIN}"]
-    small = rows["params"] == rows["params"].min()
+    small = rows["params"] == (rows["params"].min() if size is None else size)
     return (small & (share == share[small].max()) & (rows["tokens"] <= tokens[-1] * (1 + 1e-3))).to_numpy()
 
 

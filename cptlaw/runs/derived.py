@@ -61,7 +61,9 @@ def learnability(df: pd.DataFrame, tokens: Sequence[float], where: str | None = 
     return out
 
 
-def by_domain(df: pd.DataFrame, general: str, tokens: Sequence[float] | None = None) -> pd.DataFrame:
+def by_domain(
+    df: pd.DataFrame, general: str, tokens: Sequence[float] | None = None, size: float | None = None
+) -> pd.DataFrame:
     """A table of several domains, each mixed alone into `general`, as one table of two corpora: `general` and "domain".
 
     Its column `mixed_in` says which domain a row is of. A run without any domain's text stands in the series of every
@@ -72,6 +74,7 @@ def by_domain(df: pd.DataFrame, general: str, tokens: Sequence[float] | None = N
       df: runs table; runs that mix two or more domains, and losses of other corpora, are left out.
       general: the corpus that every run's mix takes its rest from.
       tokens: where learnability is measured.
+      size: parameters of the probing runs; None: the smallest.
 
     Raises:
       TableError: no such corpus, no run that mixes one domain into it, or a domain that was not probed at `tokens`.
@@ -88,7 +91,7 @@ def by_domain(df: pd.DataFrame, general: str, tokens: Sequence[float] | None = N
         mixed = (own[f"w_{name}"] > 0).to_numpy()
         if not (mixed & (own["eval"] == name).to_numpy()).any():
             continue
-        found = {} if tokens is None else _probed(own, name, tokens)
+        found = {} if tokens is None else _probed(own, name, tokens, size)
         run = own["run"].where(mixed, own["run"].astype(str) + f" ({name})")
         own = own.rename(columns={f"w_{name}": "w_domain", f"unique_tokens_{name}": "unique_tokens_domain"})
         known = {*(f"w_{c}" for c in names), *(f"unique_tokens_{c}" for c in names), *COEFFICIENTS}
@@ -100,9 +103,11 @@ def by_domain(df: pd.DataFrame, general: str, tokens: Sequence[float] | None = N
     return pd.concat(made, ignore_index=True)
 
 
-def _probed(own: pd.DataFrame, name: str, tokens: Sequence[float]) -> dict[str, float]:
+def _probed(own: pd.DataFrame, name: str, tokens: Sequence[float], size: float | None) -> dict[str, float]:
     _check_probe_tokens(own, tokens)
     rows = own[finished(own) & (own["eval"] == name)]
+    if size is not None and (rows := rows[rows["params"] == size]).empty:
+        raise TableError(f"learnability of {name}: no run of {size:g} parameters mixes it in")
     return _coefficients(_smallest(rows, name), name, tokens)
 
 

@@ -39,6 +39,7 @@ def parse(config: Mapping[str, Any]) -> Study:
         _check_part(study, part)
     _check_devices(study)
     study.question.check(study)
+    _check_cross_domain(study)
     _check_law(study)
     return study
 
@@ -235,6 +236,27 @@ def _check_devices(study: Study) -> None:
     if study.together > 1 and "wandb" in study.monitor.writers:
         raise ConfigError(
             "config.together", "wandb follows one run of a process at a time; leave it at 1, or leave wandb out"
+        )
+
+
+def _check_cross_domain(study: Study) -> None:
+    asked = study.cross_domain
+    if asked is None:
+        return
+    where = "config.cross_domain"
+    known = set(study.eval_tokens)
+    tokens = asked.probe_tokens
+    if len(tokens) not in (2, 3) or list(tokens) != sorted(set(tokens)) or not set(tokens) <= known:
+        raise ConfigError(
+            f"{where}.probe_tokens",
+            f"must be two or three of eval_tokens, rising ({', '.join(map(str, study.eval_tokens))}), not {tokens}",
+        )
+    if asked.probe_size and asked.probe_size not in study.sizes:
+        raise ConfigError(f"{where}.probe_size", f"no size {asked.probe_size!r}; there are {', '.join(study.sizes)}")
+    if len(study.domains) < asked.leave_out + 3:
+        raise ConfigError(
+            f"{where}.leave_out",
+            f"{asked.leave_out} of {len(study.domains)} domains: at least three others must be fitted",
         )
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from cptlaw import report
+from cptlaw import atomic, report
 from cptlaw import runs as runs_table
 from cptlaw.errors import UserError
 from cptlaw.execution import known, sweep
 from cptlaw.fields import ConfigError
-from cptlaw.fitting import Fit
+from cptlaw.fitting import Fit, unseen
 from cptlaw.planning.confirmation import confirmation, in_words
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.studies import grid
@@ -58,7 +58,18 @@ class Answer:
         return "\n".join([*lines, "", f"  {self.report}"])
 
 
-def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") -> Iterator[Answer]:
+@dataclasses.dataclass(frozen=True)
+class Said:
+    """A finding that is no decision."""
+
+    words: str
+
+    def text(self) -> str:
+        """The finding, for a terminal."""
+        return self.words
+
+
+def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") -> Iterator[Answer | Said]:
     """The whole loop after the token stores: grid, fits, answer, confirming runs, report; yields part by part.
 
     Args:
@@ -74,6 +85,22 @@ def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") ->
     for part in parts:
         page = prepared.workdir.report(None if len(parts) == 1 else part.name)
         yield _answer(prepared, part, part.rows(table), page, retry_failed, command)
+    if prepared.study.cross_domain is not None:
+        yield Said(_cross_domain(prepared, table))
+
+
+def _cross_domain(prepared: Prepared, table: pd.DataFrame) -> str:
+    """Leaves each domain out in turn; what came of it, in words. A table that cannot tell is no error."""
+    study, asked = prepared.study, prepared.study.cross_domain
+    assert asked is not None
+    size = grid.params(study, asked.probe_size) if asked.probe_size else None
+    try:
+        pooled = runs_table.by_domain(table, study.general, asked.probe_tokens, size)
+        found = unseen.leave_out(pooled, tokens=asked.probe_tokens, size=size, leave=asked.leave_out, progress=True)
+    except UserError as error:
+        return f"cross-domain: not asked: {error}"
+    atomic.write_text(prepared.workdir.cross_domain, found.table.to_csv(index=False))
+    return f"cross-domain: {found.headline()} Every domain and method: {prepared.workdir.cross_domain}"
 
 
 def train_grid(prepared: Prepared, *, retry_failed: bool = False, have: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -145,6 +145,21 @@ class FitSettings:
 
 
 @dataclasses.dataclass(frozen=True)
+class CrossDomain:
+    """Asks how well a domain is predicted from a short probe: each domain of the grid is left out in turn.
+
+    Attributes:
+      probe_tokens: two or three of the study's `eval_tokens`, rising, where the probe is evaluated.
+      probe_size: the size whose run with the largest share of the domain is the probe; "" is the smallest.
+      leave_out: domains that are left out at a time.
+    """
+
+    probe_tokens: tuple[int, ...]
+    probe_size: str = ""
+    leave_out: Annotated[int, at_least(1)] = 1
+
+
+@dataclasses.dataclass(frozen=True)
 class Study:
     """A whole study. Tokens are counts, shares are shares of tokens, learning rates are raw.
 
@@ -180,6 +195,7 @@ class Study:
         architecture. The vocabulary must be that model's. Other weights must lie in a folder of another name: a run's
         id holds the name, not the weights.
       question: what the study answers, see `questions`; its `kind` is that of `cptlaw plan`, a trade-off by default.
+      cross_domain: how well the grid tells of a domain that it did not train; None does not ask.
       confirm_runs: runs trained at the recommendation, each with a seed of its own that no run of the grid has.
       fit: how its losses are fitted.
       first: parts of the grid that are trained before the others, in this order, and in each every domain at a share
@@ -222,6 +238,7 @@ class Study:
     init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
     evaluated: tuple[str, ...] = ()
     question: AnyQuestion = dataclasses.field(default_factory=TradeOff)
+    cross_domain: CrossDomain | None = None
     confirm_runs: Annotated[int, at_least(0)] = 1
     fit: FitSettings = FitSettings()
     first: tuple[str, ...] = ()

@@ -7,7 +7,7 @@ import pytest
 from cptlaw import fitting, laws
 from cptlaw.execution import sweep
 from cptlaw.execution.workdir import Workdir
-from cptlaw.fitting import Fit
+from cptlaw.fitting import Fit, unseen
 from cptlaw.fitting import fit as real_fit
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.rows import collect
@@ -97,7 +97,7 @@ def answered(monkeypatch):
             asked.setdefault(title, []).extend(runs)
             return sweep.Summary((), {run.id: "it broke" for run in runs if run.seed in broken})
 
-        def collect_rows(runs, workdir):
+        def collect_rows(runs, workdir, have=None):
             kept = [run for run in runs if run.init and run.seed not in broken]
             return pd.DataFrame([row for run in kept for row in rows(prepared.study, run)])
 
@@ -208,3 +208,50 @@ def test_domains_are_asked_about_one_by_one_and_each_uses_only_its_own_pairs(mak
     assert set(fit.law.columns) == {"params", "tokens", "w_code", "w_prose"}
     assert not any("math" in run for run in fit.residuals["run"])
     assert answers[0].report.name == "report-code.html"
+
+
+def test_a_study_says_how_well_a_domain_left_out_is_predicted(make, answered, monkeypatch):
+    pairs = {"domain_shares": (0.0, 0.1, 0.3, 0.5, 0.7)}
+    section = {"probe_tokens": (16_000, 32_000), "probe_size": "medium"}
+    prepared = make(
+        domains=(*DOMAINS, "music"), evaluated=(), grid=dict.fromkeys(("small", "medium", "large"), pairs),
+        fit={"law": "dcpt:constrained=false", "bootstrap": 4}, cross_domain=section, confirm_runs=0,
+    )  # fmt: skip
+    asked = {}
+
+    def leave_out(table, **given):
+        asked.update(given, table=table)
+        lines = pd.DataFrame({"domain": ["code"] * 3, "method": ["K3", "pooled + constant", "own dcpt"]})
+        return unseen.Unseen(
+            lines.assign(mean_log=[0.01, 0.02, 0.001], r2=1, huber=0, cover=np.nan, width=0), "own dcpt"
+        )
+
+    monkeypatch.setattr(mixture_study.unseen, "leave_out", leave_out)
+    monkeypatch.setattr(mixture_study, "_answer", lambda _, part, *rest: part)
+    (*_, said), _ = answered(prepared)
+    assert "K3 errs by 1.00% on a domain that it has not seen, the pooled law plus one constant by 2.00%" in said.text()
+    assert "better in 1 of 1 domains" in said.text()
+    medium = grid.params(prepared.study, "medium")
+    assert asked["tokens"] == (16_000, 32_000) and asked["size"] == medium and asked["leave"] == 1
+    table = asked["table"]
+    assert set(table["mixed_in"]) == {*DOMAINS, "music"} and set(table["eval"]) == {"prose", "domain"}
+    probe = table[(table["params"] == medium) & (table["mixed_in"] == "law") & (table["w_domain"] == 0.7)]
+    probe = probe[probe["eval"] == "domain"].set_index("tokens")["loss"]
+    assert table.loc[table["mixed_in"] == "law", "k1"].unique() == pytest.approx([probe[16_000]])
+    assert len(pd.read_csv(prepared.workdir.cross_domain)) == 3
+
+
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ({"probe_tokens": (16_000,)}, "probe_tokens"),
+        ({"probe_tokens": (16_000, 48_000)}, "probe_tokens"),
+        ({"probe_tokens": (32_000, 16_000)}, "probe_tokens"),
+        ({"probe_tokens": (16_000, 32_000), "probe_size": "huge"}, "probe_size"),
+        ({"probe_tokens": (16_000, 32_000), "leave_out": 2}, "leave_out"),
+        ({"probe_tokens": (16_000, 32_000), "leave_out": 0}, "leave_out"),
+    ],
+)
+def test_a_cross_domain_section_that_cannot_be_is_refused_by_its_field(make, section, field):
+    with pytest.raises(config_lib.ConfigError, match=rf"config\.cross_domain\.{field}"):
+        make(domains=(*DOMAINS, "music"), cross_domain=section)
