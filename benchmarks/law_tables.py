@@ -47,7 +47,8 @@ def table(name: str, rows: int, seed: int = 0) -> pd.DataFrame:
         share = rng.choice([0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9], runs)
         mixed = {"w_code": share, "w_web": 1 - share}
     per_run = {
-        **mixed, "params": rng.choice(SIZES, runs), "pretrain_tokens": rng.choice([20e9, 100e9, 500e9], runs), "unique_tokens": rng.choice([2e9, 8e9, 30e9], runs),
+        **mixed, "params": rng.choice(SIZES, runs), "pretrain_tokens": rng.choice([20e9, 100e9, 500e9], runs),
+        "unique_tokens": rng.choice([2e9, 8e9, 30e9], runs),
         "ppl_mean": rng.uniform(5, 40, runs), "ppl_std": rng.uniform(3, 20, runs), "k1": rng.uniform(1.5, 3, runs),
         "k2": rng.uniform(0.1, 0.6, runs), "k3": rng.uniform(0.05, 0.2, runs),
         "lr_sum_pretrain": rng.uniform(3, 6, runs), "lr_anneal_pretrain": rng.uniform(0.05, 0.3, runs),

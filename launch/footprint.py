@@ -25,7 +25,8 @@ def main() -> None:
     study = common.study()
     head = ("size", "non-embedding", "total", "FLOPs/token", "state", "gradients", "activations", "work", "GiB in all")
     print(("{:10}" + "{:>14}" * 8).format(*head))
-    for size in study.grid:
+    sizes = dict.fromkeys(study.grid_sizes().values())
+    for size in sizes:
         found = footprint(study, size, _DEVICES.value)
         counts = transformer.count_params(found.cfg)
         gib = [f"{x / 2**30:.2f}" for x in (found.state, found.gradients, found.activations, found.work, found.total)]
@@ -41,7 +42,7 @@ def main() -> None:
             )
     runs = grid.plan(study, vocabulary_ids(study), dict.fromkeys((study.general, *study.domains), ""))
     rate = _DEVICES.value * _TFLOPS.value * 1e12 * _MFU.value
-    for size in study.grid:
+    for size in sizes:
         mine = [run for run in runs if run.size == size]
         flops, tokens = sum(run.flops() for run in mine), sum(run.tokens - run.first_token for run in mine)
         print(f"{size:10}{len(mine)} runs, {tokens:,} tokens, {flops:.3g} FLOPs, {flops / rate / 3600:.1f} hours")

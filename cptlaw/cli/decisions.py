@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cptlaw.cli import tables
+from cptlaw.cli import domains, tables
 from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
@@ -20,13 +20,19 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return _at_level(fitting.Fit.load(text, own_law(args)), args)
+        return _about(fitting.Fit.load(text, own_law(args)), args)
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
     found = fitting.fit(
-        _table(args), args.law, text, factor=args.factor, bootstrap=args.bootstrap, seed=args.seed, progress=True
-    )
+        _table(args), args.law, text, factor=args.factor, bootstrap=args.bootstrap, seed=args.seed,
+        try_remedies=not args.no_remedies, progress=True,
+    )  # fmt: skip
     return _at_level(found, args)
+
+
+def _about(fit: Any, args: argparse.Namespace) -> Any:
+    """The fit as it speaks of the domain and the level that are asked about."""
+    return _at_level(domains.about(args, fit), args)
 
 
 def _at_level(fit: Any, args: argparse.Namespace) -> Any:

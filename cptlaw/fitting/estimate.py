@@ -16,14 +16,15 @@ from numpy.typing import ArrayLike
 import cptlaw
 from cptlaw import laws, runs
 from cptlaw.fitting import bootstrap as resampling
-from cptlaw.fitting import diagnose, folds, precision, remedies, rivals, sensitivity
+from cptlaw.fitting import diagnose, folds, lack_of_fit, precision, remedies, rivals, sensitivity
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
 from cptlaw.fitting.result import AUTO, Fit, FitError
-from cptlaw.fitting.rows import Rows, collect, evaluated, with_factor
+from cptlaw.fitting.rows import Rows, bases, collect, domains, evaluated, with_factor
 from cptlaw.fitting.scores import score
 from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objectives_at, solve
+from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
 from cptlaw.laws.factor import COLUMN
 from cptlaw.progress import bar_of_fits
@@ -70,10 +71,11 @@ def fit(
     objective: str = "huber",
     delta: float = 1e-3,
     bootstrap: int = 1000,
-    resample: str = "runs",
+    resample: str | None = None,
     hold_out: str | ArrayLike | None = None,
     starts: int | np.ndarray = STARTS,
     seed: int = 0,
+    try_remedies: bool = False,
     progress: bool = False,
 ) -> Fit:
     """Fits a law to the losses of one evaluated corpus, or jointly to several.
@@ -86,10 +88,13 @@ def fit(
       factor: a column of the table whose levels get an offset each (`cptlaw.laws.factor`).
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
-      bootstrap: number of resamples; 0 for none. Drawn over runs unless `resample` names another way.
+      bootstrap: number of resamples; 0 for none.
+      resample: one of `bootstrap.KINDS`. None: over domains where the law reads their learnability and the table has
+        several (`runs.by_domain`), else over runs.
       hold_out: rows kept for scoring: a condition or a boolean per row. None: the forward fold (the largest size, or
         the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
       starts: how many, or an array (starts, fitted parameters).
+      try_remedies: where the table rejects the law, try what may help (`cptlaw.fitting.trials`), up to a minute.
 
     Raises:
       UserError: bad table, law, corpus or rows; the message says what to do.
@@ -114,6 +119,7 @@ def fit(
     warnings += refuted or [*remedies.moved_by_rows(problem, rows, best.theta), *_warn_of_starts(best)]
 
     bootstrap = bootstrap if problem.free else 0
+    resample = resample or _unit(rows, chosen)
     samples = {name: np.empty(0) for name in chosen.names}
     codes = {"starts": _count(best.starts.code)} if problem.free else {}
     if bootstrap:
@@ -126,6 +132,12 @@ def fit(
     condition_on = Conditioning(made, corpora)
     scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
     warnings += note
+    tested = lack_of_fit.examine(problem, rows, best.theta)
+    tried: tuple[Tried, ...] = ()
+    if try_remedies and (against := [corpus for corpus, one in tested.items() if one.rejected]):
+        from cptlaw.fitting import trials
+
+        tried = trials.tried(rows.frame[rows.fitted], made, against, fixed=fixed, seed=seed, progress=progress)
     rests = diagnose.rests(problem, rows)
     warnings += diagnose.warnings(problem, rows, best.theta, rests, bool(refuted))
     return Fit(
@@ -158,6 +170,8 @@ def fit(
         },
         command=" ".join(sys.argv),
         process=condition_on.fitted(rows, problem, best.theta),
+        lack_of_fit=tested,
+        remedies=tried,
     )  # fmt: skip
 
 
@@ -179,10 +193,10 @@ class Conditioning:
             held = [n for n in self.law.names if n in problem.fixed or f"{n}[{corpus}]" in problem.fixed]
             frame = rows.frame[own]
             if own.sum() >= LEAST_CONDITIONED and len(held) < len(self.law.names):
-                run, base = frame["run"].astype(str).tolist(), _bases(frame)
+                run, base = frame["run"].astype(str).tolist(), bases(frame)
                 found[corpus] = condition(
                     self.law, start, self._columns(rows, own), rows.y[own], run, base,
-                    weights=rows.weights[own], held=held,
+                    domain=domains(frame), weights=rows.weights[own], held=held,
                 )  # fmt: skip
         return found
 
@@ -192,20 +206,20 @@ class Conditioning:
         for corpus, process in self.fitted(rows, problem, theta).items():
             asked = rows.held_out & (rows.frame["eval"] == corpus).to_numpy()
             if asked.any():
-                run = rows.frame["run"].astype(str).to_numpy()[asked]
-                out[asked] = np.exp(process.predict(self._columns(rows, asked), "run", run).mean)
+                frame = rows.frame[asked]
+                run = frame["run"].astype(str).to_numpy()
+                found = process.predict(self._columns(rows, asked), "run", run, domain=domains(frame))
+                out[asked] = np.exp(found.mean)
         return out
 
     def _columns(self, rows: Rows, which: np.ndarray) -> dict[str, np.ndarray]:
         return {name: rows.x[name][which] for name in self.law.columns}
 
 
-def _bases(frame: pd.DataFrame) -> list[str] | None:
-    """Ids of the base models, where the table names them; a base of another size is another one."""
-    if "base" not in frame:
-        return None
-    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
-    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
+def _unit(rows: Rows, law: Law) -> str:
+    """What is resampled by default: the largest unit that a new question may come from."""
+    learnable = any(name in law.columns for name in runs.COEFFICIENTS)
+    return "domains" if learnable and len(set(domains(rows.frame) or ())) > 1 else "runs"
 
 
 def _automatic(

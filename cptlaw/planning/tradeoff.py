@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import runs
-from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.decision import Decision, DecisionError, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
@@ -44,6 +44,7 @@ SAFE_POINTS = 361  # shares among which the surer one is looked for
 BINDS = 1e-5  # relative: a predicted loss so near the ceiling is held by it
 
 
+@with_rejections
 @with_influence
 def trade_off(
     general: "Fit",
@@ -181,7 +182,8 @@ def base_loss(table: pd.DataFrame, corpus: str, params: float) -> float:
 def measured_base(table: pd.DataFrame, corpus: str, params: float) -> tuple[float, float]:
     """The base model's loss of a corpus and its standard error: the table's row at zero tokens and this size.
 
-    The error is of the rows' `loss_se`, 0 where the table has none.
+    Of several base models (column `base`) it is their mean. The error is of the rows' `loss_se`, 0 where the table has
+    none: all bases are scored on the same text, so their number does not lessen it.
 
     Raises:
       DecisionError: there is none; names the sizes that have one.
@@ -195,8 +197,10 @@ def measured_base(table: pd.DataFrame, corpus: str, params: float) -> tuple[floa
             f"no base loss of {corpus} at {count(params)} parameters: a row at zero tokens gives it, and there are "
             f"such rows for {known}"
         )
+    # Every run repeats its base model's row.
+    found = found.drop_duplicates("base") if "base" in found else found[:1]
     error = float(pd.to_numeric(found["loss_se"]).iloc[0]) if "loss_se" in found else 0.0
-    return float(found["loss"].iloc[0]), error if np.isfinite(error) else 0.0
+    return float(found["loss"].mean()), error if np.isfinite(error) else 0.0
 
 
 def _ceiling(base_loss: float, tolerance: float, ceiling: float | None) -> float:

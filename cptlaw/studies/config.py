@@ -35,6 +35,8 @@ def parse(config: Mapping[str, Any]) -> Study:
         check_model(study, size)
     _check_optimizer(study)
     _check_tokens(study)
+    for part in study.grid:
+        _check_part(study, part)
     _check_devices(study)
     _check_law(study)
     return study
@@ -94,10 +96,15 @@ def _check_sizes(study: Study) -> None:
                 f"config.sizes.{size}",
                 "a size's name has letters, digits, '_', '-' and '.': it is part of folders' names",
             )
-    for field in ("grid", "init_from"):
-        for size in getattr(study, field):
-            if size not in study.sizes:
-                raise _no_size(study, f"config.{field}.{size}", size)
+    for part in study.first:
+        _known("config.first", part, study.grid, "part", "config.grid")
+    parts = study.grid_sizes()
+    for part, size in parts.items():
+        if size not in study.sizes:
+            raise _no_size(study, f"config.grid.{part}" + (".size" if study.grid[part].size else ""), size)
+    for size in study.init_from:
+        if size not in study.sizes:
+            raise _no_size(study, f"config.init_from.{size}", size)
     fields.check_some(transformer.Config, study.model, "config.model", but=("vocab_size",))
     for size, own in study.sizes.items():
         fields.check_some(transformer.Config, own, f"config.sizes.{size}", but=("vocab_size",))
@@ -106,11 +113,14 @@ def _check_sizes(study: Study) -> None:
             raise ConfigError(
                 f"config.sizes.{size}.{decided[0]}", "the folder in config.init_from decides it; remove one of them"
             )
-    if study.base is None and (scratch := [size for size in study.grid if size not in study.init_from]):
+    if study.base is None and (scratch := [size for size in parts.values() if size not in study.init_from]):
         raise ConfigError("config.base", f"missing; {', '.join(scratch)} need it, being in no config.init_from")
-    if study.held_out.size not in study.grid:
+    for part, grid in study.grid.items():
+        if grid.base_seeds and parts[part] in study.init_from:
+            raise ConfigError(f"config.grid.{part}.base_seeds", "weights from config.init_from have no seed; remove it")
+    if study.held_out.size not in parts.values():
         raise ConfigError("config.held_out.size", f"{study.held_out.size!r} is not in config.grid")
-    if not study.grid[study.held_out.size].domain_shares:
+    if not any(grid.domain_shares for part, grid in study.grid.items() if parts[part] == study.held_out.size):
         raise ConfigError(f"config.grid.{study.held_out.size}.domain_shares", "the held-out size needs runs")
 
 
@@ -163,6 +173,18 @@ def _check_tokens(study: Study) -> None:
         )
     for phase in (study.trunk(), *study.branches().values()):
         _check_schedule(study, "config.cpt", phase)
+
+
+def _check_part(study: Study, part: str) -> None:
+    """What a part of the grid says in place of the study."""
+    grid = study.grid[part]
+    for domain in grid.domains:
+        _known(f"config.grid.{part}.domains", domain, study.domains, "domain", "config.domains")
+    if grid.eval_tokens or grid.branch_cooldown is not None:
+        try:
+            _check_tokens(study.of_part(part))
+        except ConfigError as error:
+            raise ConfigError(f"config.grid.{part}", f"with it, {error}") from None
 
 
 def _check_schedule(study: Study, path: str, phase: Phase) -> None:

@@ -82,7 +82,7 @@ def _logits(cfg: transformer.Config, tokens: int) -> int:
 
 def vocabulary_ids(study: Study) -> int:
     """Token ids of the vocabulary; 1 where every model brings a size of its own, so that the file need not be there."""
-    if study.vocabulary.kind == "file" and set(study.grid) <= set(study.init_from):
+    if study.vocabulary.kind == "file" and set(study.grid_sizes().values()) <= set(study.init_from):
         return 1
     return inputs.vocabulary_ids(study)
 

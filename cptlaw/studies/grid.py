@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from typing import Any
 
@@ -18,26 +19,32 @@ def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
       vocab_size: the vocabulary's size, known once it is built.
       data: a digest of each corpus's token store; a run's id changes with what it reads.
     """
-    bases = {size: base_run(study, size, vocab_size, data) for size in study.grid}
-    runs = list(bases.values())
-    for size, grid in study.grid.items():
-        for domain in study.domains:
-            cells = [(share, study.seed) for share in grid.domain_shares]
-            cells += [(share, seed) for share in grid.repeat_shares for seed in grid.repeat_seeds]
+    bases, mixes = [], []
+    for part, size in study.grid_sizes().items():
+        grid, of_part = study.grid[part], study.of_part(part)
+        cells = [(share, study.seed) for share in grid.domain_shares]
+        cells += [(share, seed) for share in grid.repeat_shares for seed in grid.repeat_seeds]
+        for base_seed in grid.base_seeds or (study.seed,):
+            base = base_run(study, size, vocab_size, data, base_seed)
+            bases.append(base)
             # A share of 0 is the same run whatever the domain.
-            for share, seed in cells:
-                runs += cpt_runs(study, bases[size], {domain: share}, seed, data)
-    return list({run.id: run for run in runs}.values())
+            for (share, seed), domain in itertools.product(cells, grid.domains or study.domains):
+                mixes += cpt_runs(of_part, base, {domain: share}, seed, data)
+    return list({run.id: run for run in bases + mixes}.values())
 
 
-def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str]) -> Run:
-    """The run that pre-trains the base model of `size` on the general corpus, or imports it."""
+def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str], seed: int | None = None) -> Run:
+    """The run that pre-trains the base model of `size` on the general corpus, or imports it.
+
+    `seed` is that of its weights and of its data order; None is the study's.
+    """
+    seed = study.seed if seed is None else seed
     weights = study.init_from.get(size)
     phase = Phase(tokens=0, peak_lr=0.0, warmup_tokens=0) if weights else study.base
     if phase is None:
         raise ConfigError("config.base", f"missing; {size} needs it, being in no config.init_from")
     return _with_id(
-        f"base-{size}",
+        f"base-{size}" + _unless_first(study, seed),
         size=size,
         model={**study.model_fields(size), "vocab_size": study.vocab_size(size, vocab_size)},
         init=None,
@@ -45,7 +52,7 @@ def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str]) -> 
         shares={study.general: 1.0},
         phase=phase,
         eval_tokens=(phase.tokens,),
-        seed=study.seed,
+        seed=seed,
         **_common(study, data),
     )
 
@@ -58,7 +65,7 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
     domains = {domain: share for domain, share in domain_shares.items() if share > 0}
     general = 1.0 - sum(domains.values())
     mix = "-".join(f"{domain}{share:.4g}" for domain, share in domains.items()) or study.general
-    name = f"{base.size}-{mix}-s{seed}"
+    name = f"{base.size}{_unless_first(study, base.seed)}-{mix}-s{seed}"
     common = {
         "size": base.size,
         "model": base.model,
@@ -67,6 +74,8 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
         "seed": seed,
         **_common(study, data),
     }
+    if study.evaluate == "own" and domains:
+        common["evals"] = (study.general, *domains)
     if not study.cpt.branch_cooldown:
         return [_with_id(name, phase=study.cpt, eval_tokens=study.eval_tokens, **common)]
     phases = study.branches()
@@ -76,6 +85,11 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
         _with_id(f"{name}-{tokens}", phase=phase, eval_tokens=(tokens,), trunk=trunk.id, **common)
         for tokens, phase in phases.items()
     ]
+
+
+def _unless_first(study: Study, base_seed: int) -> str:
+    """What tells the runs of a further base model from those of the first in their names."""
+    return "" if base_seed == study.seed else f"-b{base_seed}"
 
 
 def _common(study: Study, data: dict[str, str]) -> dict[str, Any]:

@@ -22,7 +22,7 @@ def check(study: Study) -> None:
         path = f"config.corpora.{name}.source" if not isinstance(study.corpora[name], str) else f"config.corpora.{name}"
         _check_source(Spec.of(name, study.corpora[name]).source, path)
     ids = vocabulary_ids(study)
-    for size in study.grid:
+    for size in dict.fromkeys(study.grid_sizes().values()):
         if size in study.init_from:
             study.vocab_size(size, ids)
             _check_weights(Path(study.init_from[size]), f"config.init_from.{size}")

@@ -12,7 +12,7 @@ import pandas as pd
 from cptlaw import report
 from cptlaw import runs as runs_table
 from cptlaw.errors import UserError
-from cptlaw.execution import sweep
+from cptlaw.execution import known, sweep
 from cptlaw.fitting import Fit
 from cptlaw.models import transformer
 from cptlaw.planning.confirmation import confirmation
@@ -33,6 +33,7 @@ class Answer:
         none.
       report: the HTML file.
       reason: why there is no decision, or no confirming run.
+      rejections: laws that their table rejects, and what helps; a decision says so itself.
     """
 
     domain: str
@@ -40,10 +41,13 @@ class Answer:
     checked: pd.DataFrame | None
     report: Path
     reason: str = ""
+    rejections: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The answer, for a terminal."""
-        lines = [self.decision.text() if self.decision else f"No answer for {self.domain}: {self.reason}"]
+        lines = [*self.rejections, f"No answer for {self.domain}: {self.reason}"]
+        if self.decision:
+            lines = [self.decision.text()]
         if self.checked is not None:
             lines += ["", "  The recommended mix, trained once (it was in no fit):"]
             lines += [
@@ -72,13 +76,17 @@ def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") ->
         yield _answer(prepared, domain, table, retry_failed, command)
 
 
-def train_grid(prepared: Prepared, *, retry_failed: bool = False) -> pd.DataFrame:
-    """Trains what is left of the grid; returns the runs table of all finished runs."""
+def train_grid(prepared: Prepared, *, retry_failed: bool = False, have: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Trains what is left of the grid; returns the runs table of all finished runs.
+
+    `have` is a runs table: a run of which it holds all rows is finished, wherever it was trained.
+    """
     runs = grid.plan(prepared.study, prepared.vocab_size, prepared.data)
-    summary = prepared.sweep(runs, "grid", retry_failed=retry_failed)
+    left = runs if have is None else known.left(runs, have)
+    summary = prepared.sweep(left, "grid", retry_failed=retry_failed)
     if len(summary.failed) > len(runs) // 4:
         raise UserError(f"{len(summary.failed)} of {len(runs)} runs failed, which leaves too little to fit")
-    table = sweep.collect(runs, prepared.workdir)
+    table = sweep.collect(runs, prepared.workdir, have)
     say(worse_than_guessing(table, prepared.vocab_size))
     return table
 
@@ -111,7 +119,8 @@ def _answer(prepared: Prepared, domain: str, table: pd.DataFrame, retry_failed: 
         confirm=confirmed,
         command=command,
     )
-    return Answer(domain, decision, checked, path, reason)
+    rejections = tuple(dict.fromkeys(line for fit in fits.values() for line in fit.rejection))
+    return Answer(domain, decision, checked, path, reason, rejections)
 
 
 def _fits(prepared: Prepared, domain: str, table: pd.DataFrame) -> dict[str, Fit]:
@@ -126,6 +135,7 @@ def _fits(prepared: Prepared, domain: str, table: pd.DataFrame) -> dict[str, Fit
             corpus,
             bootstrap=study.fit.bootstrap,
             hold_out=held_out.to_numpy(),
+            try_remedies=True,
         )
         for corpus in (study.general, domain)
     }

@@ -27,7 +27,7 @@ from cptlaw.studies.settings import Study
 
 # Changing these changes no run's numbers.
 _ABOUT_NO_RUN = tuple(
-    f"config.{field}" for field in ("workers", "together", "checkpoint_seconds", "fit", "question", "monitor")
+    f"config.{field}" for field in ("workers", "together", "first", "checkpoint_seconds", "fit", "question", "monitor")
 )
 # Text that is read more often teaches visibly less than fresh text (Muennighoff et al. 2023, arXiv 2305.16264).
 PASSES = 4.0
@@ -71,6 +71,7 @@ class Prepared:
             self.workdir,
             workers=self.study.workers,
             together=self.study.together,
+            listed=bool(self.study.first),
             checkpoint_seconds=self.study.checkpoint_seconds,
             monitor=self.study.monitor,
             progress=self.progress,
@@ -84,7 +85,7 @@ class Prepared:
 
     def fit(
         self, path: Path, table: pd.DataFrame, law: str | Law, corpus: str, *, bootstrap: int,
-        hold_out: np.ndarray | None = None,
+        hold_out: np.ndarray | None = None, try_remedies: bool = False,
     ) -> Fit:  # fmt: skip
         """Fits the rows of one evaluated corpus, and saves the fit at `path`."""
         fit = fitting.fit(
@@ -95,6 +96,7 @@ class Prepared:
             seed=self.study.seed,
             progress=self.progress,
             hold_out=hold_out,
+            try_remedies=try_remedies,
         )
         fit.save(path)
         return fit

@@ -48,22 +48,36 @@ class VocabularySettings:
 
 @dataclasses.dataclass(frozen=True)
 class SizeGrid:
-    """The continual pre-training runs of one model size.
+    """Continual pre-training runs of one model size.
 
     Attributes:
       domain_shares: token shares of the domain corpus; each is trained with the study's seed.
       repeat_shares: shares that are trained again with each of `repeat_seeds`, which measures the noise between runs.
       repeat_seeds: seeds of the data order.
+      size: the model's size; "" for the one that the part is named after.
+      base_seeds: seeds of base models, each pre-trained on its own: every run here is trained from each of them, which
+        measures what a base model's seed does to its runs. Empty: the study's seed alone. Another part of the same
+        size may ask for more of them at fewer shares.
+      domains: the study's domains that are trained here; empty for all.
+      eval_tokens: tokens at which these runs are evaluated, the last of them their length; empty for the study's.
+      branch_cooldown: of these runs, in place of `cpt.branch_cooldown`.
     """
 
     domain_shares: Shares
     repeat_shares: Shares = ()
     repeat_seeds: tuple[Seed, ...] = ()
+    size: str = ""
+    base_seeds: tuple[Seed, ...] = ()
+    domains: tuple[str, ...] = ()
+    eval_tokens: tuple[int, ...] = ()
+    branch_cooldown: Annotated[float, between(0, 1, open_high=True, what="a share of the tokens,")] | None = None
 
     def __post_init__(self):
         if bool(self.repeat_shares) != bool(self.repeat_seeds):
             empty = "repeat_seeds" if self.repeat_shares else "repeat_shares"
             raise ConfigError(f"grid.{empty}", "must not be empty: runs are repeated with every share and every seed")
+        if len(set(self.base_seeds)) < len(self.base_seeds):
+            raise ConfigError("grid.base_seeds", f"each seed once, not {self.base_seeds}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,8 +132,11 @@ class Study:
       base: pre-training of the base models; may be None if every size is in `init_from`.
       cpt: continual pre-training.
       eval_tokens: tokens of `cpt` at which every corpus is evaluated; increasing, the last is `cpt.tokens`.
-      grid: size -> its runs.
+      grid: part of the grid -> its runs. A part is named after its size, or names it as `size`.
       held_out: the rows that the law is judged on.
+      evaluate: the corpora that a run of the grid is evaluated on: all; or own, the general corpus and the domains that
+        it trains on, since with many domains the evaluations would cost more than the training. Base models, and runs
+        of the general corpus alone, are evaluated on all.
       seq_len: tokens of a sequence.
       batch_size: sequences of a training batch; a step takes batch_size x seq_len tokens.
       eval_batch_size: sequences of an evaluation batch.
@@ -137,6 +154,9 @@ class Study:
         id holds the name, not the weights.
       question: what the study answers.
       fit: how its losses are fitted.
+      first: parts of the grid that are trained before the others, in this order, and in each every domain at a share
+        before the next share: so the table is of use before it is whole. Empty: the longest runs first, so that no core
+        is left alone with one at the end.
       workers: processes that train. 0 chooses: on a CPU one a core (tiny models gain nothing from a second core),
         elsewhere one in all.
       together: runs of one size that a worker trains in one program, which changes their numbers by rounding alone
@@ -158,6 +178,7 @@ class Study:
     eval_tokens: tuple[int, ...]
     grid: dict[str, SizeGrid]
     held_out: HeldOut
+    evaluate: Annotated[str, OneOf(("all", "own"))] = "all"
     seq_len: Annotated[int, at_least(1)] = 128
     batch_size: Annotated[int, at_least(1)] = 16
     eval_batch_size: Annotated[int, at_least(1)] = 32
@@ -173,6 +194,7 @@ class Study:
     init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
     question: Question = Question()
     fit: FitSettings = FitSettings()
+    first: tuple[str, ...] = ()
     workers: Annotated[int, at_least(0)] = 0
     together: Annotated[int, at_least(1)] = 1
     checkpoint_seconds: Annotated[float, at_least(0)] = 60.0
@@ -180,6 +202,19 @@ class Study:
 
     def tokens_per_step(self) -> int:
         return self.batch_size * self.seq_len
+
+    def grid_sizes(self) -> dict[str, str]:
+        """Part of the grid -> its size, in the order of `first`."""
+        return {part: self.grid[part].size or part for part in dict.fromkeys((*self.first, *self.grid))}
+
+    def of_part(self, part: str) -> "Study":
+        """The study with the evaluations and the cool-downs of one part of the grid in place of its own."""
+        grid, cpt = self.grid[part], self.cpt
+        if grid.eval_tokens:
+            cpt = dataclasses.replace(cpt, tokens=grid.eval_tokens[-1])
+        if grid.branch_cooldown is not None:
+            cpt = dataclasses.replace(cpt, branch_cooldown=grid.branch_cooldown)
+        return dataclasses.replace(self, cpt=cpt, eval_tokens=grid.eval_tokens or self.eval_tokens)
 
     def seeds(self) -> set[int]:
         """The seeds of all runs of the grid."""

@@ -47,7 +47,7 @@ def test_a_saved_fit_keeps_its_factor(found, tmp_path):
 def test_a_question_without_a_level_or_with_an_unknown_one_lists_the_levels(found):
     with pytest.raises(FitError, match="level of schedule, one of constant, cosine"):
         found.predict(params=2e9, tokens=30e9)
-    with pytest.raises(LawError, match="no level 'linear'.*constant, cosine"):
+    with pytest.raises(LawError, match=r"no level 'linear'.*constant, cosine"):
         found.at_level("linear")
 
 

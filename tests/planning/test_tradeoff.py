@@ -1,13 +1,14 @@
 import dataclasses
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.planning.tradeoff import trade_off
+from cptlaw.planning.tradeoff import measured_base, trade_off
 
 X = {"params": 8e5, "tokens": 1e6}
 
@@ -170,3 +171,11 @@ def test_a_foreign_file_is_no_decision(tmp_path, content):
     (tmp_path / "d.json").write_text(content)
     with pytest.raises(DecisionError, match=r"d\.json"):
         Decision.load(tmp_path / "d.json")
+
+
+def test_the_base_loss_is_the_mean_over_base_models_however_many_runs_repeat_them():
+    rows = [("one", 3.0), ("one", 3.0), ("one", 3.0), ("two", 3.2)]
+    table = pd.DataFrame({"base": [base for base, _ in rows], "loss": [loss for _, loss in rows]})
+    table = table.assign(run=list("abcd"), eval="web", params=1e6, tokens=0, loss_se=0.01)
+    assert measured_base(table, "web", 1e6) == (pytest.approx(3.1), 0.01)
+    assert measured_base(table.drop(columns="base"), "web", 1e6) == (3.0, 0.01)

@@ -81,7 +81,7 @@ def trained(prepared, monkeypatch):
     monkeypatch.setattr(
         mixture_study.sweep,
         "collect",
-        lambda runs, workdir: pd.DataFrame([row for run in runs if run.init for row in rows(run)]),
+        lambda runs, workdir, have=None: pd.DataFrame([row for run in runs if run.init for row in rows(run)]),
     )
     monkeypatch.setattr(
         fitting,
@@ -176,9 +176,25 @@ def test_a_base_model_worse_than_guessing_is_said(prepared, trained, capsys):
     assert "warning" not in capsys.readouterr().err
 
 
+def test_what_a_table_holds_is_not_trained_again(prepared, trained):
+    asked, _ = trained
+    table = mixture_study.train_grid(prepared)
+    mixture_study.train_grid(prepared, have=table)
+    lost = table["run"].iloc[-1]
+    mixture_study.train_grid(prepared, have=table[table["run"] != lost])
+    whole, none, (base, run) = (runs for _, runs in asked)
+    assert len(whole) == 3 * 7 and none == []
+    assert (run.id, run.init) == (lost, base.id)
+
+
 def test_text_that_runs_read_again_and_again_is_said(prepared):
     runs = grid.plan(prepared.study, 32, prepared.data)
     assert not repeated(runs, {"prose": 64_000, "code": 64_000})
     (one,) = repeated(runs, {"prose": 64_000, "code": 5_000})
     assert one.split()[0].startswith(("small-code0.9", "medium-code0.9", "large-code0.9"))
     assert "reads the 5,000 tokens of code 11.5 times" in one
+
+
+def test_a_rejected_law_is_the_first_line_where_there_is_no_decision_too(tmp_path):
+    answer = mixture_study.Answer("code", None, None, tmp_path / "r.html", "no share meets it", ("REJECTED: so.",))
+    assert answer.text().splitlines()[:2] == ["REJECTED: so.", "No answer for code: no share meets it"]

@@ -66,6 +66,7 @@ def test_a_folder_that_lost_a_tensor_fails_the_base_by_its_name(make_config, fol
     "changes, says",
     [
         ({"init_from": {}}, r"config\.base: missing; small need"),
+        ({"grid__small__base_seeds": (1,)}, r"config\.grid\.small\.base_seeds: weights .* have no seed"),
         ({"init_from": {"huge": "x"}}, r"config\.init_from\.huge: no such size"),
         ({"sizes": {"small": {"layers": 2}}}, r"config\.sizes\.small\.layers: the folder in config\.init_from decides"),
     ],
