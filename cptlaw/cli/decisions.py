@@ -20,7 +20,7 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return domains.about(args, _at_level(fitting.Fit.load(text, own_law(args)), args))
+        return _about(fitting.Fit.load(text, own_law(args)), args)
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
     found = fitting.fit(
@@ -28,6 +28,11 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
         try_remedies=not args.no_remedies, progress=True,
     )  # fmt: skip
     return _at_level(found, args)
+
+
+def _about(fit: Any, args: argparse.Namespace) -> Any:
+    """The fit as it speaks of the domain and the level that are asked about."""
+    return _at_level(domains.about(args, fit), args)
 
 
 def _at_level(fit: Any, args: argparse.Namespace) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw.fitting import estimate, rivals
-from cptlaw.fitting.condition import condition, thin
+from cptlaw.fitting.condition import MOST_ROWS, condition, thin
 from cptlaw.fitting.forward import Question
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Predictive
@@ -27,19 +27,29 @@ class Answer:
     corrected: Predictive
 
 
-def of_law(law: Law, rows: Rows, question: Question, seed: int = 0, fixed: Mapping[str, float] | None = None) -> Answer:
+def of_law(
+    law: Law,
+    rows: Rows,
+    question: Question,
+    seed: int = 0,
+    fixed: Mapping[str, float] | None = None,
+    most: int | None = None,
+) -> Answer:
     """The law, fitted to the question's rows and conditioned on them; parameters of it that are `fixed` are held.
+
+    Args:
+      most: rows of a longer table that the answer goes by (`condition.thin`); None: all that the question gives.
 
     Raises:
       UserError: there are too few rows for the law.
     """
-    run, domain = rows.frame["run"].astype(str).to_numpy(), domains(rows.frame)
-    train = np.flatnonzero(question.train)
-    if len(rows.y) > ASKED_ROWS:
-        train = train[thin({name: values[train] for name, values in rows.x.items()}, run[train], ASKED_ROWS)]
-    # All questions have the same number of rows, the rest held out: it is a shape, so another would be compiled again.
-    left = rows.take(np.resize(train, min(len(rows.y), ASKED_ROWS)))
-    left = replace(left, held_out=np.arange(len(left.y)) >= len(train))
+    run, train = rows.frame["run"].astype(str).to_numpy(), np.flatnonzero(question.train)
+    left = replace(rows, held_out=~question.train)
+    if most is not None and len(rows.y) > most:
+        train = train[thin({k: v[train] for k, v in rows.x.items()}, run[train], most=most)]
+        # Every question has the same number of rows, the last of them held out: another shape is compiled again.
+        left = rows.take(np.resize(train, most))
+        left = replace(left, held_out=np.arange(most) >= len(train))
     problem = estimate.pose(left, law, Objective(), dict(fixed or {}))
     best = estimate.optimise(problem, left.weights, STARTS, seed)
     theta = {name: float(value) for name, value in problem.reported(best.theta).items()}
@@ -49,9 +59,9 @@ def of_law(law: Law, rows: Rows, question: Question, seed: int = 0, fixed: Mappi
         {name: values[train] for name, values in rows.x.items()},
         rows.y[train],
         run[train].tolist(),
-        domain=None if domain is None else [domain[i] for i in train],
+        domain=domains(rows.frame.iloc[train]),
         held=list(fixed or {}),
-        most=ASKED_ROWS,
+        most=most or MOST_ROWS,
     )
     x = {name: values[question.test] for name, values in rows.x.items()}
     with np.errstate(all="ignore"):

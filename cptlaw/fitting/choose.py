@@ -17,6 +17,7 @@ from cptlaw.fitting.rows import Rows, collect, evaluated, with_factor
 from cptlaw.progress import bar_of_fits
 
 PER_KIND = 2  # questions of each kind that a table is asked
+ASKED_ROWS = 300  # of a longer table, that a question is answered from: many are asked of every law
 FLOOR = -4.0  # of a row's log score: one lost row must not choose the law
 
 
@@ -110,7 +111,7 @@ def choose(
 
 def _answers(name: str, law: laws.Law, rows: Rows, question: forward.Question, seed: int) -> list[dict[str, Any]]:
     """The law alone and under the process, on one question."""
-    found, log_y = answers.of_law(law, rows, question, seed), np.log(rows.y[question.test])
+    found, log_y = answers.of_law(law, rows, question, seed, most=ASKED_ROWS), np.log(rows.y[question.test])
     corrected = found.corrected
     score = log_density((log_y - corrected.mean) / corrected.sd, corrected.df) - np.log(corrected.sd)
     about = _about(question, rows.frame["run"].astype(str).to_numpy())

@@ -68,7 +68,7 @@ def condition(
     counts = {"runs": len(np.unique(runs)), "rows": len(loss)}
     counts |= {"sizes": len(np.unique(x["params"]))} if "params" in x else {}
     # A run without a domain's text stands in the series of every domain, and each of them is thinned alone.
-    kept = thin(x, np.array([f"{run} of {name}" for run, name in zip(runs, domains)]), most, domains)
+    kept = thin(x, np.array([f"{run} of {name}" for run, name in zip(runs, domains)]), domains, most)
     x, log_y = {k: np.asarray(v, float)[kept] for k, v in x.items()}, np.log(np.asarray(loss, float)[kept])
     runs, bases, domains = runs[kept], bases[kept], domains[kept]
     noise = np.ones(len(kept)) if weights is None else 1 / np.asarray(weights, float)[kept]
@@ -110,12 +110,12 @@ def condition(
 
 
 def thin(
-    x: Mapping[str, np.ndarray], run: np.ndarray, most: int = MOST_ROWS, domain: np.ndarray | None = None
+    x: Mapping[str, np.ndarray], run: np.ndarray, domain: np.ndarray | None = None, most: int = MOST_ROWS
 ) -> np.ndarray:
     """Indices of the rows kept, ascending: the same for the same table whatever its order of runs.
 
-    The checkpoints of one run say little more than one of them does. Beyond `most` rows, the runs are kept that lie
-    farthest apart; runs of two domains are.
+    The checkpoints of one run say little more than one of them does. Beyond `most` rows, the runs are kept that
+    lie farthest apart; runs of two domains are.
     """
     order = np.lexsort((x["tokens"], run)) if "tokens" in x else np.argsort(run, kind="stable")
     groups = np.split(order, np.flatnonzero(run[order][1:] != run[order][:-1]) + 1)
@@ -186,7 +186,7 @@ def _inside(law: Law, param: Param, theta: Mapping[str, float], x: Mapping[str, 
 
 def _mode(found: Process, phi: np.ndarray, covariance: np.ndarray) -> np.ndarray:
     """Gauss-Newton on the misfit weighted by the inverse of `covariance`, plus the prior of phi; steps are halved."""
-    white = np.linalg.inv(np.linalg.cholesky(covariance))
+    white = np.linalg.inv(kernels.root(covariance))
 
     def value(at: np.ndarray) -> tuple[float, np.ndarray]:
         with np.errstate(invalid="ignore", over="ignore"):  # a step may go where the law has no finite loss

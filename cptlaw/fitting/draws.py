@@ -86,7 +86,7 @@ def draw(process: Process, count: int, seed: int | tuple[int, ...] = 0) -> Draws
         elif term in DOMAINS:
             noise += scale**2 * kernels.correlation(term, at, at, process.lengths) * others
     prior = short.prior(at, process.fitted_slopes)
-    prior = prior + np.linalg.cholesky(noise) @ rng.standard_normal((len(process.log_y), count))
+    prior = prior + kernels.root(noise) @ rng.standard_normal((len(process.log_y), count))
     solved = process.inverse_root.T @ (process.inverse_root @ prior)
     stretch = process.widened * np.sqrt(process.df / rng.chisquare(process.df, count))
     return dataclasses.replace(short, solved=solved, stretch=stretch)

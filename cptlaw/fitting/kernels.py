@@ -26,6 +26,7 @@ DOMAINS: dict[str, tuple[str, ...]] = {
     "domain x mix": ("mix",),
 }
 NOISE = "checkpoint"
+JITTERS = (0.0, 1e-12, 1e-10, 1e-8, 1e-6)  # times the mean variance
 TERMS = (NOISE, *GROUPED, *SMOOTH, *DOMAINS)
 
 
@@ -118,3 +119,17 @@ def matern32(distance: np.ndarray) -> np.ndarray:
 
 def _same(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return ((a[:, None] == b[None]) & (a[:, None] >= 0)).astype(float)
+
+
+def root(covariance: np.ndarray) -> np.ndarray:
+    """Lower Cholesky factor of a covariance (rows, rows), with as much noise added as rounding asks for.
+
+    Many rows at one place, much law and hardly any noise leave eigenvalues that rounding makes negative.
+    """
+    size = float(np.mean(np.diag(covariance)))
+    for jitter in JITTERS[:-1]:
+        try:
+            return np.linalg.cholesky(covariance + jitter * size * np.eye(len(covariance)))
+        except np.linalg.LinAlgError:
+            continue
+    return np.linalg.cholesky(covariance + JITTERS[-1] * size * np.eye(len(covariance)))

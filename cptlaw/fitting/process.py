@@ -318,7 +318,7 @@ class Process:
         for term, scale in self.scales.items():
             if term != NOISE:
                 matrix += scale**2 * kernels.correlation(term, self.fitted_points, self.fitted_points, self.lengths)
-        return np.linalg.inv(np.linalg.cholesky(matrix))
+        return np.linalg.inv(kernels.root(matrix))
 
     @functools.cached_property
     def solved(self) -> np.ndarray:

@@ -12,8 +12,8 @@ from cptlaw.laws import Law, Param
 from cptlaw.laws.base import BILLION
 
 RIDGES = 10.0 ** np.arange(-6, 3)
-TREES = 300  # boosting rounds of lightgbm
 PROCESS_ROWS = 300  # that the Gaussian process goes by; its cost is cubic
+TREES = 300  # boosting rounds of lightgbm
 NEARLY = 0.05  # of log size: nearer sizes are one
 ALIKE = 1e-9  # relative: rivals whose predictions differ by less are one
 

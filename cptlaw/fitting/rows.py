@@ -150,19 +150,6 @@ def column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> 
     return values
 
 
-def domains(frame: pd.DataFrame) -> list[str] | None:
-    """The domain of each row, where the table pools several (`runs.by_domain`)."""
-    return frame["mixed_in"].astype(str).tolist() if "mixed_in" in frame else None
-
-
-def bases(frame: pd.DataFrame) -> list[str] | None:
-    """Ids of the base models, where the table names them; a base of another size is another one."""
-    if "base" not in frame:
-        return None
-    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
-    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
-
-
 def _levels(frame: pd.DataFrame, law: Law) -> np.ndarray:
     """Each row's index among the levels of the law's factor, (rows,)."""
     return np.array([float(law.factor.index(value)) for value in frame[law.factor.column]])
@@ -192,3 +179,16 @@ def with_factor(law: Law, table: pd.DataFrame, column: str | None, corpora: Sequ
         )
     order = sorted(counts.index, key=lambda level: (-counts[level], level))
     return factored(law, column, tuple(order))
+
+
+def domains(frame: pd.DataFrame) -> list[str] | None:
+    """The domain of each row, where the table pools several (`runs.by_domain`)."""
+    return frame["mixed_in"].astype(str).tolist() if "mixed_in" in frame else None
+
+
+def bases(frame: pd.DataFrame) -> list[str] | None:
+    """Ids of the base models, where the table names them; a base of another size is another one."""
+    if "base" not in frame:
+        return None
+    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
+    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]

@@ -19,6 +19,7 @@ from cptlaw.fitting.forward import Question
 from cptlaw.fitting.rows import Rows, collect
 from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
+from cptlaw.laws.factor import factored
 from cptlaw.progress import bar_of_fits
 
 OTHER = "another law"
@@ -176,6 +177,8 @@ def _remedies(rows: Rows, corpus: str, law: Law) -> Iterator[_Remedy]:
     for name in names:
         try:
             other = laws.for_table(name, frame)
+            if law.factor is not None:
+                other = factored(other, law.factor.column, law.factor.levels)
         except UserError:
             continue
         if (other.name, dict(other.options)) != (law.name, dict(law.options)):

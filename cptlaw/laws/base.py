@@ -58,8 +58,8 @@ class Law:
       billions: the columns that the equation divides by 1e9, so its parameters are of billions.
       file, sha256: the user's file it came from, if any, and the digest of what that file held.
       base: of a joint law, the law of one corpus.
-      given: columns of the equation that are held at a value, and are no columns of this law any more.
       factor: the column whose levels have offsets (`cptlaw.laws.factor`).
+      given: columns of the equation that are held at a value, and are no columns of this law any more.
     """
 
     name: str
@@ -77,8 +77,8 @@ class Law:
     file: str | None = None
     sha256: str | None = None
     base: "Law | None" = None
-    given: Mapping[str, float] = field(default_factory=dict)
     factor: Any = None
+    given: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.params]

@@ -64,3 +64,13 @@ def test_axes_are_logarithms_and_those_that_vary_are_found():
     np.testing.assert_allclose(at.axes["mix"], np.log([[0.01, 1.01], [0.51, 0.51], [1.01, 0.01]]))
     assert kernels.varying(at) == ("tokens", "mix")
     assert set(kernels.points(x, np.arange(3), np.zeros(3, int), 0.01, axes=("size",)).axes) == {"size"}
+
+
+def test_a_covariance_that_rounding_made_singular_has_a_root():
+    same = np.ones((40, 40)) * 4e4 + 1e-13 * np.eye(40)
+    with pytest.raises(np.linalg.LinAlgError):
+        np.linalg.cholesky(same - 1e-9 * np.eye(40))
+    root = kernels.root(same - 1e-9 * np.eye(40))
+    np.testing.assert_allclose(root @ root.T, same, rtol=1e-5)
+    whole = np.diag([1.0, 2.0])
+    np.testing.assert_array_equal(kernels.root(whole), np.linalg.cholesky(whole))
