@@ -16,7 +16,6 @@ from cptlaw.fitting.rows import Rows, domains
 from cptlaw.laws import Law
 
 STARTS = 16
-ASKED_ROWS = 300  # of a longer table, that a question is answered from: many are asked of every law
 
 
 @dataclass(frozen=True)
