@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cptlaw.fitting import Fit
 
 NAMED = 4  # corpora that a headline names
+FEW = 8  # corpora whose rows become cards on a phone
 
 
 def first_screen(
@@ -134,9 +135,14 @@ def _comparison(checked: pd.DataFrame, decision: Decision, measured: pd.DataFram
             found, f"{row.difference:+.3f}", tag("span", words, class_="yes" if row.inside == row.runs else "no"),
         ])  # fmt: skip
     span = f"{decision.level:.0%} interval for one run"
-    what = "measured" if once else "measured, mean and standard deviation"
+    what = "measured" if once else f"measured, {int(checked['runs'].max())} runs"
     header = ["Nats per token", "base model", "predicted", span, what, "difference", "measured is"]
-    return table(header, rows, cards=True)
+    # Cards of many corpora would fill a phone's screen many times over.
+    found = table(header, rows, cards=len(rows) <= FEW)
+    if once:
+        return found
+    note = "Measured: mean and standard deviation of the runs; inside: how many of them lie in the interval."
+    return Markup(found + tag("p", note, class_="table-note"))
 
 
 def _verdict(decision: Decision, checked: pd.DataFrame, confirm: pd.DataFrame) -> Markup:
