@@ -12,12 +12,12 @@ The arithmetic (as in configs/demo.py: a step is 512 tokens, a base sees 1.3M to
     medium       0.099M      1.4 TFLOP   0.8 TFLOP     16    14.4 TFLOP
     large        0.32M       3.5 TFLOP   2.1 TFLOP     10    24.2 TFLOP
 
-47.4 TFLOP, and the three confirming runs' 6.2. At the rate of the demo's grid on two idle cores (19.4 TFLOP in 2:20) that is
-seven minutes; the corpora take one or two, and six fits, the decision and the report two more.
+47.4 TFLOP, and the three confirming runs' 6.2. At the rate of the demo's grid on two idle cores (19.4 TFLOP in 2:20)
+that is seven minutes; the corpora take one or two, and six fits, the decision and the report two more.
 
 Choices:
-- Every size trains a space-filling design within one set of limits. Prose has a floor, because without replay the general
-  loss rises with tokens; no domain has more than 0.7.
+- Every size trains a space-filling design within one set of limits. Prose has a floor, because without replay the
+  general loss rises with tokens; no domain has more than 0.7.
 - Half of the mixes lack a domain altogether, and a domain that the base never saw then costs 2 to 6 nats more than at a
   tenth. A floor of a few per cent under the domains would spend the runs nearer to the answer.
 - What was found, with what went wrong: docs/studies/mixture_small.md.
