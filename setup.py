@@ -71,7 +71,7 @@ setup(
     # inside the package, so that `cptlaw demo` finds them without a checkout.
     packages=[*find_packages(include=["cptlaw", "cptlaw.*"]), "cptlaw.configs"],
     package_dir={"cptlaw.configs": "configs"},
-    package_data={"cptlaw.fitting": ["prior.json"]},
+    package_data={"cptlaw.fitting": ["prior.json"], "cptlaw.tables": ["*.parquet", "*.md"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cptlaw = cptlaw.cli:main"]},

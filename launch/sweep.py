@@ -3,8 +3,12 @@
     python -m launch.sweep --config configs/study_small.py --workdir runs/study_small
     python -m launch.sweep --config configs/demo.py:fast --config.batch_size=8 --workdir runs/mine
 
+    python -m launch.sweep --config configs/cpt8.py --workdir runs/cpt8 --have cpt8
+
 Stop it with Ctrl-C; the same command continues. Several of these may work on one workdir at the same time. At SIGTERM
-it lets its workers save and exits with 75, which relaunchers take for "start me again".
+it lets its workers save and exits with 75, which relaunchers take for "start me again". With --have, a run of which
+that table holds all rows is not trained again, nor is a base model unless a missing run starts from it: so a table
+outlives the workdir that it was made in.
 """
 
 import shlex
@@ -14,16 +18,21 @@ from types import FrameType
 from absl import flags
 
 from cptlaw import runs as runs_table
+from cptlaw import tables
 from cptlaw.studies import mixture_study
 from launch import common
 
 _RETRY = flags.DEFINE_bool("retry-failed", False, "Train failed runs again.")
 
 
+_HAVE = flags.DEFINE_string("have", None, "A runs table, by file or by name (cpt8): do not train what it holds.")
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, _relaunch)
+    have = None if _HAVE.value is None else runs_table.read(tables.path(_HAVE.value))
     prepared = common.prepare()
-    table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value)
+    table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value, have=have)
     path = prepared.workdir.table
     runs_table.write(table, path)
     fit = f"cptlaw fit {path} --law {shlex.quote(prepared.study.fit.law)} --eval {prepared.study.domains[0]}"

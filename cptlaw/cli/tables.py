@@ -41,7 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
 
 
 def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where: bool = True) -> Any:
-    """The table at `path` under the flags of `add_arguments`; what was understood is told on stderr.
+    """The table at `path`, or the shipped one of that name, under the flags of `add_arguments`.
+
+    What was understood is told on stderr.
 
     Args:
       eval: the corpus of a table without that column, where the command knows it.
@@ -50,8 +52,9 @@ def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where
     Raises:
       UserError: a flag or a table that cannot be used.
     """
-    from cptlaw import runs
+    from cptlaw import runs, tables
 
+    path = tables.path(path)
     limit = {} if args.max_line is None else {"max_line": args.max_line}
     table = runs.read(
         path,

@@ -136,6 +136,43 @@ def api_docs(members: Members) -> Iterator[Document]:
             todo += [(f"{path}/{field}", child) for field, child in sorted(value.items(), reverse=True)]
 
 
+def scripture(members: Members) -> Iterator[Document]:
+    """Paragraphs of a `pythonbible` module's text, joined to documents of about 2,000 characters.
+
+    Brackets around the words that the translators added are undone.
+    """
+    for name, content in members:
+        strings = [
+            node.value
+            for node in ast.walk(ast.parse(content))
+            if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        ]
+        piece: list[str] = []
+        number = 0
+        for paragraph in re.sub(r"\[([^][]*)\]", r"\1", max(strings, key=len)).split("\n"):
+            piece += [paragraph.strip()] if paragraph.strip() else []
+            if sum(map(len, piece)) >= 2000:
+                yield Document("\n".join(piece), f"{name}#{number}")
+                piece, number = [], number + 1
+        if piece:
+            yield Document("\n".join(piece), f"{name}#{number}")
+
+
+def icon_paths(members: Members) -> Iterator[Document]:
+    """The path data of one icon a document; icons with a licence of their own are left out."""
+    for name, content in members:
+        for call in ast.walk(ast.parse(content)):
+            if not isinstance(call, ast.Call):
+                continue
+            fields = {word.arg: word.value for word in call.keywords}
+            svg, licence = fields.get("svg"), fields.get("license")
+            if not isinstance(svg, ast.Constant) or not (isinstance(licence, ast.Constant) and licence.value is None):
+                continue
+            text = "\n".join(re.findall(r' d="([^"]*)"', str(svg.value)))
+            if len(text) >= 200:
+                yield Document(text, f"{name}#{ast.literal_eval(fields['slug'])}")
+
+
 def distinct(texts: list[str], similarity: float = 0.7, seed: int = 0) -> list[int]:
     """Indices of texts that are no near-duplicate of one kept before.
 

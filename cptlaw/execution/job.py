@@ -83,8 +83,9 @@ class Job:
         if base is not None and not run.trunk:
             # Before its first step every run of a size equals the base model, whose losses the base run has measured.
             known = {row["eval"] for row in directory.rows()}
-            if not known.issuperset(row["eval"] for row in base["losses"]):
-                directory.add([{**self._facts, **_BEFORE, **row} for row in base["losses"]])
+            losses = [row for row in base["losses"] if row["eval"] in run.evals]
+            if not known.issuperset(row["eval"] for row in losses):
+                directory.add([{**self._facts, **_BEFORE, **row} for row in losses])
 
     def first_state(self) -> Any:
         """Where the run starts when it has no checkpoint: in its trunk, at its base, or from scratch."""

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from cptlaw import atomic, cores
 from cptlaw.errors import UserError
-from cptlaw.execution import rundir, worker
+from cptlaw.execution import known, rundir, worker
 from cptlaw.execution.run import Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
@@ -51,6 +51,7 @@ def sweep(
     *,
     workers: int = 0,
     together: int = 1,
+    listed: bool = False,
     checkpoint_seconds: float = 60.0,
     monitor: Monitor = _MONITOR,
     progress: bool = True,
@@ -63,6 +64,7 @@ def sweep(
       workdir: where the token stores and the run directories are.
       workers: processes; 0 chooses (see `default_workers`).
       together: how many runs of one size a worker trains in one program.
+      listed: train them in their order here, rather than the longest first.
       checkpoint_seconds: how much work a crash may cost.
       monitor: what is watched while a run trains.
       progress: show a bar, on stderr.
@@ -78,6 +80,7 @@ def sweep(
     plan = {
         "workdir": str(workdir),
         "together": together,
+        "listed": listed,
         "checkpoint_seconds": checkpoint_seconds,
         "monitor": dataclasses.asdict(monitor),
         "runs": [dataclasses.asdict(run) for run in runs],
@@ -107,16 +110,26 @@ def sweep(
     return _summary(directories)
 
 
-def collect(runs: list[Run], workdir: str | os.PathLike[str]) -> pd.DataFrame:
-    """The runs table of all finished runs, in the grid's order, whatever order they were trained in."""
+def collect(runs: list[Run], workdir: str | os.PathLike[str], have: pd.DataFrame | None = None) -> pd.DataFrame:
+    """The runs table of all finished runs, in the grid's order, whatever order they were trained in.
+
+    `have` is a table whose rows stand for runs that the workdir does not hold.
+    """
     rows = []
     for run in runs:
         directory = RunDir(workdir, run)
         if run.init is not None and directory.state() == rundir.FINISHED:
             rows += directory.measured()
-    if not rows:
+    if not rows and (have is None or have.empty):
         raise UserError(f"{workdir}: no finished run to collect; run the sweep first")
-    return pd.DataFrame(rows)
+    table = pd.DataFrame(rows)
+    # A run's rows know the corpora that it is evaluated on: it trains on no other.
+    for column in table.columns[table.isna().any()]:
+        if column.startswith("w_"):
+            table[column] = table[column].fillna(0.0)
+        elif column.startswith("unique_tokens_"):
+            table[column] = table[column].fillna(table[column].max()).astype(int)
+    return table if have is None else known.merged(runs, table, have)
 
 
 def default_workers() -> int:

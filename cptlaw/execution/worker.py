@@ -153,11 +153,29 @@ def main(plan_path: str, place: str) -> None:
     runs = [Run.of(fields) for fields in plan["runs"]]
     try:
         with contextlib.suppress(Stopped):
-            _Worker(runs, Workdir(plan["workdir"]), plan["together"], conditions, tell).work()
+            _Worker(in_turn(runs, plan["listed"]), Workdir(plan["workdir"]), plan["together"], conditions, tell).work()
     except DiskFull as full:
         tell(full=str(full))
         code = EXIT_FULL
     sys.exit(code)
+
+
+def in_turn(runs: Sequence[Run], listed: bool) -> list[Run]:
+    """The runs in the order in which they are trained as soon as they can be.
+
+    Bases first, since others wait for them, then the longest, so that no core is left alone with a long run at the end.
+    As `listed`, each base is just before the first run that starts from it.
+    """
+    if not listed:
+        return sorted(runs, key=lambda run: (run.init is not None, -run.flops()))
+    planned = {run.id: run for run in runs}
+    turn: dict[str, Run] = {}
+    # Runs that none waits for, such as the base of a grid without runs, come last.
+    for run in [run for run in runs if run.init] + list(runs):
+        for name in (*run.needs, run.id):
+            if name in planned:
+                turn.setdefault(name, planned[name])
+    return list(turn.values())
 
 
 class _Worker:
@@ -167,8 +185,7 @@ class _Worker:
         self, runs: Sequence[Run], workdir: Workdir, together: int, conditions: Conditions, tell: Callable[..., Any]
     ):
         self.workdir, self.together, self.conditions, self.tell = workdir, together, conditions, tell
-        # Bases first, since others wait for them; then the longest, so that no core is left alone with it at the end.
-        self.queue = sorted(runs, key=lambda run: (run.init is not None, -run.flops()))
+        self.queue = list(runs)
         self.planned = {run.id for run in runs}
         self.alone: set[str] = set()  # what could not be trained together
         self.results: dict[str, dict[str, Any]] = {}  # of runs that others start from

@@ -35,6 +35,8 @@ def parse(config: Mapping[str, Any]) -> Study:
         check_model(study, size)
     _check_optimizer(study)
     _check_tokens(study)
+    for part in study.grid:
+        _check_part(study, part)
     _check_devices(study)
     study.question.check(study)
     _check_law(study)
@@ -99,6 +101,8 @@ def _check_sizes(study: Study) -> None:
                 f"config.sizes.{size}",
                 "a size's name has letters, digits, '_', '-' and '.': it is part of folders' names",
             )
+    for part in study.first:
+        _known("config.first", part, study.grid, "part", "config.grid")
     parts = study.grid_sizes()
     for part, size in parts.items():
         if size not in study.sizes:
@@ -187,6 +191,18 @@ def _check_tokens(study: Study) -> None:
         )
     for phase in (study.trunk(), *study.branches().values()):
         _check_schedule(study, "config.cpt", phase)
+
+
+def _check_part(study: Study, part: str) -> None:
+    """What a part of the grid says in place of the study."""
+    grid = study.grid[part]
+    for domain in grid.domains:
+        _known(f"config.grid.{part}.domains", domain, study.domains, "domain", "config.domains")
+    if grid.eval_tokens or grid.branch_cooldown is not None:
+        try:
+            _check_tokens(study.of_part(part))
+        except ConfigError as error:
+            raise ConfigError(f"config.grid.{part}", f"with it, {error}") from None
 
 
 def _check_schedule(study: Study, path: str, phase: Phase) -> None:

@@ -40,14 +40,15 @@ def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
       vocab_size: the vocabulary's size, known once it is built.
       data: a digest of each corpus's token store; a run's id changes with what it reads.
     """
-    sizes, bases, mixes = study.grid_sizes(), [], []
-    for part, grid in study.grid.items():
+    bases, mixes = [], []
+    for part, size in study.grid_sizes().items():
+        grid, of_part = study.grid[part], study.of_part(part)
         cells = grid.cells(study.general, study.domains, study.seed)
         for base_seed in grid.base_seeds or (study.seed,):
-            base = base_run(study, sizes[part], vocab_size, data, base_seed)
+            base = base_run(study, size, vocab_size, data, base_seed)
             bases.append(base)
             for shares, seed in cells:
-                mixes += cpt_runs(study, base, shares, seed, data)
+                mixes += cpt_runs(of_part, base, shares, seed, data)
     # A mix that is asked for twice is one run, as a share of 0 is of whatever domain.
     return list({run.id: run for run in bases + mixes}.values())
 
@@ -92,6 +93,8 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
         "seed": seed,
         **_common(study, data),
     }
+    if study.evaluate == "own" and domains:
+        common["evals"] = (study.general, *domains, *study.evaluated)
     if not study.cpt.branch_cooldown:
         return [_with_id(name, phase=study.cpt, eval_tokens=study.eval_tokens, **common)]
     phases = study.branches()

@@ -12,7 +12,7 @@ import pandas as pd
 from cptlaw import report
 from cptlaw import runs as runs_table
 from cptlaw.errors import UserError
-from cptlaw.execution import sweep
+from cptlaw.execution import known, sweep
 from cptlaw.fields import ConfigError
 from cptlaw.fitting import Fit
 from cptlaw.planning.confirmation import confirmation, in_words
@@ -72,13 +72,17 @@ def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") ->
         yield _answer(prepared, part, part.rows(table), page, retry_failed, command)
 
 
-def train_grid(prepared: Prepared, *, retry_failed: bool = False) -> pd.DataFrame:
-    """Trains what is left of the grid; returns the runs table of all finished runs."""
+def train_grid(prepared: Prepared, *, retry_failed: bool = False, have: pd.DataFrame | None = None) -> pd.DataFrame:
+    """Trains what is left of the grid; returns the runs table of all finished runs.
+
+    `have` is a runs table: a run of which it holds all rows is finished, wherever it was trained.
+    """
     runs = grid.plan(prepared.study, prepared.vocab_size, prepared.data)
-    summary = prepared.sweep(runs, "grid", retry_failed=retry_failed)
+    left = runs if have is None else known.left(runs, have)
+    summary = prepared.sweep(left, "grid", retry_failed=retry_failed)
     if len(summary.failed) > len(runs) // 4:
         raise UserError(f"{len(summary.failed)} of {len(runs)} runs failed, which leaves too little to fit")
-    table = sweep.collect(runs, prepared.workdir)
+    table = sweep.collect(runs, prepared.workdir, have)
     say(worse_than_guessing(table, prepared.vocab_size))
     return table
 

@@ -69,6 +69,9 @@ class SizeGrid:
       base_seeds: seeds of base models, each pre-trained on its own: every run here is trained from each of them, which
         measures what a base model's seed does to its runs. Empty: the study's seed alone. Another part of the same
         size may ask for more of them at fewer shares.
+      domains: the study's domains of `domain_shares`, `repeat_shares` and `simplex` here; empty for all.
+      eval_tokens: tokens at which these runs are evaluated, the last of them their length; empty for the study's.
+      branch_cooldown: of these runs, in place of `cpt.branch_cooldown`.
     """
 
     domain_shares: Shares = ()
@@ -76,6 +79,9 @@ class SizeGrid:
     repeat_seeds: tuple[Seed, ...] = ()
     size: str = ""
     base_seeds: tuple[Seed, ...] = ()
+    domains: tuple[str, ...] = ()
+    eval_tokens: tuple[int, ...] = ()
+    branch_cooldown: Annotated[float, between(0, 1, open_high=True, what="a share of the tokens,")] | None = None
     mixes: tuple[dict[str, Share], ...] = ()
     simplex: Simplex | None = None
     repeat_mixes: Annotated[int, at_least(0)] = 0
@@ -103,14 +109,13 @@ class SizeGrid:
         Args:
           seed: the study's.
         """
-        several = [*self.mixes, *(self.simplex.mixes((general, *domains)) if self.simplex else ())]
+        own = self.domains or domains
+        several = [*self.mixes, *(self.simplex.mixes((general, *own)) if self.simplex else ())]
         several = [{name: mix.get(name, 0.0) for name in domains} for mix in several]
-        kinds = [([{d: s} for s in self.domain_shares], [{d: s} for s in self.repeat_shares]) for d in domains]
-        kinds.append((several, several[: self.repeat_mixes]))
-        cells = []
-        for once, again in kinds:
-            cells += [(mix, seed) for mix in once]
-            cells += [(mix, other) for mix in again for other in self.repeat_seeds]
+        cells = [({d: share}, seed) for share in self.domain_shares for d in own]
+        cells += [({d: share}, other) for share in self.repeat_shares for other in self.repeat_seeds for d in own]
+        cells += [(mix, seed) for mix in several]
+        cells += [(mix, other) for mix in several[: self.repeat_mixes] for other in self.repeat_seeds]
         return cells
 
 
@@ -156,6 +161,9 @@ class Study:
       eval_tokens: tokens of `cpt` at which every corpus is evaluated; increasing, the last is `cpt.tokens`.
       grid: part of the grid -> its runs. A part is named after its size, or names it as `size`.
       held_out: the rows that the law is judged on.
+      evaluate: the corpora that a run of the grid is evaluated on: all; or own, the general corpus and the domains that
+        it trains on, since with many domains the evaluations would cost more than the training. Base models, and runs
+        of the general corpus alone, are evaluated on all.
       seq_len: tokens of a sequence.
       batch_size: sequences of a training batch; a step takes batch_size x seq_len tokens.
       eval_batch_size: sequences of an evaluation batch.
@@ -174,6 +182,9 @@ class Study:
       question: what the study answers, see `questions`; its `kind` is that of `cptlaw plan`, a trade-off by default.
       confirm_runs: runs trained at the recommendation, each with a seed of its own that no run of the grid has.
       fit: how its losses are fitted.
+      first: parts of the grid that are trained before the others, in this order, and in each every domain at a share
+        before the next share: so the table is of use before it is whole. Empty: the longest runs first, so that no core
+        is left alone with one at the end.
       workers: processes that train. 0 chooses: on a CPU one a core (tiny models gain nothing from a second core),
         elsewhere one in all.
       together: runs of one size that a worker trains in one program, which changes their numbers by rounding alone
@@ -195,6 +206,7 @@ class Study:
     eval_tokens: tuple[int, ...]
     grid: dict[str, SizeGrid]
     held_out: HeldOut
+    evaluate: Annotated[str, OneOf(("all", "own"))] = "all"
     seq_len: Annotated[int, at_least(1)] = 128
     batch_size: Annotated[int, at_least(1)] = 16
     eval_batch_size: Annotated[int, at_least(1)] = 32
@@ -212,6 +224,7 @@ class Study:
     question: AnyQuestion = dataclasses.field(default_factory=TradeOff)
     confirm_runs: Annotated[int, at_least(0)] = 1
     fit: FitSettings = FitSettings()
+    first: tuple[str, ...] = ()
     workers: Annotated[int, at_least(0)] = 0
     together: Annotated[int, at_least(1)] = 1
     checkpoint_seconds: Annotated[float, at_least(0)] = 60.0
@@ -245,8 +258,17 @@ class Study:
         return longer
 
     def grid_sizes(self) -> dict[str, str]:
-        """Part of the grid -> its size."""
-        return {part: grid.size or part for part, grid in self.grid.items()}
+        """Part of the grid -> its size, in the order of `first`."""
+        return {part: self.grid[part].size or part for part in dict.fromkeys((*self.first, *self.grid))}
+
+    def of_part(self, part: str) -> "Study":
+        """The study with the evaluations and the cool-downs of one part of the grid in place of its own."""
+        grid, cpt = self.grid[part], self.cpt
+        if grid.eval_tokens:
+            cpt = dataclasses.replace(cpt, tokens=grid.eval_tokens[-1])
+        if grid.branch_cooldown is not None:
+            cpt = dataclasses.replace(cpt, branch_cooldown=grid.branch_cooldown)
+        return dataclasses.replace(self, cpt=cpt, eval_tokens=grid.eval_tokens or self.eval_tokens)
 
     def seeds(self) -> set[int]:
         """The seeds of all runs of the grid."""

@@ -29,6 +29,7 @@ HARDWARE = {
     "llama_8b": {8: H100, 64: V5E},
     "demo": {1: V5E},
     "study_small": {4: V5E},
+    "cpt8": {1: V5E},
     "mixture_small": {1: V5E},
 }
 # As published: of the paper's tables or the model cards.
@@ -54,7 +55,7 @@ def footprints(studies):
     return {
         (name, size, devices): footprint(study, size, devices)
         for name, study in studies.items()
-        for size, devices in itertools.product(study.grid, HARDWARE[name])
+        for size, devices in itertools.product(study.sizes, HARDWARE[name])
     }
 
 
@@ -84,7 +85,7 @@ def test_every_run_can_be_planned(studies, name):
 
 @pytest.mark.parametrize("name", HARDWARE)
 def test_a_step_fits_the_devices_it_is_meant_for(studies, footprints, name):
-    for size, (devices, (gib, _)) in itertools.product(studies[name].grid, HARDWARE[name].items()):
+    for size, (devices, (gib, _)) in itertools.product(studies[name].sizes, HARDWARE[name].items()):
         found = footprints[name, size, devices]
         assert math.prod(found.layout.mesh.shape.values()) == devices
         assert found.activations > 0 and found.total < 0.9 * gib * 2**30
@@ -114,6 +115,30 @@ def test_the_header_says_what_it_costs(studies, footprints, name):
             hours = flops / (devices * tflops * 1e12 * MFU) / 3600
             line += f"   {footprints[name, size, devices].total / 2**30:5.1f} GiB {hours:5.1f} h"
         assert line in header, line
+
+
+def test_the_header_of_the_open_table_says_what_it_costs(studies):
+    study, header = studies["cpt8"], importlib.import_module("configs.cpt8").__doc__
+    runs = grid.plan(study, study.vocabulary.size, dict.fromkeys(study.corpora, ""))
+    flops = 0.0
+    for size in study.sizes:
+        mine = [run for run in runs if run.size == size]
+        each = transformer.flops_per_token(mine[0].config, study.seq_len)
+        training = sum(run.flops() for run in mine)
+        scored = sum(len(run.eval_tokens) * len(run.evals) * study.eval_max_tokens for run in mine)
+        bases = sum(run.init is None for run in mine)
+        line = f"{size:6}{transformer.count_params(mine[0].config)['non_embedding']:14,}{each['training']:14.2e}"
+        line += f"{bases:8}{sum(run.init is not None and run.trunk is None for run in mine):7}"
+        line += f"{sum(run.tokens - run.first_token for run in mine):11.2e}{training / 1e12:8.0f} TFLOP"
+        line += f"{scored * each['forward'] / 1e12:8.0f} TFLOP"
+        assert line in header, line
+        flops += training + scored * each["forward"]
+    assert f"\n{flops / 1e12:.0f} TFLOP." in header and flops < 900e12
+    # All shares of at least eight domains at two sizes are there early.
+    early = [run for run in runs if run.init][:130]
+    assert {run.size for run in early} == {"27k", "99k"}
+    cells = {(run.size, tuple(run.shares.items())) for run in early}
+    assert len(cells) == 130 and len(study.domains) == 8
 
 
 def test_what_cannot_be_is_named(studies):

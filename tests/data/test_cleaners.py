@@ -97,6 +97,27 @@ def test_api_docs():
     assert documents == [("Gets <one> item. " * 19 + "Gets <one> item.\nfast", "s.gz#/operations/Get")]
 
 
+def test_scripture_is_the_longest_text_in_whole_paragraphs():
+    verses = [f"And it came to pass in year {i} that the water [was] upon the {'great ' * 20}land." for i in range(30)]
+    text = "\n".join(verses)
+    module = f'from x import Bible\n\nbible = Bible(\n    1,\n    """\n{text}\n""",\n    {{1: "index"}},\n)\n'
+    documents = list(cleaners.scripture([("kjv.py", module.encode())]))
+    assert [source for _, source in documents] == ["kjv.py#0", "kjv.py#1", "kjv.py#2"]
+    assert "\n".join(document.text for document in documents) == text.replace("[was]", "was")
+    assert 2000 <= len(documents[0].text) < 2250
+
+
+def test_icon_paths_leave_out_icons_with_a_licence_of_their_own():
+    path = "M1.5 2.25a.75.75 0 0 1 3-1z" * 10
+
+    def icon(slug, path, licence):
+        svg = f'<svg viewBox="0 0 24 24"><title>T</title><path d="{path}"/><path fill="none" d="M0 0h24"/></svg>'
+        return f'{slug} = Icon(title="T", slug="{slug}", svg="""{svg}""", license={licence})\n'
+
+    module = icon("a", path, None) + icon("b", path, {"type": "GPL"}) + icon("c", "M0 0", None) + "print(len([a]))\n"
+    assert list(cleaners.icon_paths([("icons.py", module.encode())])) == [(f"{path}\nM0 0h24", "icons.py#a")]
+
+
 def test_near_duplicates():
     rng = np.random.default_rng(0)
     words = np.array([f"w{i}" for i in range(5000)])

@@ -99,6 +99,10 @@ def test_the_standard_library_needs_no_network(tmp_path, monkeypatch):
         ("smiles", 31_694, 58_377_093),
         ("licences", 1_516, 9_906_616),
         ("api_docs", 41_911, 20_001_042),
+        ("django_source", 2_407, 5_667_549),
+        ("king_james", 1_474, 4_141_300),
+        ("wikipedia_leads_fr", 9_955, 3_657_207),
+        ("icon_paths", 2_125, 3_720_990),
     ],
 )
 def test_pinned_packages(tmp_path, name, documents, size):

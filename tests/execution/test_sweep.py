@@ -75,6 +75,25 @@ def test_a_sweep_measures_every_run_and_the_base_model_before_it(runs, workdir):
     assert sweep.sweep(runs, workdir, workers=2, progress=False) == summary
 
 
+def test_as_listed_a_base_waits_for_the_first_run_that_starts_from_it(runs):
+    large, small, one, two, three = runs
+    assert worker.in_turn(runs, True) == [large, one, small, two, three]
+    assert worker.in_turn([small, three, two], True) == [small, three, two]
+    assert worker.in_turn([three, large], True) == [three, large], "a base that is trained already is none of ours"
+    assert worker.in_turn(runs, False)[:2] == [large, small]
+
+
+def test_rows_of_its_own_corpora_alone_have_the_shares_of_all(runs, workdir):
+    base, mix = runs[1], dataclasses.replace(runs[4], id="own", evals=("code",), shares={"code": 1.0})
+    both = dataclasses.replace(runs[4], id="both")
+    for run in (base, both, mix):
+        assert worker.train_run(run, workdir)
+    table = sweep.collect([both, mix], workdir)
+    assert table["eval"].tolist() == ["prose", "code"] * 3 + ["code"] * 3
+    assert table[["w_prose", "w_code"]].drop_duplicates().to_numpy().tolist() == [[0.5, 0.5], [0.0, 1.0]]
+    assert table["unique_tokens_prose"].nunique() == 1 and table["unique_tokens_prose"].dtype == int
+
+
 def test_a_run_continues_where_it_was_asked_to_stop(runs, workdir, forget):
     _, mix = both = longer([runs[1], runs[3]], 60)
     for run in both:
@@ -138,6 +157,7 @@ def test_a_sweep_that_goes_away_at_a_log_step_fails_no_run(runs, workdir, monkey
             {
                 "workdir": str(workdir),
                 "together": 1,
+                "listed": False,
                 "checkpoint_seconds": 60.0,
                 "monitor": {},
                 "runs": [dataclasses.asdict(base)],

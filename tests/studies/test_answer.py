@@ -82,7 +82,7 @@ def trained(prepared, monkeypatch):
     monkeypatch.setattr(
         mixture_study.sweep,
         "collect",
-        lambda runs, workdir: pd.DataFrame([row for run in runs if run.init for row in rows(run)]),
+        lambda runs, workdir, have=None: pd.DataFrame([row for run in runs if run.init for row in rows(run)]),
     )
     monkeypatch.setattr(
         fitting,
@@ -175,6 +175,17 @@ def test_a_base_model_worse_than_guessing_is_said(prepared, trained, capsys):
     assert said.count("warning:") == 6, "three sizes, two corpora, each once"
     mixture_study.train_grid(dataclasses.replace(prepared, vocab_size=1000))
     assert "warning" not in capsys.readouterr().err
+
+
+def test_what_a_table_holds_is_not_trained_again(prepared, trained):
+    asked, _ = trained
+    table = mixture_study.train_grid(prepared)
+    mixture_study.train_grid(prepared, have=table)
+    lost = table["run"].iloc[-1]
+    mixture_study.train_grid(prepared, have=table[table["run"] != lost])
+    whole, none, (base, run) = (runs for _, runs in asked)
+    assert len(whole) == 3 * 7 and none == []
+    assert (run.id, run.init) == (lost, base.id)
 
 
 def test_text_that_runs_read_again_and_again_is_said(prepared):

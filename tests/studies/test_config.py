@@ -36,6 +36,10 @@ def test_a_config_becomes_typed_and_round_trips(make_config):
         ({"vocabulary": {"path": "model"}}, r"config\.vocabulary\.path: .* with no other"),
         ({"grid__huge": {"domain_shares": ()}}, r"config\.grid\.huge: no such size"),
         ({"grid__more": {"domain_shares": (), "size": "smal"}}, r"config\.grid\.more\.size: no such .*mean 'small'"),
+        ({"first": ("smal",)}, r"config\.first: no part 'smal' in config\.grid, which has .*mean 'small'"),
+        ({"grid__small__domains": ("cod",)}, r"grid\.small\.domains: no domain 'cod' in config\.domains.*mean 'code'"),
+        ({"grid__small__eval_tokens": (64, 100)}, r"grid\.small: with it, config\.cpt\.tokens: 100 is not a whole"),
+        ({"grid__small__branch_cooldown": 1.5}, r"grid\.small\.branch_cooldown: a share of the tokens"),
         ({"grid__small__base_seeds": (1, 1)}, r"grid\.small\.base_seeds: each seed once"),
     ],
 )

@@ -84,6 +84,39 @@ def test_the_studys_own_seed_is_the_first_base(study, runs):
     assert grid.plan(dataclasses.replace(study, grid=named), 32, {"prose": "p", "code": "c"}) == runs
 
 
+def test_a_part_has_evaluations_cool_downs_and_domains_of_its_own(study, runs):
+    both = dataclasses.replace(study, corpora={**study.corpora, "law": "law.jsonl"}, domains=("code", "law"))
+    long = SizeGrid(domain_shares=(0.25,), size="small", domains=("law",), eval_tokens=(128, 512))
+    cooled = dataclasses.replace(long, branch_cooldown=0.5, eval_tokens=())
+    planned = grid.plan(dataclasses.replace(both, grid={"small": study.grid["small"], "long": long}), 32, DATA)
+    assert [(run.tokens, run.eval_tokens) for run in planned if run.init][-2:] == [(256, (128, 256)), (512, (128, 512))]
+    assert planned[-1].shares == {"prose": 0.75, "law": 0.25}
+    planned = grid.plan(dataclasses.replace(both, grid={"cooled": cooled}), 32, DATA)
+    assert [(run.eval_tokens, run.phase.cooldown_tokens) for run in planned[1:]] == [
+        ((), 0),
+        ((128,), 64),
+        ((256,), 128),
+    ]
+
+
+def test_runs_may_be_evaluated_on_their_own_corpora_alone(study):
+    corpora = {**study.corpora, "law": "law.jsonl"}
+    both = dataclasses.replace(study, corpora=corpora, domains=("code", "law"), evaluate="own")
+    evals = {run.id.rsplit("-", 1)[0]: run.evals for run in grid.plan(both, 32, DATA)}
+    assert evals["base-small"] == evals["small-prose-s0"] == ("prose", "code", "law")
+    assert evals["small-code0.5-s0"] == ("prose", "code")
+    assert evals["small-law0.5-s0"] == ("prose", "law")
+
+
+def test_the_first_parts_are_first_and_in_each_every_domain_has_a_share_before_the_next_share(study):
+    both = dataclasses.replace(study, corpora={**study.corpora, "law": "law.jsonl"}, domains=("code", "law"))
+    parts = {"large": SizeGrid(domain_shares=(1.0,)), "small": SizeGrid(domain_shares=(0.5, 0.25))}
+    planned = grid.plan(dataclasses.replace(both, grid=parts, first=("small",)), 32, DATA)
+    mixes = [run.id.split("-s0")[0] for run in planned if run.init]
+    assert mixes[:4] == ["small-code0.5", "small-law0.5", "small-code0.25", "small-law0.25"]
+    assert mixes[4:] == ["large-code1", "large-law1"]
+
+
 def test_a_run_survives_json(runs):
     for run in runs:
         assert Run.of(json.loads(json.dumps(dataclasses.asdict(run)))) == run
