@@ -43,6 +43,7 @@ EXTRAS = {
     "parity": ["torch>=2.4", "transformers>=5,<6"],
     # Metrics beside metrics.jsonl, for those who keep theirs there; tested with a stand-in.
     "wandb": ["wandb>=0.17,<1"],
+    "lightgbm": ["lightgbm>=4.5,<5"],  # boosted trees as a rival of `cptlaw compare`
     "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 EXTRAS["dev"] = [

@@ -87,10 +87,10 @@ def _answer(series: Series, table: pd.DataFrame, question: forward.Question) -> 
 def _fitted(series: Series, train: pd.DataFrame, test: pd.DataFrame) -> dict:
     try:
         fit = fitting.fit(train, series.law, bootstrap=BOOTSTRAP, starts=STARTS)
+        own = test.assign(ratio=test[f"w_{test['eval'].iloc[0]}"]) if "ratio" in fit.law.columns else test
+        columns = {name: own[name].to_numpy(float) for name in fit.law.columns}
+        shares = {k[2:]: columns.pop(k) for k in list(columns) if k.startswith("w_")}
+        plain = fit.predict(**columns, shares=shares, target="law")
     except UserError as error:
         return {"refused": str(error)}
-    own = test.assign(ratio=test[f"w_{test['eval'].iloc[0]}"]) if "ratio" in fit.law.columns else test
-    columns = {name: own[name].to_numpy(float) for name in fit.law.columns}
-    shares = {k[2:]: columns.pop(k) for k in list(columns) if k.startswith("w_")}
-    plain = fit.predict(**columns, shares=shares, target="law")
     return {"theta": fit.params, "point": plain.point.tolist(), "low": plain.low.tolist(), "high": plain.high.tolist()}

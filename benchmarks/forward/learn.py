@@ -24,6 +24,7 @@ import pandas as pd
 
 from benchmarks.forward import asked, score, series
 from cptlaw import atomic
+from cptlaw.fitting import kernels
 from cptlaw.fitting.prior import Prior
 
 SHIPPED = Path(series.ROOT) / "cptlaw" / "fitting" / "prior.json"
@@ -48,7 +49,7 @@ def moves(setting: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
             change(new, by)
             out.append((f"{name} {word}", new))
 
-    for term in sorted(set(setting["scales"]) - {"base"}, key=list(setting["scales"]).index):
+    for term in sorted(set(setting["scales"]) - {"base", *kernels.DOMAINS}, key=list(setting["scales"]).index):
         vary(term, 1.5, lambda s, by, t=term: s["scales"][t].__setitem__(0, round(s["scales"][t][0] * by, 6)))
     for group, terms in SPREADS.items():
         vary(f"spread {group}", 1.4, lambda s, by, ts=terms: [

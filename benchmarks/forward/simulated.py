@@ -14,6 +14,7 @@ from scipy.optimize import brentq
 from benchmarks import planning
 from cptlaw import fitting
 from cptlaw.fitting.condition import condition
+from cptlaw.fitting.draws import draw
 from cptlaw.fitting.prior import Prior
 
 TOKENS = np.geomspace(1e5, 1e6, 5)
@@ -108,7 +109,7 @@ def _share(setting: Setting, found, effect: float, seed: int) -> Iterator[dict]:
     gap = lambda s: float(truth(setting, size, tokens, s)) + effect - ceiling  # noqa: E731
     best = brentq(gap, 0, 0.9) if gap(0.9) > 0 else 0.9
     x = {"params": np.full(len(SHARES), size), "tokens": np.full(len(SHARES), tokens), "ratio": 1 - SHARES}
-    mean, draws = found.draws(1000, seed).at(x)
+    mean, draws = draw(found, 1000, seed).at(x)
     holds = np.exp(draws) <= ceiling
     shares = SHARES[np.maximum(holds.shape[1] - 1 - holds[:, ::-1].argmax(axis=1), 0) * holds.any(axis=1)]
     low, high = np.quantile(shares, [0.05, 0.95])

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cptlaw.cli import tables
+from cptlaw.cli import domains, tables
 from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 
@@ -20,10 +20,13 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return fitting.Fit.load(text, own_law(args))
+        return domains.about(args, fitting.Fit.load(text, own_law(args)))
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
-    return fitting.fit(_table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, progress=True)
+    return fitting.fit(
+        _table(args), args.law, text, bootstrap=args.bootstrap, seed=args.seed, try_remedies=not args.no_remedies,
+        progress=True,
+    )  # fmt: skip
 
 
 def _table(args: argparse.Namespace) -> Any:

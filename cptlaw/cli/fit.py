@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cptlaw.cli import tables
+from cptlaw.cli import domains, tables
 from cptlaw.errors import UserError
 
 
@@ -17,11 +17,14 @@ def add_parsers(subparsers: Any) -> None:
     fit.add_argument("--law", default="dcpt", help="NAME, NAME:option=value, FILE.py:NAME, or auto (default dcpt)")
     fit.add_argument("--out", type=Path, metavar="FIT.json", help="save the fit for predict and plan")
     fit.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples; 0 for none (default 1000)")
-    fit.add_argument("--resample", default="runs", help="runs, rows, residuals or parametric (default runs)")
+    fit.add_argument(
+        "--resample", help="runs, domains, rows, residuals or parametric (default runs; of --by-domain with K, domains)"
+    )
     fit.add_argument("--hold-out", metavar="QUERY", help="score on these rows, never fitted: 'params > 1e9'")
     fit.add_argument("--fix", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="hold a parameter")
     fit.add_argument("--starts", type=int, default=64, help="starts of the solver (default 64)")
     fit.add_argument("--influence", action="store_true", help="list the runs that move the fit most")
+    no_remedies(fit)
     fit.add_argument("--plot", type=Path, metavar="DIR", help="write figures of the fit into DIR")
     fit.set_defaults(run=_fit)
 
@@ -38,16 +41,33 @@ def add_parsers(subparsers: Any) -> None:
         help="what the interval is of: one new run (default), the mean of runs, a run from a new base model, or the "
         "law's own mean with its bootstrap",
     )
+    domains.asking(predict)
+    domains.learnability(predict)
     predict.add_argument("--of-run", metavar="RUN", help="a run of the table, taken further: its own effect is known")
     predict.add_argument("--method", help="how the law's own interval is made: percentile or bca (for --target law)")
     predict.add_argument("--law", metavar="FILE.py:NAME", help="the user's law that the fit is by; this runs FILE")
     predict.add_argument("--json", action="store_true", help="print JSON")
     predict.set_defaults(run=_predict)
 
-    compare = subparsers.add_parser("compare", help="rank laws on rows left out")
+    compare = subparsers.add_parser(
+        "compare",
+        help="rank laws, alone and corrected, auto, and rules without a law on rows beyond those fitted",
+        description="Ranks what you can choose between on forward questions of the table: larger sizes, more tokens, "
+        "both, new mixes, from origins that roll. Each law is asked alone and corrected by how it missed, beside auto "
+        "and the rules without a law (with the extra lightgbm, boosted trees too).",
+    )
     _table_arguments(compare)
-    compare.add_argument("--laws", default="dcpt", metavar="A,B,...", help="laws to rank, or 'all'")
-    compare.add_argument("--fold", default="forward", help="forward, size, ratio, tokens, run, ... (default forward)")
+    compare.add_argument(
+        "--laws", metavar="A,B,...", help="laws to rank, or 'all' (default: those that auto chooses between)"
+    )
+    compare.add_argument(
+        "--no-auto",
+        action="store_true",
+        help="leave out auto, which chooses its law anew for every question and takes most of the time",
+    )
+    compare.add_argument(
+        "--fold", help="rank laws alone on rows left out instead: forward, size, ratio, tokens, run, ..."
+    )
     compare.set_defaults(run=_compare)
 
     listing = subparsers.add_parser("laws", help="list the laws with equation, columns and source")
@@ -69,16 +89,19 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
     )
-    parser.add_argument(
-        "--learnability",
-        type=_numbers,
-        metavar="T0,T1[,T2]",
-        help="measure k1, k2, k3 of each corpus for cross_domain, from its smallest run's losses at these tokens",
-    )
+    domains.pooling(parser)
     parser.add_argument("--objective", default="huber", help="huber, huber_scale, squared, squared_loss, asymmetric")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of starts and resamples (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def no_remedies(parser: argparse.ArgumentParser) -> None:
+    """Adds the flag of commands that try what may help a law which its table rejects."""
+    parser.add_argument(
+        "--no-remedies", action="store_true",
+        help="where the table rejects the law, do not try what may help (which takes up to a minute a corpus)",
+    )  # fmt: skip
 
 
 def _pair(text: str) -> tuple[str, list[float]]:
@@ -114,7 +137,9 @@ def _read(args: argparse.Namespace) -> Any:
     cache.keep_compiled()
     named = tables.names(args.eval)
     table = tables.read(args, args.table, eval=named[0] if len(named) == 1 else None)
-    if args.learnability:
+    if args.by_domain:
+        table = runs.by_domain(table, args.by_domain, args.learnability)
+    elif args.learnability:
         table = runs.learnability(table, args.learnability)
     return table if args.thin is None else runs.thin(table, args.thin, args.seed)
 
@@ -141,6 +166,7 @@ def _fit(args: argparse.Namespace) -> None:
         hold_out=args.hold_out,
         starts=args.starts,
         seed=args.seed,
+        try_remedies=not args.no_remedies,
         progress=True,
     )
     if args.out:
@@ -166,9 +192,11 @@ def _fit(args: argparse.Namespace) -> None:
 
 def _tell(fit: Any) -> None:
     """Prints a fit: what it is worth out of range, the law, its parameters and how good it is."""
-    from cptlaw.fitting import rivals
+    from cptlaw.fitting import rivals, verdicts
 
-    print(_headline(fit))
+    if fit.rejection:
+        print("\n".join([*fit.rejection, ""]))
+    print(f"{verdicts.headline(fit.scores['held_out'])}\n")
     if "auto" in fit.settings:
         print(_chosen(fit.settings["auto"]))
     print(f"{fit.law.title}   L = {fit.law.equation}")
@@ -197,30 +225,15 @@ def _tell(fit: Any) -> None:
         for name, scored in sorted(named.items(), key=lambda item: item[1]["mean_log"]):
             ours = {"law": fit.law.name, "process": f"{fit.law.name}, corrected by how it missed"}
             print(f"  {scored['mean_log']:8.3%}  {ours.get(name) or rivals.shown(name, held.get('alike', ()))}")
+    for corpus, tested in fit.lack_of_fit.items():
+        if not tested.rejected:
+            print(f"the law   on {corpus}: {tested.words()}")
     if fit.settings.get("loss_se"):
         print(f"loss_se   {fit.settings['loss_se']}")
     if not fit.codes:
         print("every parameter is held: nothing was fitted, so there are no intervals")
     for what, counts in fit.codes.items():
         print(f"{what:9} " + ", ".join(f"{n} {code}" for code, n in counts.items()))
-
-
-def _headline(fit: Any) -> str:
-    """What the law is worth where it was not fitted, beside the best rule that knows no law."""
-    held = fit.scores["held_out"]
-    if not held["n"]:
-        return f"No row could be held out ({held['what']}): nothing says what this law is worth out of range.\n"
-    rows = f"{held['n']} rows of {held['runs']} run{'s' * (held['runs'] > 1)}"
-    rivals = {k: v["mean_log"] for k, v in held.items() if isinstance(v, dict) and "mean_log" in v}
-    own, corrected = rivals.pop("law"), rivals.pop("process", None)
-    best = min(rivals, key=lambda name: rivals[name])
-    ours = own if corrected is None else corrected
-    words = f"corrected by how it missed {corrected:.2%}, " if corrected is not None else ""
-    verdict = "beats" if ours < rivals[best] else "loses to"
-    return (
-        f"Held out ({held['what']}, {rows}): the law errs by {own:.2%}, {words}the best rule without a law, {best}, by "
-        f"{rivals[best]:.2%}: the prediction {verdict} it.\n"
-    )
 
 
 def _chosen(auto: dict[str, Any]) -> str:
@@ -249,6 +262,7 @@ def _predict(args: argparse.Namespace) -> None:
     fit = Fit.load(args.fit, args.law)
     if args.law is not None and fit.law.sha256 is None:
         raise UserError(f"--law {args.law}: {args.fit} is by the built-in law {fit.law.name}; leave --law out")
+    fit = domains.about(args, fit)
     given = _columns(args)
     found = fit.predict(
         level=args.level, target=args.target, run=args.of_run, method=args.method, eval=args.eval, **given
@@ -306,11 +320,56 @@ def _reach(fit: Any) -> list[str]:
 def _compare(args: argparse.Namespace) -> None:
     table = _read(args)
     from cptlaw import fitting, laws
+    from cptlaw.fitting import rivals
+    from cptlaw.fitting.result import AUTO
+
+    names = laws.names() if args.laws == "all" else _list(args.laws)
+    eval = _eval(args, table)
+    if args.fold is not None:
+        _on_fold(args, table, names or ["dcpt"], eval)
+        return
+    if isinstance(eval, list):
+        raise UserError("--eval: forward questions are asked of one corpus; name one, or rank joint fits with --fold")
+    for flag, given in (("--shared", args.shared), ("--objective", args.objective != "huber")):
+        if given:
+            raise UserError(f"{flag}: forward questions are asked of laws as `fit` fits them; give --fold too")
+    auto = not args.no_auto and (AUTO in names or args.laws in (None, "all"))
+    wanted = [name for name in names if name != AUTO] or None
+    found = fitting.contest(table, wanted, eval, auto=auto, seed=args.seed, progress=True)
+    if args.json:
+        rows = json.loads(found.table.to_json(orient="records"))
+        about = {"asked": found.asked, "alike": found.alike, "refused": found.refused, "auto": found.chosen}
+        print(json.dumps({"headline": found.headline(), "standing": found.standing, "ranking": rows, **about}))
+        return
+    print(f"{found.headline()}\n")
+    for kind, about in found.asked.items():
+        rests = f"{about['questions']} questions, {about['rows']} rows of {about['runs']} runs"
+        print(f"{kind:8} {rests}: {'; '.join(about['what'])}")
+    print(f"\nmean error  {'':34}" + "".join(f"{kind:>9}" for kind in found.asked) + "  questions  rows  runs")
+
+    def shown(error: float, width: int) -> str:
+        return f"{error:>{width}.2%}" if error == error else f"{'-':>{width}}"
+
+    for row in found.table.to_dict("records"):
+        by_kind = "".join(shown(row[kind], 9) for kind in found.asked)
+        rests = f"{row['questions']:>9} {row['rows']:>5} {row['runs']:>5}"
+        print(f"{shown(row['error'], 10)}  {rivals.shown(row['name'], found.alike):34}{by_kind}  {rests}")
+    if found.chosen:
+        chose = ", ".join(f"{name or 'none'} {found.chosen.count(name)}" for name in dict.fromkeys(found.chosen))
+        print(f"\nauto chose, by question: {chose}")
+    for name, reason in found.refused.items():
+        print(f"\nnot fitted: {name}: {reason}")
+
+
+def _on_fold(args: argparse.Namespace, table: Any, names: list[str], eval: Any) -> None:
+    """Ranks laws alone, and the rules without a law, on the rows that the folds leave out."""
+    from cptlaw import fitting
+    from cptlaw.fitting import rivals
 
     found = fitting.compare(
         table,
-        laws.names() if args.laws == "all" else _list(args.laws),
-        _eval(args, table),
+        names,
+        eval,
         fold=args.fold,
         shared=_list(args.shared),
         objective=args.objective,
@@ -318,18 +377,22 @@ def _compare(args: argparse.Namespace) -> None:
         seed=args.seed,
         progress=True,
     )
+    about = {"headline": found.headline(), "rows": found.scored, "runs": found.runs, "alike": found.alike}
     if args.json:
         rows = json.loads(found.table.to_json(orient="records"))
-        print(json.dumps({"folds": found.folds, "ranking": rows, "refused": found.refused}))
+        print(json.dumps({"folds": found.folds, "ranking": rows, "refused": found.refused, **about}))
         return
+    print(f"{found.headline()}\n")
     print(
         f"held out: {'; '.join(found.folds[:4])}"
         + (f"; and {len(found.folds) - 4} more" if len(found.folds) > 4 else "")
+        + f": {found.scored} rows of {found.runs} runs"
     )
     print(f"{'':20} {'par.':>4} {'mean error':>10} {'R2':>8}   behind the best, 90%")
     for row in found.table.itertuples():
         gap = "" if row.Index == 0 else f"{row.behind:.3%} [{row.behind_low:.3%}, {row.behind_high:.3%}]"
-        print(f"{row.name:20} {row.parameters or '':>4} {row.mean_log:>10.3%} {row.r2:>8.4f}   {gap}")
+        name = rivals.shown(row.name, found.alike)
+        print(f"{name:20} {row.parameters or '':>4} {row.mean_log:>10.3%} {row.r2:>8.4f}   {gap}")
     for name, reason in found.refused.items():
         print(f"\nnot fitted: {name}: {reason}")
 

@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-from cptlaw.cli import decisions, tables
+from cptlaw.cli import decisions, domains, tables
+from cptlaw.cli.fit import no_remedies
 
 FIT = "a saved fit (FIT.json), or a corpus of --table"
 
@@ -200,11 +201,14 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     )
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")
+    no_remedies(ask)
     ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
     ask.add_argument(
         "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
     )
     ask.add_argument("--json", action="store_true", help="print JSON")
+    domains.asking(ask)
+    domains.learnability(ask)
     tables.add_arguments(ask, loss="--losses" if name == "share" else "--loss")
     ask.set_defaults(run=lambda args: decisions.show(run(args), args))
     return ask

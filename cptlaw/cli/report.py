@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cptlaw.cli import tables
-from cptlaw.cli.fit import own_law
+from cptlaw.cli.fit import no_remedies, own_law
 from cptlaw.errors import UserError
 
 
@@ -34,6 +34,7 @@ def add_parsers(subparsers: Any) -> None:
     )
     parser.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of those fits")
     parser.add_argument("--hold-out", metavar="QUERY", help="rows those fits are scored on: 'params > 1e9'")
+    no_remedies(parser)
     tables.add_arguments(parser)
     parser.set_defaults(run=_report)
 
@@ -56,8 +57,9 @@ def _report(args: argparse.Namespace) -> None:
         evals = [args.domain] if args.domain else list(table["eval"].unique())
         for name in evals:
             fits[name] = fitting.fit(
-                table, args.law, name, bootstrap=args.bootstrap, hold_out=args.hold_out, progress=True
-            )
+                table, args.law, name, bootstrap=args.bootstrap, hold_out=args.hold_out,
+                try_remedies=not args.no_remedies, progress=True,
+            )  # fmt: skip
     decisions = [Decision.load(path) for path in args.decisions]
     for decision in decisions:
         for role in ("general", "domain"):

@@ -5,11 +5,14 @@ from typing import TYPE_CHECKING, Any
 from cptlaw.fitting.result import Fit, FitError, Prediction
 
 if TYPE_CHECKING:
+    from cptlaw.fitting.contests import Contest, contest
     from cptlaw.fitting.estimate import fit
     from cptlaw.fitting.ranking import Comparison, compare
 
-__all__ = ["Comparison", "Fit", "FitError", "Prediction", "compare", "fit"]
-_LAZY = {"fit": "estimate", "compare": "ranking", "Comparison": "ranking"}
+__all__ = ["Comparison", "Contest", "Fit", "FitError", "Prediction", "compare", "contest", "fit"]
+_LAZY = {
+    "fit": "estimate", "compare": "ranking", "Comparison": "ranking", "contest": "contests", "Contest": "contests",
+}  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 
 from cptlaw.errors import UserError
 from cptlaw.fitting.rows import Rows
 
 KINDS = {
     "runs": "draw runs with replacement, all their rows together",
+    "domains": "draw domains with replacement, all their runs together: what a domain not yet seen may be like",
     "rows": "draw rows with replacement (understates: checkpoints of a run are correlated)",
     "residuals": "keep every row, add log residuals drawn from the fit's own",
     "parametric": "keep every row, add normal log residuals of the fit's spread",
@@ -39,6 +41,12 @@ def draw(kind: str, count: int, rows: Rows, predicted: np.ndarray, seed: int) ->
     if kind == "runs":
         counts = run_counts(count, len(rows.runs), seed)
         return Resamples(lambda i: counts[i][:, rows.run] * base)
+    if kind == "domains":
+        if "mixed_in" not in rows.frame or rows.frame["mixed_in"].nunique() < 2:
+            raise UserError("no two domains to draw from: make the table with cptlaw.runs.by_domain (--by-domain)")
+        code, names = pd.factorize(rows.frame["mixed_in"], sort=True)
+        counts = run_counts(count, len(names), seed)
+        return Resamples(lambda i: counts[i][:, code] * base)
     if kind == "rows":
         drawn = np.zeros((count, len(base)))
         drawn[:, fitted] = rng.multinomial(len(fitted), np.full(len(fitted), 1 / len(fitted)), size=count)

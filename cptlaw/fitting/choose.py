@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,14 +10,12 @@ import pandas as pd
 
 from cptlaw import laws, runs
 from cptlaw.errors import UserError
-from cptlaw.fitting import estimate, forward, rivals
-from cptlaw.fitting.condition import condition
+from cptlaw.fitting import answers, estimate, forward, rivals
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.result import FitError
-from cptlaw.fitting.rows import collect, evaluated
+from cptlaw.fitting.rows import Rows, collect, evaluated
 from cptlaw.progress import bar_of_fits
 
-STARTS = 16
 PER_KIND = 2  # questions of each kind that a table is asked
 FLOOR = -4.0  # of a row's log score: one lost row must not choose the law
 
@@ -109,38 +107,22 @@ def choose(
     return _chosen(pd.DataFrame(lines), fitted, refused)
 
 
-def _answers(name: str, law: laws.Law, rows: Any, question: forward.Question, seed: int) -> list[dict[str, Any]]:
+def _answers(name: str, law: laws.Law, rows: Rows, question: forward.Question, seed: int) -> list[dict[str, Any]]:
     """The law alone and under the process, on one question."""
-    left = replace(rows, held_out=~question.train)
-    problem = estimate.pose(left, law, Objective(), {})
-    theta = {
-        k: float(v) for k, v in problem.reported(estimate.optimise(problem, left.weights, STARTS, seed).theta).items()
-    }
-    ids = rows.frame["run"].astype(str).to_numpy()
-    process = condition(
-        law,
-        theta,
-        {k: v[question.train] for k, v in rows.x.items()},
-        rows.y[question.train],
-        ids[question.train].tolist(),
-    )
-    x = {k: v[question.test] for k, v in rows.x.items()}
-    found, log_y = process.predict(x, "run", ids[question.test]), np.log(rows.y[question.test])
-    score = log_density((log_y - found.mean) / found.sd, found.df) - np.log(found.sd)
-    with np.errstate(all="ignore"):
-        alone = np.abs(np.log(np.asarray(law.predict(theta, x), float)) - log_y)
-    about = _about(question, ids)
+    found, log_y = answers.of_law(law, rows, question, seed), np.log(rows.y[question.test])
+    corrected = found.corrected
+    score = log_density((log_y - corrected.mean) / corrected.sd, corrected.df) - np.log(corrected.sd)
+    about = _about(question, rows.frame["run"].astype(str).to_numpy())
     return [
-        {"method": f"process on {name}", "law": name, "error": float(np.abs(found.mean - log_y).mean()),
+        {"method": f"process on {name}", "law": name, "error": float(np.abs(corrected.mean - log_y).mean()),
          "log_score": float(np.maximum(score, FLOOR).mean()), **about},
-        {"method": name, "law": name, "error": float(np.mean(alone)), **about},
+        {"method": name, "law": name, "error": float(np.abs(found.alone - log_y).mean()), **about},
     ]  # fmt: skip
 
 
 def _rivals(frame: pd.DataFrame, question: forward.Question) -> list[dict[str, Any]]:
-    train, test = frame[question.train], frame[question.test]
-    log_y = np.log(test["loss"].to_numpy(float))
-    found, _ = rivals.distinct(rivals.predict(train, test))
+    log_y = np.log(frame["loss"].to_numpy(float)[question.test])
+    found, _ = rivals.distinct(answers.of_rivals(frame, question))
     about = _about(question, frame["run"].astype(str).to_numpy())
     return [{"method": name, "error": float(np.abs(np.log(v) - log_y).mean()), **about} for name, v in found.items()]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cptlaw.errors import UserError
 from cptlaw.fitting import kernels, prior
-from cptlaw.fitting.kernels import NOISE, SMOOTH, Points
+from cptlaw.fitting.kernels import DOMAINS, NOISE, SMOOTH, Points
 from cptlaw.fitting.process import Process, slopes
 from cptlaw.laws import Law, Param
 
@@ -20,6 +20,8 @@ CHECKPOINTS = 6  # kept of a run: its ends and those nearest to even steps of lo
 MOST_ROWS = 600  # kept of a table; its cost is cubic
 ROUNDS = 2  # of mode and scales in turn
 NEWTON, STEPS = 12, 40  # steps of the mode and of the scales, at most
+ELSEWHERE = (4.0, 0.25)  # times the first scales: where a table's second mode may lie, of few rows
+FEW_ROWS, CLEARLY = 150, 2.0  # up to how many rows those are tried, and by how many nats they must be better
 LONGEST, BACK = 1.5, 20  # most a log scale moves in a step, and halvings of a step
 FAILED = 1e12  # value of scales whose covariance matrix has no Cholesky factor
 CLIPS = {"alpha": (0.08, 1.2), "beta": (0.08, 1.2), "t": (-6.0, 6.0)}
@@ -34,6 +36,7 @@ def condition(
     run: Sequence[str],
     base: Sequence[str] | None = None,
     *,
+    domain: Sequence[str] | None = None,
     weights: np.ndarray | None = None,
     held: Sequence[str] = (),
     given: prior.Prior | None = None,
@@ -44,6 +47,7 @@ def condition(
       theta: reported parameters, a start.
       x: column of the law -> (rows,); `loss` (rows,), nats; `run` ids.
       base: ids of the base models; None: one a size.
+      domain: of each row, where the table pools the losses of several domains; None: there is one.
       weights: (rows,) precision of each row's checkpoint noise over the average row's; None: all alike.
       held: parameters not to be moved.
       given: the prior; None: the shipped one.
@@ -58,15 +62,16 @@ def condition(
     if base is None:
         base = [f"{n:g}" for n in x["params"]] if "params" in x else ["all"] * len(loss)
     bases = np.array([str(v) for v in base])
+    domains = np.array([str(v) for v in (domain if domain is not None else [""] * len(loss))])
     counts = {"runs": len(np.unique(runs)), "rows": len(loss)}
     counts |= {"sizes": len(np.unique(x["params"]))} if "params" in x else {}
-    kept = thin(x, runs)
+    # A run without a domain's text stands in the series of every domain, and each of them is thinned alone.
+    kept = thin(x, np.array([f"{run} of {name}" for run, name in zip(runs, domains)]), domains)
     x, log_y = {k: np.asarray(v, float)[kept] for k, v in x.items()}, np.log(np.asarray(loss, float)[kept])
-    runs, bases = runs[kept], bases[kept]
+    runs, bases, domains = runs[kept], bases[kept], domains[kept]
     noise = np.ones(len(kept)) if weights is None else 1 / np.asarray(weights, float)[kept]
-    at = kernels.points(
-        x, np.unique(runs, return_inverse=True)[1], np.unique(bases, return_inverse=True)[1], given.offset
-    )
+    ids = [np.unique(v, return_inverse=True)[1] for v in (runs, bases, domains)]
+    at = kernels.points(x, ids[0], ids[1], given.offset, domain=ids[2])
     least = float(np.exp(log_y.min()))
     moving = [p for p in law.params if p.name not in held and p.name not in law.fixed]
     begin = [_inside(law, p, theta, x, least) for p in moving]
@@ -90,6 +95,7 @@ def condition(
         noise=noise,
         run=tuple(runs.tolist()),
         base=tuple(bases.tolist()),
+        domain=tuple(domains.tolist()),
         counts=counts,
     )
     matrices = {t: kernels.correlation(t, at, at, given.lengths) for t in found.scales if t != NOISE}
@@ -101,11 +107,11 @@ def condition(
     return dataclasses.replace(found, phi=phi, scales=scales)
 
 
-def thin(x: Mapping[str, np.ndarray], run: np.ndarray) -> np.ndarray:
+def thin(x: Mapping[str, np.ndarray], run: np.ndarray, domain: np.ndarray | None = None) -> np.ndarray:
     """Indices of the rows kept, ascending: the same for the same table whatever its order of runs.
 
     The checkpoints of one run say little more than one of them does. Beyond `MOST_ROWS` rows, the runs are kept that
-    lie farthest apart.
+    lie farthest apart; runs of two domains are.
     """
     order = np.lexsort((x["tokens"], run)) if "tokens" in x else np.argsort(run, kind="stable")
     groups = np.split(order, np.flatnonzero(run[order][1:] != run[order][:-1]) + 1)
@@ -116,6 +122,9 @@ def thin(x: Mapping[str, np.ndarray], run: np.ndarray) -> np.ndarray:
     ends = kernels.points({k: np.asarray(v, float)[[g[-1] for g in groups]] for k, v in x.items()},
                           np.arange(len(groups)), np.zeros(len(groups), int), 0.005)  # fmt: skip
     places = np.concatenate([v / max(float(np.ptp(v)), 1e-9) for v in ends.axes.values()], axis=1)
+    if domain is not None:
+        last = domain[[group[-1] for group in groups]]
+        places = np.concatenate([places, last[:, None] == np.unique(last)], axis=1)
     picked = _apart(places, MOST_ROWS // 2)
     return np.sort(np.concatenate([chosen[i] for i in picked]))
 
@@ -148,7 +157,8 @@ def _shown(at: Points) -> list[str]:
     pairs = np.unique(np.stack([at.base, at.run]), axis=1)
     if pairs.shape[1] > len(np.unique(at.base)):  # some base has several runs
         out.append("base")
-    return out + [term for term, axes in SMOOTH.items() if set(axes) <= set(varying)]
+    smooth = SMOOTH | (DOMAINS if len(np.unique(at.domain)) > 1 else {})
+    return out + [term for term, axes in smooth.items() if set(axes) <= set(varying)]
 
 
 def _inside(law: Law, param: Param, theta: Mapping[str, float], x: Mapping[str, np.ndarray], least: float) -> float:
@@ -175,7 +185,8 @@ def _mode(found: Process, phi: np.ndarray, covariance: np.ndarray) -> np.ndarray
     white = np.linalg.inv(np.linalg.cholesky(covariance))
 
     def value(at: np.ndarray) -> tuple[float, np.ndarray]:
-        off = white @ (found.log_y - found._law_log(at, found.x))
+        with np.errstate(invalid="ignore", over="ignore"):  # a step may go where the law has no finite loss
+            off = white @ (found.log_y - found.law_log(at, found.x))
         total = off @ off + np.sum(((at - found.centre) / found.spread) ** 2)
         return (float(total) if np.isfinite(total) else math.inf), off
 
@@ -183,7 +194,7 @@ def _mode(found: Process, phi: np.ndarray, covariance: np.ndarray) -> np.ndarray
     if not math.isfinite(best):
         return phi
     for _ in range(NEWTON):
-        slope = white @ slopes(lambda p: found._law_log(p, found.x), phi)
+        slope = white @ slopes(lambda p: found.law_log(p, found.x), phi)
         hessian = slope.T @ slope + np.diag(found.spread**-2.0)
         move = np.linalg.solve(hessian, slope.T @ off - (phi - found.centre) / found.spread**2)
         for half in 0.5 ** np.arange(8):
@@ -207,11 +218,17 @@ def _scales(
 ) -> dict[str, float]:
     """Scales at the maximum of the tempered restricted likelihood times their prior."""
     terms = list(start)
-    slope = slopes(lambda p: found._law_log(p, found.x), phi)
-    off = found.log_y - found._law_log(phi, found.x) - slope @ (found.centre - phi)
+    slope = slopes(lambda p: found.law_log(p, found.x), phi)
+    off = found.log_y - found.law_log(phi, found.x) - slope @ (found.centre - phi)
     about = np.array([(math.log(given.scales[t][0]), given.scales[t][1]) for t in terms])
     surprise = restricted(off, slope * found.spread, np.stack([matrices[t] for t in terms]), about, given.rows)
-    best = descend(surprise, np.log([start[t] for t in terms]))
+    begin = np.log([start[t] for t in terms])
+    # A few rows may be explained by noise, or by a law that misses: two modes, of which one start finds one.
+    shifts = np.log((1.0, *ELSEWHERE)) if len(off) <= FEW_ROWS else np.zeros(1)
+    smooth = np.array([t in SMOOTH or t in DOMAINS for t in terms])
+    modes = [descend(surprise, begin + shift * smooth) for shift in shifts]
+    values = [surprise(at)[0] + (CLEARLY if shift else 0.0) for at, shift in zip(modes, shifts)]
+    best = modes[int(np.argmin(values))]
     return {t: float(v) for t, v in zip(terms, np.exp(best))}
 
 

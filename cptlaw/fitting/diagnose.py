@@ -191,8 +191,10 @@ def _ratio(problem: Problem, rows: Rows, theta: np.ndarray) -> list[str]:
             rising.append((r, rows.runs[index]))
     if rising:
         worst = max(rising)
+        law = problem.law.base or problem.law
+        cure = "" if law.options.get("free_sign") else "; see what dcpt:free_sign=true changes, or leave these runs out"
         out.append(
             f"loss rises with tokens in {len(rising)} runs (ratio up to {worst[0]:g}, run {worst[1]}): below the "
-            "inflection ratio a positive B cannot show it; fit dcpt:free_sign=true or leave these runs out"
+            f"inflection ratio a positive B cannot show it{cure}"
         )
     return out

@@ -16,23 +16,27 @@ from numpy.typing import ArrayLike
 import cptlaw
 from cptlaw import laws, runs
 from cptlaw.fitting import bootstrap as resampling
-from cptlaw.fitting import diagnose, folds, precision, remedies, rivals, sensitivity
+from cptlaw.fitting import diagnose, folds, lack_of_fit, precision, remedies, rivals, sensitivity
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.process import Process
 from cptlaw.fitting.result import AUTO, Fit, FitError
-from cptlaw.fitting.rows import Rows, collect, evaluated
+from cptlaw.fitting.rows import Rows, bases, collect, domains, evaluated
 from cptlaw.fitting.scores import score
-from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objective_at, solve
+from cptlaw.fitting.solver import CODES, Problem, Solution, draw_starts, objectives_at, solve
+from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
 from cptlaw.progress import bar_of_fits
 
 STARTS = 64
-FOLD_STARTS = 32
+FOLD_STARTS = 16
 LEAST_CONDITIONED = 3  # rows, below which nothing can be said of how a law misses
 SAME = 1e-4  # relative difference of objectives below which two optima are one
-RESAMPLE_TOLERANCE = 1e-9
-CHECKED_SHARE, CHECKED_LEAST = 10, 16  # a tenth of the resamples, and at least 16, also start cold
+RESAMPLE_TOLERANCE = 1e-7  # moves quantiles by about 1% of an interval's width, against 1e-9
+CHECKED, CHECK_TOLERANCE = 32, 1e-6  # resamples that also start cold, and how far that is followed
+BASINS = 6  # other optima that a resample may be better at
+WITHIN = 0.05  # relative; a basin must start so near the best, to be followed
+EVALUATED = 1 << 22  # rows times resamples evaluated at once
 
 
 @dataclass(frozen=True)
@@ -63,10 +67,11 @@ def fit(
     objective: str = "huber",
     delta: float = 1e-3,
     bootstrap: int = 1000,
-    resample: str = "runs",
+    resample: str | None = None,
     hold_out: str | ArrayLike | None = None,
     starts: int | np.ndarray = STARTS,
     seed: int = 0,
+    try_remedies: bool = False,
     progress: bool = False,
 ) -> Fit:
     """Fits a law to the losses of one evaluated corpus, or jointly to several.
@@ -78,10 +83,13 @@ def fit(
       eval: corpus, or several: `shared` parameters (or "all") are then common and the others per corpus, `E[code]`.
       fixed: parameters held at a value (reported units), not fitted.
       objective, delta: see `cptlaw.fitting.objective.NAMES`.
-      bootstrap: number of resamples; 0 for none. Drawn over runs unless `resample` names another way.
+      bootstrap: number of resamples; 0 for none.
+      resample: one of `bootstrap.KINDS`. None: over domains where the law reads their learnability and the table has
+        several (`runs.by_domain`), else over runs.
       hold_out: rows kept for scoring: a condition or a boolean per row. None: the forward fold (the largest size, or
         the last tokens) is scored by a second fit without it, and the law is fitted on all rows.
       starts: how many, or an array (starts, fitted parameters).
+      try_remedies: where the table rejects the law, try what may help (`cptlaw.fitting.trials`), up to a minute.
 
     Raises:
       UserError: bad table, law, corpus or rows; the message says what to do.
@@ -106,6 +114,7 @@ def fit(
     warnings += refuted or [*remedies.moved_by_rows(problem, rows, best.theta), *_warn_of_starts(best)]
 
     bootstrap = bootstrap if problem.free else 0
+    resample = resample or _unit(rows, chosen)
     samples = {name: np.empty(0) for name in chosen.names}
     codes = {"starts": _count(best.starts.code)} if problem.free else {}
     if bootstrap:
@@ -118,6 +127,12 @@ def fit(
     condition_on = Conditioning(made, corpora)
     scores["held_out"], note = _held_out(problem, rows, predicted, best, hold_out, seed, condition_on)
     warnings += note
+    tested = lack_of_fit.examine(problem, rows, best.theta)
+    tried: tuple[Tried, ...] = ()
+    if try_remedies and (against := [corpus for corpus, one in tested.items() if one.rejected]):
+        from cptlaw.fitting import trials
+
+        tried = trials.tried(rows.frame[rows.fitted], made, against, fixed=fixed, seed=seed, progress=progress)
     rests = diagnose.rests(problem, rows)
     warnings += diagnose.warnings(problem, rows, best.theta, rests, bool(refuted))
     return Fit(
@@ -148,6 +163,8 @@ def fit(
         },
         command=" ".join(sys.argv),
         process=condition_on.fitted(rows, problem, best.theta),
+        lack_of_fit=tested,
+        remedies=tried,
     )  # fmt: skip
 
 
@@ -169,10 +186,10 @@ class Conditioning:
             held = [n for n in self.law.names if n in problem.fixed or f"{n}[{corpus}]" in problem.fixed]
             frame = rows.frame[own]
             if own.sum() >= LEAST_CONDITIONED and len(held) < len(self.law.names):
-                run, base = frame["run"].astype(str).tolist(), _bases(frame)
+                run, base = frame["run"].astype(str).tolist(), bases(frame)
                 found[corpus] = condition(
                     self.law, start, self._columns(rows, own), rows.y[own], run, base,
-                    weights=rows.weights[own], held=held,
+                    domain=domains(frame), weights=rows.weights[own], held=held,
                 )  # fmt: skip
         return found
 
@@ -182,20 +199,20 @@ class Conditioning:
         for corpus, process in self.fitted(rows, problem, theta).items():
             asked = rows.held_out & (rows.frame["eval"] == corpus).to_numpy()
             if asked.any():
-                run = rows.frame["run"].astype(str).to_numpy()[asked]
-                out[asked] = np.exp(process.predict(self._columns(rows, asked), "run", run).mean)
+                frame = rows.frame[asked]
+                run = frame["run"].astype(str).to_numpy()
+                found = process.predict(self._columns(rows, asked), "run", run, domain=domains(frame))
+                out[asked] = np.exp(found.mean)
         return out
 
     def _columns(self, rows: Rows, which: np.ndarray) -> dict[str, np.ndarray]:
         return {name: rows.x[name][which] for name in self.law.columns}
 
 
-def _bases(frame: pd.DataFrame) -> list[str] | None:
-    """Ids of the base models, where the table names them; a base of another size is another one."""
-    if "base" not in frame:
-        return None
-    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
-    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]
+def _unit(rows: Rows, law: Law) -> str:
+    """What is resampled by default: the largest unit that a new question may come from."""
+    learnable = any(name in law.columns for name in runs.COEFFICIENTS)
+    return "domains" if learnable and len(set(domains(rows.frame) or ())) > 1 else "runs"
 
 
 def _automatic(
@@ -264,13 +281,22 @@ def _unconstrained(law: Law) -> Law:
 
 
 def optimise(
-    problem: Problem, weights: np.ndarray, starts: int | np.ndarray = STARTS, seed: int = 0, progress: bool = False
+    problem: Problem,
+    weights: np.ndarray,
+    starts: int | np.ndarray = STARTS,
+    seed: int = 0,
+    progress: bool = False,
+    near: np.ndarray | None = None,
 ) -> Optimum:
-    """The best of many starts on rows weighted by `weights` (rows,), or the one point if nothing is free."""
+    """The best of many starts on rows weighted by `weights` (rows,), or the one point if nothing is free.
+
+    Args:
+      near: one more start (P,), which lies near the optimum of similar rows.
+    """
     weights = np.asarray(weights, float)
     if not problem.free:
         theta = np.empty(0)
-        alone = objective_at(problem, theta, weights)
+        alone = float(objectives_at(problem, theta, weights[None], problem.y)[0])
         if not np.isfinite(alone):
             raise FitError(f"law {problem.law.name}: the fixed parameters give no finite loss on these rows")
         converged = CODES.index("converged")
@@ -280,9 +306,17 @@ def optimise(
     begin = draw_starts(problem, starts, seed) if isinstance(starts, int) else np.asarray(starts, float)
     if begin.ndim != 2 or begin.shape[1] != len(problem.free):
         raise FitError(f"starts must be (starts, {len(problem.free)}) in the order {', '.join(problem.free)}")
+    cold = np.full(len(begin), not given)
+    if near is not None:
+        begin, cold = np.concatenate([begin, near[None]]), np.append(cold, False)
     with bar_of_fits(progress, len(begin), "starts") as tick:
         found = solve(
-            problem, begin, lambda i: np.broadcast_to(weights, (len(i), len(weights))), project=not given, progress=tick
+            problem,
+            begin,
+            lambda i: np.broadcast_to(weights, (len(i), len(weights))),
+            project=cold,
+            alike=True,
+            progress=tick,
         )
     value = np.where(np.isfinite(found.value), found.value, np.inf)
     if not np.isfinite(value).any():
@@ -299,9 +333,10 @@ def _resample(
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Refits every resample; reported parameters (count,) and codes.
 
-    All start from the best optimum, and a tenth start cold as well. If a cold start finds a better optimum for any of
-    that tenth, every resample gets a cold start. On identified tables none does, and a cold start costs five times as
-    much.
+    All start from the best optimum, and `CHECKED` of them cold as well. If a cold start finds a better optimum for any
+    of these, every resample also starts from the most promising other optimum: of those that the cold starts found
+    and of those that the fit's own starts ended in. On identified tables there is none, and a cold start costs five
+    times as much as a warm one.
     """
     made = resampling.draw(kind, count, rows, predicted, seed)
     of_y = made.y
@@ -314,24 +349,57 @@ def _resample(
             None if of_y is None else lambda i: of_y(which[i]),
             project=cold,
             stages=None if cold else problem.objective.stages()[-1:],
-            tolerance=RESAMPLE_TOLERANCE,
+            tolerance=CHECK_TOLERANCE if cold else RESAMPLE_TOLERANCE,
             progress=tick,
         )
         return found._replace(value=np.where(np.isfinite(found.value), found.value, np.inf))
 
+    def keep(which: np.ndarray, again: Solution) -> np.ndarray:
+        better = again.value < found.value[which] * (1 - np.sign(found.value[which]) * SAME)
+        for old, new in zip(found, again, strict=True):
+            old[which[better]] = new[better]
+        return better
+
     everyone = np.arange(count)
-    checked = everyone[: max(CHECKED_LEAST, count // CHECKED_SHARE)]
+    checked = everyone[:CHECKED]
     with bar_of_fits(progress, count + len(checked), "resamples") as tick:
         found = refit(everyone, np.tile(best.theta, (count, 1)), cold=False)
-        for which in (checked, everyone[len(checked) :]):
-            again = refit(which, draw_starts(problem, len(which), seed + 1), cold=True)
-            better = again.value < found.value[which] * (1 - np.sign(found.value[which]) * SAME)
-            for old, new in zip(found, again, strict=True):
-                old[which[better]] = new[better]
-            if not better.any():
-                break
+        again = refit(checked, draw_starts(problem, len(checked), seed + 1), cold=True)
+        if (better := keep(checked, again)).any():
+            others = np.concatenate([again.theta[better], *(t[None] for t in _basins(best))])[:BASINS]
+            which, begin = _promising(problem, made, best.theta, others, count)
+            if len(which):
+                keep(which, refit(which, begin, cold=False))
     theta = np.where(np.isfinite(found.value)[:, None], found.theta, np.nan)
     return problem.reported(theta), found.code
+
+
+def _basins(best: Optimum) -> list[np.ndarray]:
+    """The other optima (P,) that the starts ended in, the lowest first."""
+    out, last = [], best.value
+    for i in np.argsort(best.starts.value):
+        if np.isfinite(value := best.starts.value[i]) and value > last + SAME * abs(last):
+            out.append(best.starts.theta[i])
+            last = value
+    return out
+
+
+def _promising(
+    problem: Problem, made: resampling.Resamples, theta: np.ndarray, others: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Resamples for which another optimum is about as good a start as `theta` (P,), and the best such (which, P)."""
+    block = max(1, EVALUATED // (len(problem.y) * (len(others) + 1)))
+    which, begin = [], []
+    for first in range(0, count, block):
+        some = np.arange(first, min(first + block, count))
+        weights = made.weights(some)
+        y = problem.y if made.y is None else made.y(some)
+        value = np.array([objectives_at(problem, t, weights, y) for t in (theta, *others)])
+        least = value[1:].argmin(axis=0)
+        near = value[1:].min(axis=0) <= value[0] + WITHIN * np.abs(value[0])
+        which.append(some[near])
+        begin.append(others[least[near]])
+    return np.concatenate(which), np.concatenate(begin)
 
 
 def _held_out(
@@ -357,7 +425,8 @@ def _held_out(
             )
         except FitError as error:
             return {"what": what, "n": 0}, [f"no held-out score on {what}: {error}"]
-        theta = optimise(fold, rows.weights, FOLD_STARTS, seed).theta
+        near = best.theta if len(fold.free) == len(problem.free) else None
+        theta = optimise(fold, rows.weights, FOLD_STARTS, seed, near=near).theta
         predicted = np.asarray(fold.law.predict(fold.reported(theta), rows.x), float)
     else:
         what = hold_out if isinstance(hold_out, str) else "the rows held out"

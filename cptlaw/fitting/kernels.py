@@ -18,28 +18,48 @@ SMOOTH: dict[str, tuple[str, ...]] = {
     "mix x tokens": ("mix", "tokens"),
 }
 GROUPED = ("base", "run", "drift")  # alike for rows of one base model, of one run, and along one run
+# Of several domains in one table: what one of them has of its own, at any run of it, and along an axis.
+DOMAINS: dict[str, tuple[str, ...]] = {
+    "domain": (),
+    "domain x size": ("size",),
+    "domain x tokens": ("tokens",),
+    "domain x mix": ("mix",),
+}
 NOISE = "checkpoint"
-TERMS = (NOISE, *GROUPED, *SMOOTH)
+TERMS = (NOISE, *GROUPED, *SMOOTH, *DOMAINS)
 
 
 @dataclass(frozen=True)
 class Points:
-    """Where losses are: axis -> (rows, dimensions), logarithms; `run` and `base` (rows,) ids, -1 for one of its own."""
+    """Where losses are: axis -> (rows, dimensions), logarithms; ids of `run`, `base`, `domain` (rows,).
+
+    The id -1 is a run, base or domain of its own.
+    """
 
     axes: dict[str, np.ndarray]
     run: np.ndarray
     base: np.ndarray
+    domain: np.ndarray
 
     def __len__(self) -> int:
         return len(self.run)
 
 
 def points(
-    x: Mapping[str, np.ndarray], run: np.ndarray, base: np.ndarray, offset: float, axes: tuple[str, ...] | None = None
+    x: Mapping[str, np.ndarray],
+    run: np.ndarray,
+    base: np.ndarray,
+    offset: float,
+    axes: tuple[str, ...] | None = None,
+    domain: np.ndarray | None = None,
 ) -> Points:
     """Coordinates of law columns `x`, each (rows,): log N, log D, and log(share + offset) of every share.
 
-    A law of one share ("ratio") has the mix of that share and the rest. `axes`: the only ones to keep.
+    A law of one share ("ratio") has the mix of that share and the rest.
+
+    Args:
+      axes: the only ones to keep.
+      domain: (rows,) ids; None: all rows are of one domain.
     """
     found = {name: np.log(x[c])[:, None] for name, c in (("size", "params"), ("tokens", "tokens")) if c in x}
     shares = [x[c] for c in sorted(x) if c.startswith("w_")]
@@ -47,7 +67,8 @@ def points(
         shares = [x["ratio"], 1 - x["ratio"]]
     if shares:
         found["mix"] = np.log(np.stack(shares, axis=1) + offset)
-    return Points({k: v for k, v in found.items() if axes is None or k in axes}, run, base)
+    domain = np.zeros(len(run), int) if domain is None else domain
+    return Points({k: v for k, v in found.items() if axes is None or k in axes}, run, base, domain)
 
 
 def varying(at: Points) -> tuple[str, ...]:
@@ -64,10 +85,15 @@ def correlation(term: str, a: Points, b: Points, lengths: Mapping[str, float]) -
         if term == "run" or "tokens" not in a.axes:
             return same
         return same * matern32(distance(a.axes["tokens"], b.axes["tokens"]) / lengths["drift"])
-    out = np.ones((len(a), len(b)))
-    for axis in SMOOTH[term]:
+    out = np.ones((len(a), len(b))) if term in SMOOTH else _same(a.domain, b.domain)
+    for axis in axes_of(term):
         out *= matern52(distance(a.axes[axis], b.axes[axis]) / lengths[axis])
     return out
+
+
+def axes_of(term: str) -> tuple[str, ...]:
+    """The axes along which a term of `SMOOTH` or `DOMAINS` varies smoothly."""
+    return SMOOTH[term] if term in SMOOTH else DOMAINS[term]
 
 
 def distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -25,8 +25,7 @@ from cptlaw.laws.base import Law
 CODES = ("converged", "on a bound", "stalled", "non-finite")
 CONVERGED, ON_BOUND, STALLED, NON_FINITE = range(4)
 RUNNING = -1
-BURST = 8  # steps between looks at which lanes have ended
-MAX_STEPS = 400
+BURST = 4  # steps between looks at which lanes have ended
 LAM_START, LAM_MAX, LAM_MIN = 1e-2, 1e12, 1e-12
 WORSE, GOOD, FAIR = 3.0, (0.75, 0.2), (0.25, 0.5)  # lam grows by WORSE; it shrinks by a factor where the gain is higher
 MAX_TURN = 0.4  # longest bend of a step, relative to its Newton part
@@ -61,6 +60,7 @@ class Common(NamedTuple):
     high: Any  # (P,)
     delta: Any  # threshold of the objective
     tolerance: Any  # relative decrease of the objective at which a lane has converged
+    most: Any  # steps after which it is given up
 
 
 def fresh(theta_LP: np.ndarray, running_L: np.ndarray) -> State:
@@ -85,23 +85,41 @@ def merge(taken_L: jax.Array, new: Any, old: Any) -> Any:
     return jax.tree.map(lambda a, b: jnp.where(taken_L.reshape(-1, *[1] * (a.ndim - 1)), a, b), new, old)
 
 
+class Proposal(NamedTuple):
+    """Where a lane would step to (P,), the Newton part of the step (P,), and which parameters stay on their bound."""
+
+    theta: Any
+    move: Any
+    held: Any
+
+
 @functools.lru_cache(maxsize=64)
 def program(law: Law, objective: Objective, names: tuple[str, ...]) -> Callable[[State, Lane, Common], State]:
-    """Compiled: up to BURST steps of every running lane of one law and objective, with free parameters `names`."""
+    """Up to BURST steps of every running lane of one law and objective, with free parameters `names`.
+
+    A step is three compiled programs, called in turn. As one program it takes twice as long, because XLA's CPU code
+    derives the Jacobian again for every product that it is in, and within a compiled loop ten times as long.
+    """
     residuals = _Residuals(law, objective, names)
+    propose = jax.jit(_of_lanes(functools.partial(_propose, residuals)))
+    differentiate = jax.jit(_of_lanes(residuals.differentiated))
+    accept = jax.jit(_of_lanes(functools.partial(_accept, residuals)))
 
     def advance(lanes: State, own: Lane, common: Common) -> State:
-        def body(carry: tuple[Any, State]) -> tuple[Any, State]:
-            i, lanes = carry
-            stepped = jax.vmap(lambda lane, data: _step(residuals, lane, data, common))(lanes, own)
-            return i + 1, merge(lanes.code == RUNNING, stepped, lanes)
+        for _ in range(BURST):
+            proposal = propose((lanes,), own, common)
+            rows = differentiate((proposal.theta,), own, common)
+            lanes = accept((lanes, proposal, *rows), own, common)
+            if not (np.asarray(lanes.code) == RUNNING).any():  # waits, so that no two steps hold memory
+                break
+        return lanes
 
-        def going(carry: tuple[Any, State]) -> jax.Array:
-            return (carry[0] < BURST) & jnp.any(carry[1].code == RUNNING)
+    return advance
 
-        return jax.lax.while_loop(going, body, (0, lanes))[1]
 
-    return jax.jit(advance)
+def _of_lanes(step: Callable[..., Any]) -> Callable[..., Any]:
+    """`step(*of_lane, own, common)` of one lane, mapped over lanes."""
+    return jax.vmap(lambda of_lane, own, common: step(*of_lane, own, common), in_axes=(0, 0, None))
 
 
 @dataclass(frozen=True)
@@ -125,12 +143,16 @@ class _Residuals:
         """The objective's summands. A row of weight zero must not spoil a sum by a non-finite value."""
         return self.objective.terms(jnp.where(own.weight > 0, residual_R, 0.0), own.weight, common.delta)
 
-    def measure(self, theta_P: jax.Array, own: Lane, common: Common) -> tuple[jax.Array, ...]:
-        """Value, gradient (P,), curvature (P, P) and metric (P, P) of the objective."""
+    def differentiated(self, theta_P: jax.Array, own: Lane, common: Common) -> tuple[jax.Array, jax.Array]:
+        """Residuals (R,) and their derivatives by the parameters (P, R)."""
         residual_R, push = jax.linearize(lambda t: self.at(t, own, common), theta_P)
-        size = len(self.names)
-        jacobian_PR = jnp.where(own.weight[None] > 0, jax.vmap(push)(jnp.eye(size)), 0.0)
-        terms = self.terms(residual_R, own, common)
+        return residual_R, jnp.where(own.weight[None] > 0, jax.vmap(push)(jnp.eye(len(self.names))), 0.0)
+
+    def measure(
+        self, residual_R: jax.Array, jacobian_PR: jax.Array, own: Lane, common: Common
+    ) -> tuple[jax.Array, ...]:
+        """Value, gradient (P,), curvature (P, P) and metric (P, P) of the objective."""
+        size, terms = len(self.names), self.terms(residual_R, own, common)
         # One product for both matrices: XLA's CPU code for it is three times as fast as for two.
         weighted_2PR = jnp.concatenate([jacobian_PR * terms.curvature[None], jacobian_PR * terms.secant[None]])
         both_2PP = weighted_2PR @ jacobian_PR.T
@@ -149,13 +171,20 @@ class _Residuals:
         return back(jnp.where(own.weight > 0, weighted_R, 0.0))[0]
 
 
-def _step(residuals: _Residuals, lane: State, own: Lane, common: Common) -> State:
+def _accept(
+    residuals: _Residuals,
+    lane: State,
+    proposal: Proposal,
+    residual_R: jax.Array,
+    jacobian_PR: jax.Array,
+    own: Lane,
+    common: Common,
+) -> State:
     """The lane after one proposed step: moved if the objective did not grow, else with more damping."""
-    held_P = ((lane.theta <= common.low) & (lane.gradient > 0)) | ((lane.theta >= common.high) & (lane.gradient < 0))
-    theta_P, move_P = _propose(residuals, lane, held_P, own, common)
+    theta_P, move_P, held_P = proposal
     moved_P, free_P = theta_P - lane.theta, jnp.where(held_P, 0.0, lane.gradient)
     expected = -(free_P @ moved_P) - 0.5 * moved_P @ lane.curvature @ moved_P  # decrease of the quadratic model
-    value, gradient_P, curvature_PP, metric_PP = residuals.measure(theta_P, own, common)
+    value, gradient_P, curvature_PP, metric_PP = residuals.measure(residual_R, jacobian_PR, own, common)
 
     finite = jnp.isfinite(value) & jnp.isfinite(metric_PP).all() & jnp.isfinite(move_P).all()
     better = finite & (value <= lane.value)
@@ -168,22 +197,22 @@ def _step(residuals: _Residuals, lane: State, own: Lane, common: Common) -> Stat
     small = finite & (jnp.abs(lane.value - value) <= enough) & (expected <= 100 * enough)
     perfect = (lane.value >= 0) & (lane.value <= 1e-28 * jnp.sum(own.weight))  # a likelihood may be negative
     converged = (small | perfect | jnp.all(free_P == 0)) & ~first
-    exhausted = (lane.steps + 1 >= MAX_STEPS) | (lam > LAM_MAX)
+    exhausted = (lane.steps + 1 >= common.most) | (lam > LAM_MAX)
     code = jnp.where(converged, CONVERGED, jnp.where(exhausted, STALLED, RUNNING))
     code = jnp.where(first & ~finite, NON_FINITE, code)
 
     new = State(theta_P, value, gradient_P, curvature_PP, metric_PP, lam, lane.steps, code)
     out = jax.tree.map(lambda a, b: jnp.where(better, a, b), new, lane._replace(lam=lam, code=code))
     on_bound = (out.code == CONVERGED) & jnp.any((out.theta <= common.low) | (out.theta >= common.high))
-    return out._replace(
+    stepped = out._replace(
         lam=jnp.maximum(out.lam, LAM_MIN), steps=lane.steps + 1, code=jnp.where(on_bound, ON_BOUND, out.code)
     )
+    return jax.tree.map(lambda a, b: jnp.where(lane.code == RUNNING, a, b), stepped, lane)
 
 
-def _propose(
-    residuals: _Residuals, lane: State, held_P: jax.Array, own: Lane, common: Common
-) -> tuple[jax.Array, jax.Array]:
-    """Where to step (P,), within the box, and the Newton part of the step (P,). Held parameters stay on their bound."""
+def _propose(residuals: _Residuals, lane: State, own: Lane, common: Common) -> Proposal:
+    """Where to step, within the box. Parameters that a descent would push out of it stay on their bound."""
+    held_P = ((lane.theta <= common.low) & (lane.gradient > 0)) | ((lane.theta >= common.high) & (lane.gradient < 0))
     diagonal_P = jnp.diag(lane.metric)
     damping_PP = lane.lam * (lane.metric + jnp.diag(diagonal_P))
     matrix_PP = lane.curvature + damping_PP + jnp.diag(1e-14 * diagonal_P + 1e-300)
@@ -202,4 +231,4 @@ def _propose(
     turn_P = -0.5 * newton(residuals.bend(lane, move_P, own, common))
     gentle = length(turn_P) <= MAX_TURN * length(move_P)  # false for a non-finite turn
     step_P = jnp.where(gentle, move_P + turn_P, move_P)
-    return jnp.clip(lane.theta + step_P, common.low, common.high), move_P
+    return Proposal(jnp.clip(lane.theta + step_P, common.low, common.high), move_P, held_P)

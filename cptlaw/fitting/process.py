@@ -11,14 +11,14 @@ Conditioning on a table (`cptlaw.fitting.condition`) finds the scales; what is h
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cptlaw.errors import UserError
 from cptlaw.fitting import intervals, kernels
-from cptlaw.fitting.kernels import NOISE, SMOOTH, Points
+from cptlaw.fitting.kernels import NOISE, Points
 from cptlaw.laws import Law
 
 TARGETS = {
@@ -28,8 +28,9 @@ TARGETS = {
 }
 LEAST_SIZES, LEAST_RUNS, LEAST_ROWS = 3, 8, 20
 FEW = 5  # runs' worth of knowledge that finding the scales costs
+FEW_DOMAINS = 2  # domains' worth that finding their scales costs
+MOST_WIDENED = math.sqrt(2)
 CHECKED, SILENT = 4.7, 10.0  # times beyond the table: to where questions were checked, and where nothing is said
-FEATURES = 192  # random Fourier features a term, of joint draws; their variance is right to 1 / sqrt(2 FEATURES)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +63,11 @@ class Process:
       moving: parameters that move, in order; `logged` (P,): by their logarithm.
       fixed: the other parameters.
       centre, spread, phi: (P,) prior mean and sd, and the mode.
-      x: column of the law -> (rows,); `log_y` (rows,); `run`, `base`: ids (rows,).
+      x: column of the law -> (rows,); `log_y` (rows,); `run`, `base`, `domain`: ids (rows,).
       noise: (rows,) checkpoint variance of each row over that of the average row, from the rows' `loss_se`.
       counts: sizes, runs and rows of the table before thinning.
+      asked: the domain that questions are about, where the rows are of several; one of theirs, or a new one.
+      given: columns of the law that are the same for every question: what is known of that domain.
     """
 
     law: Law
@@ -83,7 +86,10 @@ class Process:
     noise: np.ndarray
     run: tuple[str, ...]
     base: tuple[str, ...]
+    domain: tuple[str, ...]
     counts: dict[str, int]
+    asked: str = ""
+    given: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def predict(
         self,
@@ -91,6 +97,7 @@ class Process:
         target: str = "run",
         run: np.ndarray | None = None,
         base: np.ndarray | None = None,
+        domain: Sequence[str] | None = None,
     ) -> Predictive:
         """The predictive at columns `x` (K,).
 
@@ -98,30 +105,32 @@ class Process:
           target: one of `TARGETS`.
           run: (K,) run ids; those of the table share their run's effect and drift. None: new runs.
           base: (K,) base ids, as conditioned on. None: the table's base of that size, where it has one alone.
+          domain: (K,) domains of the table. None: the one that questions are about (`about`).
         """
         self._check(target)
-        at = self._points(x, run, base, target)
-        slope = self._slopes(x)
+        x = self.told(x)
+        at = self.points(x, run, base, target, domain)
+        slope = self.slopes(x)
         law = slope * self.spread
-        covariance = {"law": law @ self._fitted_slopes.T}
+        covariance = {"law": law @ self.fitted_slopes.T}
         own = {"law": (law**2).sum(axis=1)}
         for term, scale in self.scales.items():
             if term == NOISE or (target == "mean" and term in ("run", "drift")):
                 continue
-            covariance[term] = scale**2 * kernels.correlation(term, at, self._fitted_points, self.lengths)
+            covariance[term] = scale**2 * kernels.correlation(term, at, self.fitted_points, self.lengths)
             # A base of the table counts for every target; a new one only where one new run is asked for.
             counts = at.base >= 0 if target == "mean" and term == "base" else True
             own[term] = np.full(len(at), scale**2) * counts
         total = np.sum(list(covariance.values()), axis=0)
-        weights = self._inverse_root @ total.T  # (rows, K)
-        parts = {}
+        weights = self.inverse_root @ total.T  # (rows, K)
+        parts: dict[str, np.ndarray] = {}
         for term, value in covariance.items():
-            parts[term] = own[term] - np.einsum("rk,rk->k", self._inverse_root @ value.T, weights)
+            parts[term] = own[term] - np.einsum("rk,rk->k", self.inverse_root @ value.T, weights)
         if target != "mean":
             parts[NOISE] = np.full(len(at), self.scales[NOISE] ** 2)
         parts = {name: self.widened**2 * value for name, value in parts.items()}
         variance = np.maximum(np.sum(list(parts.values()), axis=0), 1e-16)
-        mean = self._law_log(self.phi, x) + slope @ (self.centre - self.phi) + total @ self._solved
+        mean = self.law_log(self.phi, x) + slope @ (self.centre - self.phi) + total @ self.solved
         return Predictive(mean, np.sqrt(variance), parts, self.df)
 
     @property
@@ -129,40 +138,49 @@ class Process:
         """How much wider intervals are than the scales say, which were themselves found from few runs.
 
         sqrt(n / (n - 5)) of n runs (rows, where there is one run), at most 1.41. Without it intervals of tables under
-        20 rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90.
+        20 rows, and of shares recommended from 10 runs, held in 75 to 87%, not 90. A domain with few runs of its own is
+        known from the other domains: for it, sqrt(n / (n - 2)) of those.
         """
         units = self.counts["runs"] if self.counts["runs"] > 1 else self.counts["rows"]
-        return math.sqrt(units / (units - FEW)) if units > 2 * FEW else math.sqrt(2)
+        found = math.sqrt(units / (units - FEW)) if units > 2 * FEW else MOST_WIDENED
+        own = {run for run, domain in zip(self.run, self.domain) if domain == self.asked}
+        if (domains := len(self.codes[2])) > 1 and len(own) < LEAST_RUNS:
+            others = domains - 1
+            found = max(found, math.sqrt(others / (others - FEW_DOMAINS)) if others > 2 * FEW_DOMAINS else MOST_WIDENED)
+        return found
 
-    def draws(self, count: int, seed: int | tuple[int, ...] = 0) -> "Draws":
-        """`count` joint draws of the mean of runs, as functions that can be asked anywhere.
+    def about(
+        self,
+        domain: str,
+        given: Mapping[str, float],
+        x: Mapping[str, np.ndarray],
+        loss: np.ndarray,
+        run: list[str],
+        base: list[str] | None = None,
+    ) -> "Process":
+        """The process with questions about one domain, and that domain's own rows among those conditioned on.
 
-        Pathwise conditioning (Wilson et al. 2020, arXiv 2002.09309): a draw of the prior, of random Fourier features
-        and linear in the law's parameters, plus the exact correction by what it misses at the rows.
+        Args:
+          given: columns of the law that are known of the domain.
+          x: the other columns of the rows (rows,); `loss` (rows,), nats; `run` ids. No rows: nothing but `given`.
+          base: ids of the rows' base models; None: the table's base of that size.
         """
-        rng = np.random.default_rng(seed)
-        terms = [t for t in self.scales if t in SMOOTH]
-        waves = {t: self._frequencies(t, rng) for t in terms}
-        columns = sum(len(w[1]) for w in waves.values())
-        coefficients = rng.standard_normal((columns + len(self.moving), count))
-        bases = (
-            sorted(set(self._fitted_points.base[self._fitted_points.base >= 0].tolist()))
-            if "base" in self.scales
-            else []
+        count = len(loss)
+        rows = {name: np.asarray(x[name] if name in x else np.full(count, given[name]), float) for name in self.x}
+        if base is None:
+            bases = dict(zip(self.x["params"], self.base)) if "params" in self.x else {}
+            base = [bases.get(size, f"of {domain}") for size in x.get("params", [0.0] * count)]
+        return dataclasses.replace(
+            self,
+            x={name: np.concatenate([values, rows[name]]) for name, values in self.x.items()},
+            log_y=np.concatenate([self.log_y, np.log(loss)]),
+            noise=np.concatenate([self.noise, np.ones(count)]),
+            run=(*self.run, *run),
+            base=(*self.base, *base),
+            domain=(*self.domain, *[domain] * count),
+            asked=domain,
+            given=dict(given),
         )
-        base = self.scales.get("base", 0.0) * rng.standard_normal((len(bases), count))
-        short = Draws(self, waves, coefficients, {b: base[i] for i, b in enumerate(bases)}, np.empty(0), np.empty(0))
-        noise = sum(
-            scale**2 * kernels.correlation(term, self._fitted_points, self._fitted_points, self.lengths)
-            for term, scale in self.scales.items()
-            if term in ("run", "drift")
-        ) + self.scales[NOISE] ** 2 * np.diag(self.noise)
-        prior = short.prior(self._fitted_points, self._fitted_slopes) + np.linalg.cholesky(noise) @ rng.standard_normal(
-            (len(self.log_y), count)
-        )
-        solved = self._inverse_root.T @ (self._inverse_root @ prior)
-        stretch = self.widened * np.sqrt(self.df / rng.chisquare(self.df, count))
-        return dataclasses.replace(short, solved=solved, stretch=stretch)
 
     def cautions(self, x: Mapping[str, np.ndarray]) -> list[str]:
         """What stands against believing an interval at `x`, in words, the table's own shortness first."""
@@ -219,6 +237,7 @@ class Process:
         given: dict[str, Any] = dict(data)
         given |= {name: np.array(given[name], float) for name in ("centre", "spread", "phi", "log_y", "noise")}
         given |= {name: tuple(map(str, given[name])) for name in ("moving", "run", "base")}
+        given["domain"] = tuple(map(str, given.get("domain", [""] * len(given["run"]))))
         given |= {
             "logged": np.array(given["logged"], bool),
             "x": {k: np.array(v, float) for k, v in given["x"].items()},
@@ -231,7 +250,8 @@ class Process:
 
     def _validate(self) -> None:
         rows, moving = len(self.log_y), len(self.moving)
-        lengths = {*map(len, self.x.values()), len(self.run), len(self.base), len(self.noise)}
+        ids = {len(v) for v in (self.run, self.base, self.domain)}
+        lengths = ids | {len(v) for v in (*self.x.values(), self.noise)}
         sizes = {len(v) for v in (self.logged, self.centre, self.spread, self.phi)}
         if lengths != {rows} or sizes - {moving} or not rows:
             raise ValueError("its rows or parameters are not of one length")
@@ -263,39 +283,52 @@ class Process:
         if target not in TARGETS:
             raise UserError(f"no target {target!r}; there are {', '.join(TARGETS)}")
 
-    @functools.cached_property
-    def _codes(self) -> tuple[dict[str, int], dict[str, int]]:
-        return tuple({v: i for i, v in enumerate(dict.fromkeys(ids))} for ids in (self.run, self.base))  # type: ignore
+    def told(self, x: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The columns of a question, those that are known of its domain among them."""
+        count = len(np.atleast_1d(next(iter(x.values()))))
+        return {**x, **{name: np.full(count, value) for name, value in self.given.items()}}
 
     @functools.cached_property
-    def _fitted_points(self) -> Points:
+    def codes(self) -> tuple[dict[str, int], dict[str, int], dict[str, int]]:
+        """Ids of runs, bases and domains as numbers; the domain asked about is one, whether it has rows or not."""
+        runs, bases, domains = (
+            {v: i for i, v in enumerate(dict.fromkeys(ids))}
+            for ids in (self.run, self.base, (*self.domain, self.asked))
+        )
+        return runs, bases, domains
+
+    @functools.cached_property
+    def fitted_points(self) -> Points:
         """Where the fitted rows are."""
-        runs, bases = self._codes
-        run, base = np.array([runs[v] for v in self.run]), np.array([bases[v] for v in self.base])
-        return kernels.points(self.x, run, base, self.offset)
+        run, base, domain = (
+            np.array([codes[v] for v in ids])
+            for codes, ids in zip(self.codes, (self.run, self.base, self.domain), strict=True)
+        )
+        return kernels.points(self.x, run, base, self.offset, domain=domain)
 
     @functools.cached_property
-    def _fitted_slopes(self) -> np.ndarray:
+    def fitted_slopes(self) -> np.ndarray:
         """Slopes of the law at the fitted rows times the prior sds of its parameters, (rows, P)."""
-        return self._slopes(self.x) * self.spread
+        return self.slopes(self.x) * self.spread
 
     @functools.cached_property
-    def _inverse_root(self) -> np.ndarray:
+    def inverse_root(self) -> np.ndarray:
         """Inverse of the Cholesky factor of the covariance of the rows, (rows, rows)."""
-        matrix = self._fitted_slopes @ self._fitted_slopes.T + self.scales[NOISE] ** 2 * np.diag(self.noise)
+        matrix = self.fitted_slopes @ self.fitted_slopes.T + self.scales[NOISE] ** 2 * np.diag(self.noise)
         for term, scale in self.scales.items():
             if term != NOISE:
-                matrix += scale**2 * kernels.correlation(term, self._fitted_points, self._fitted_points, self.lengths)
+                matrix += scale**2 * kernels.correlation(term, self.fitted_points, self.fitted_points, self.lengths)
         return np.linalg.inv(np.linalg.cholesky(matrix))
 
     @functools.cached_property
-    def _solved(self) -> np.ndarray:
-        off = self.log_y - self._law_log(self.phi, self.x) - self._slopes(self.x) @ (self.centre - self.phi)
-        return self._inverse_root.T @ (self._inverse_root @ off)
+    def solved(self) -> np.ndarray:
+        off = self.log_y - self.law_log(self.phi, self.x) - self.slopes(self.x) @ (self.centre - self.phi)
+        return self.inverse_root.T @ (self.inverse_root @ off)
 
-    def _points(self, x: Mapping[str, np.ndarray], run: Any, base: Any, target: str) -> Points:
+    def points(self, x: Mapping[str, np.ndarray], run: Any, base: Any, target: str, domain: Any = None) -> Points:
+        """Where questions are: as `predict` takes them."""
         count = len(np.atleast_1d(next(iter(x.values()))))
-        runs, bases = self._codes
+        runs, bases, domains = self.codes
         own = np.full(count, -1) if run is None else np.array([runs.get(str(v), -1) for v in run])
         if target == "base":
             of_base = np.full(count, -1)
@@ -303,11 +336,14 @@ class Process:
             of_base = np.array([bases.get(str(v), -1) for v in base])
         else:
             of_base = self._base_of(x, count)
-        return kernels.points(x, own, of_base, self.offset, tuple(self._fitted_points.axes))
+        # A domain without rows is a new one.
+        names = [self.asked] * count if domain is None else domain
+        code = np.array([domains.get(str(name), domains[self.asked]) for name in names])
+        return kernels.points(x, own, of_base, self.offset, tuple(self.fitted_points.axes), code)
 
     def _base_of(self, x: Mapping[str, np.ndarray], count: int) -> np.ndarray:
         """The table's base of each size, where it has one alone; -1 elsewhere."""
-        codes = self._fitted_points.base
+        codes = self.fitted_points.base
         if "params" not in self.x:
             return np.full(count, codes[0] if (codes == codes[0]).all() else -1)
         out = np.full(count, -1)
@@ -328,7 +364,7 @@ class Process:
         values = np.where(self.logged, np.exp(np.where(self.logged, phi, 0.0)), phi)
         return self.fixed | dict(zip(self.moving, np.moveaxis(values, -1, 0), strict=True))
 
-    def _law_log(self, phi: np.ndarray, x: Mapping[str, np.ndarray]) -> np.ndarray:
+    def law_log(self, phi: np.ndarray, x: Mapping[str, np.ndarray]) -> np.ndarray:
         """Log loss of the law, (..., K) at phi (..., P); NaN where it is not positive."""
         theta = {k: np.asarray(v)[..., None] for k, v in self.theta(phi).items()}
         with np.errstate(all="ignore"):
@@ -336,18 +372,9 @@ class Process:
             value = np.log(np.where(value > 0, value, np.nan))
         return np.broadcast_to(value, (*np.shape(phi)[:-1], len(np.atleast_1d(next(iter(x.values()))))))
 
-    def _slopes(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
+    def slopes(self, x: Mapping[str, np.ndarray]) -> np.ndarray:
         """d log loss / d phi at the mode, (K, P), by central differences."""
-        return slopes(lambda phi: self._law_log(phi, x), self.phi)
-
-    def _frequencies(self, term: str, rng: np.random.Generator) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Frequencies (FEATURES, dims) of each axis and phases: those of Matern 5/2 are multivariate t with 5 df."""
-        out = {}
-        for axis in SMOOTH[term]:
-            size = self._fitted_points.axes[axis].shape[1]
-            normal = rng.standard_normal((FEATURES, size))
-            out[axis] = normal * np.sqrt(5 / rng.chisquare(5, FEATURES))[:, None] / self.lengths[axis]
-        return out, rng.uniform(0, 2 * np.pi, FEATURES)
+        return slopes(lambda phi: self.law_log(phi, x), self.phi)
 
 
 def slopes(log_law: Any, phi: np.ndarray, step: float = 1e-5) -> np.ndarray:
@@ -355,52 +382,3 @@ def slopes(log_law: Any, phi: np.ndarray, step: float = 1e-5) -> np.ndarray:
     size = len(phi)
     both = log_law(np.concatenate([phi + step * np.eye(size), phi - step * np.eye(size)]))
     return np.nan_to_num((both[:size] - both[size:]).T / (2 * step))
-
-
-@dataclasses.dataclass(frozen=True)
-class Draws:
-    """S joint draws of the log loss of the mean run. `at(x)` gives their values anywhere.
-
-    Attributes:
-      waves: smooth term -> its random features: frequencies by axis, and phases.
-      coefficients: of the law's parameters and of the features (parameters + features, S).
-      bases: index of a base model of the table -> its effect (S,).
-      solved: the correction's weight of each fitted row (rows, S).
-      stretch: factor of each draw (S,), which widens it and makes it Student's t.
-    """
-
-    process: Process
-    waves: dict[str, tuple[dict[str, np.ndarray], np.ndarray]]
-    coefficients: np.ndarray
-    bases: dict[int, np.ndarray]
-    solved: np.ndarray
-    stretch: np.ndarray
-
-    def at(self, x: Mapping[str, np.ndarray], which: slice = slice(None)) -> tuple[np.ndarray, np.ndarray]:
-        """Mean (K,) and draws (S, K) of the log loss at columns `x` (K,)."""
-        process = self.process
-        at = process._points(x, None, None, "mean")
-        mean, off = self._parts(x, at)
-        deviation = self.prior(at, process._slopes(x) * process.spread) - off @ self.solved
-        return mean, mean + (deviation * self.stretch).T[which]
-
-    def _parts(self, x: Mapping[str, np.ndarray], at: Points) -> tuple[np.ndarray, np.ndarray]:
-        process = self.process
-        slope = process._slopes(x)
-        off = (slope * process.spread) @ process._fitted_slopes.T
-        for term, scale in process.scales.items():
-            if term in SMOOTH or term == "base":
-                off = off + scale**2 * kernels.correlation(term, at, process._fitted_points, process.lengths)
-        mean = process._law_log(process.phi, x) + slope @ (process.centre - process.phi) + off @ process._solved
-        return mean, off
-
-    def prior(self, at: Points, law: np.ndarray) -> np.ndarray:
-        """Draws of the prior's deviation, (K, S): misses and law, and the bases that the table has."""
-        features = [law]
-        for term, (frequencies, phase) in self.waves.items():
-            angle = phase + sum(at.axes[axis] @ w.T for axis, w in frequencies.items())
-            features.append(self.process.scales[term] * math.sqrt(2 / len(phase)) * np.cos(angle))
-        out = np.concatenate(features, axis=1) @ self.coefficients
-        for code, value in self.bases.items():
-            out[at.base == code] += value
-        return out

@@ -23,13 +23,29 @@ class Comparison:
     """Best first. `table`: name, parameters, score columns, `behind` the best in mean log error with its interval.
 
     `folds` are what was held out, `refused` maps a law that could not be fitted to the reason, `errors` holds each
-    candidate's absolute log error (rows,), NaN where no fold held the row out.
+    candidate's absolute log error (rows,), NaN where no fold held the row out. Scores rest on `scored` rows of `runs`
+    runs. Rivals that predict the same are one line; `alike` names them, as "a = b".
     """
 
     table: pd.DataFrame
     folds: list[str]
     refused: dict[str, str]
     errors: dict[str, np.ndarray]
+    scored: int
+    runs: int
+    alike: list[str]
+
+    def headline(self) -> str:
+        """Whether the best law beats the best rule without a law."""
+        ours, others = self.table[self.table["parameters"] > 0], self.table[self.table["parameters"] == 0]
+        if ours.empty or others.empty:
+            return "Nothing can be compared: no law, or no rule without a law, predicts every row."
+        law, rival = ours.iloc[0], others.iloc[0]
+        verdict = "beats" if law["mean_log"] < rival["mean_log"] else "loses to"
+        return (
+            f"{law['name']} errs by {law['mean_log']:.2%} and {verdict} the best rule without a law, {rival['name']}, "
+            f"which errs by {rival['mean_log']:.2%}."
+        )
 
 
 def compare(
@@ -81,11 +97,14 @@ def compare(
                 tick(1)
     if rows is None:
         raise FitError("no law could be fitted: " + "; ".join(f"{k}: {v}" for k, v in refused.items()))
+    others: dict[str, np.ndarray] = {}
     for _, mask in held:
-        for name, one in rivals.predict(rows.frame[~mask], rows.frame[mask]).items():
-            predicted.setdefault(name, np.full(len(rows.y), np.nan))[mask] = one
-            sizes.setdefault(name, 0)
+        for name, one in rivals.predict(rows.frame[~mask], rows.frame[mask], trees=True).items():
+            others.setdefault(name, np.full(len(rows.y), np.nan))[mask] = one
     scored = np.any([mask for _, mask in held], axis=0)
+    kept, alike = rivals.distinct({name: value[scored] for name, value in others.items()})
+    predicted |= {name: others[name] for name in kept}
+    sizes |= dict.fromkeys(kept, 0)
     predicted = {name: value for name, value in predicted.items() if np.isfinite(value[scored]).all()}
     errors = {name: np.abs(np.log(value) - np.log(rows.y)) for name, value in predicted.items()}
     counts = run_counts(bootstrap, len(rows.runs), seed)[:, rows.run][:, scored]
@@ -94,7 +113,9 @@ def compare(
         {"name": name, "parameters": sizes[name], **score(rows.y[scored], predicted[name][scored]), **gap}
         for name, gap in behind.items()
     ]
-    return Comparison(pd.DataFrame(lines), [what for what, _ in held], refused, errors)
+    of_runs = len(np.unique(rows.run[scored]))
+    made = [what for what, _ in held]
+    return Comparison(pd.DataFrame(lines), made, refused, errors, int(scored.sum()), of_runs, alike)
 
 
 def _left_out(law: Law, rows: Rows, held: list[folds.Fold], objective: Objective, starts: int, seed: int) -> np.ndarray:

@@ -166,10 +166,10 @@ def _early(rows: Rows) -> Iterator[Suspects]:
     for count in range(1, (index.max() + 1) // 2 + 1):
         early = index < count
         what = "the first checkpoint of each run" if count == 1 else f"the first {count} checkpoints of each run"
-        yield Suspects(what, _condition(rows, early), early)
+        yield Suspects(what, condition(rows, early), early)
 
 
-def _condition(rows: Rows, early: np.ndarray) -> str:
+def condition(rows: Rows, early: np.ndarray) -> str:
     """A condition on one quantity that holds for just the rows that are not early; "" if there is none."""
     frame = rows.frame
     quantities = {name: frame[name].to_numpy(float) for name in ("tokens", "step") if name in frame}

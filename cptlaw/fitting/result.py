@@ -6,7 +6,7 @@ The law's own parameters and their bootstrap are what papers report; what is pre
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ from numpy.typing import ArrayLike
 
 from cptlaw import runs
 from cptlaw.fields import plain
-from cptlaw.fitting import intervals, mixes, saved
+from cptlaw.fitting import intervals, mixes, rows, saved, verdicts
 from cptlaw.fitting.process import TARGETS, Process
-from cptlaw.fitting.rows import column
 from cptlaw.fitting.saved import FitError
+from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
 from cptlaw.words import count, percent
 
@@ -68,6 +68,9 @@ class Fit:
       settings: everything that was asked for.
       process: evaluated corpus -> the law conditioned on its rows, which predictions and decisions come from; empty
         for a fit of the law alone.
+      lack_of_fit: evaluated corpus -> the tests of whether its rows reject the law; empty in fits saved before there
+        were any.
+      remedies: what was tried against a rejection.
     """
 
     law: Law
@@ -87,11 +90,19 @@ class Fit:
     versions: dict[str, str] = field(default_factory=dict)
     command: str = ""
     process: dict[str, Process] = field(default_factory=dict)
+    lack_of_fit: dict[str, LackOfFit] = field(default_factory=dict)
+    remedies: tuple[Tried, ...] = ()
 
     @property
     def unmoved(self) -> tuple[str, ...]:
         """Columns of the law that never varied in the fitted rows: how the loss changes with them is not known."""
         return saved.unmoving(self.ranges)
+
+    @property
+    def rejection(self) -> list[str]:
+        """That the table rejects the law, by what, and what was found to help, a line each; none if it does not."""
+        found = verdicts.rejection(self.law.name, self.lack_of_fit)
+        return [found, *verdicts.remedies(self.remedies)] if found else []
 
     def predict(
         self,
@@ -152,14 +163,15 @@ class Fit:
         """Any function of the parameters, with its interval. `function(theta)` gets floats, once a sample."""
         point = np.asarray(function(self.params), float)
         draws = ({**self.params, **{k: float(v[i]) for k, v in self.samples.items()}} for i in range(self._count))
-        rows = [np.asarray(function(theta), float) for theta in draws]
-        samples = np.array(rows).reshape(self._count, *point.shape)
+        values = [np.asarray(function(theta), float) for theta in draws]
+        samples = np.array(values).reshape(self._count, *point.shape)
         return self._interval(point, samples, lambda theta: np.asarray(function(theta), float), level, method)
 
     def expanded(self, level: float) -> float:
         """The level of quantiles of `samples` that make an honest interval of `level` (see `intervals.expanded`)."""
         fitted = self.residuals[~self.residuals["held_out"]]
-        units = fitted["run"].nunique() if self.settings["resample"] == "runs" else len(fitted)
+        of = {"runs": "run", "domains": "mixed_in"}.get(self.settings["resample"])
+        units = fitted[of].nunique() if of else len(fitted)
         free = [name for name in self.law.names if name not in self.settings["fixed"] and name not in self.law.fixed]
         return intervals.expanded(level, units, len(free))
 
@@ -241,6 +253,10 @@ class Fit:
                 "billions": self.law.billions,
                 **{key: getattr(self, key) for key in ("codes", "scores", "ranges", "unmoved", "rests", "digest")},
                 **{key: getattr(self, key) for key in ("settings", "warnings", "versions")},
+                "rejection": self.rejection,
+                "lack_of_fit": {corpus: asdict(one) for corpus, one in self.lack_of_fit.items()},
+                "remedies": [{**asdict(one), "helps": one.helps} for one in self.remedies],
+                "standing": verdicts.standing(self.scores.get("held_out", {})),
             }
         )
 
@@ -258,9 +274,9 @@ class Fit:
                 if n in values or f"{n}[{corpus}]" in values
             }
 
-        rows = self.residuals[self.residuals["eval"] == corpus]
-        fitted = rows[~rows["held_out"]]
-        x = {name: column(fitted, name, law, (corpus,)) for name in law.columns}
+        own = self.residuals[self.residuals["eval"] == corpus]
+        fitted = own[~own["held_out"]]
+        x = {name: rows.column(fitted, name, law, (corpus,)) for name in law.columns}
         return Fit(
             **{
                 **self.__dict__,
@@ -269,15 +285,78 @@ class Fit:
                 "params": pick(self.params),
                 "samples": pick(self.samples),
                 "influence": {run: pick(value) for run, value in self.influence.items()},
-                "residuals": rows,
+                "residuals": own,
                 "ranges": {name: (float(values.min()), float(values.max())) for name, values in x.items()},
                 "n_rows": len(fitted),
                 "process": {corpus: self.process[corpus]} if corpus in self.process else {},
+                "lack_of_fit": {corpus: self.lack_of_fit[corpus]} if corpus in self.lack_of_fit else {},
+                "remedies": tuple(one for one in self.remedies if one.eval == corpus),
             }
+        )
+
+    def for_domain(
+        self,
+        name: str,
+        probe: pd.DataFrame | None = None,
+        *,
+        k1: float | None = None,
+        k2: float | None = None,
+        k3: float | None = None,
+    ) -> "Fit":
+        """The fit as it speaks of one domain, which may be new: of a table of several (`runs.by_domain`).
+
+        The law holds that domain's learnability; predictions and decisions are also conditioned on the rows of the
+        probe. What no probe shows of a new domain is as uncertain as the table's domains differ.
+
+        Args:
+          name: the domain, as predictions and decisions call it. One of the table's needs nothing else.
+          probe: rows of short runs of the new domain, made with `runs.by_domain` at the same tokens as the table.
+          k1, k2, k3: its learnability, instead of the probe's (nats).
+
+        Raises:
+          FitError: the fit is not of such a table, or neither a probe nor the table tells what the law reads.
+        """
+        frame, corpus = self.residuals, self.eval
+        if not isinstance(corpus, str) or "mixed_in" not in frame:
+            raise FitError("this fit is not of a table of several domains; make one with cptlaw.runs.by_domain")
+        known = frame[frame["mixed_in"] == name]
+        if probe is not None:
+            known = probe[(probe["eval"] == corpus) & runs.finished(probe) & (probe["tokens"] > 0)]
+            if known.empty:
+                raise FitError(f"the probe has no finished row with eval {corpus}: make it with cptlaw.runs.by_domain")
+            if (frame["mixed_in"] == name).any():
+                raise FitError(f"{name} is a domain of the fitted table: give its probe another name, or no probe")
+        if known.empty and (k1, k2, k3) == (None, None, None):
+            there = ", ".join(sorted(set(frame["mixed_in"])))
+            raise FitError(f"no domain {name!r} among those fitted ({there}): give its probe, or its k1 and k2")
+        given = {}
+        for column, value in zip(runs.COEFFICIENTS, (k1, k2, k3), strict=True):
+            if column not in self.law.columns:
+                continue
+            measured = known[column] if column in known and len(known) else pd.Series(dtype=float)
+            if value is None and measured.nunique() != 1:
+                raise FitError(f"{self.law.title} needs {column} of {name}: give it, or a probe that measures it")
+            given[column] = float(measured.iloc[0] if value is None else value)
+        law, own = self.law.at(**given), name if corpus == runs.DOMAIN else corpus
+        found = {}
+        if process := self.process.get(corpus):
+            new = known if probe is not None else known.iloc[:0]
+            x = {c: rows.column(new, c, law, (corpus,)) if len(new) else np.empty(0) for c in law.columns}
+            loss, run = new["loss"].to_numpy(float), new["run"].astype(str).tolist()
+            found = {own: process.about(name, given, x, loss, run, rows.bases(new) if len(new) else None)}
+        return replace(
+            self,
+            law=law,
+            eval=own,
+            ranges={column: ends for column, ends in self.ranges.items() if column not in given},
+            rests={column: names for column, names in self.rests.items() if column not in given},
+            process=found,
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON atomically (see `saved`)."""
+        if self.law.given:
+            raise FitError("a fit that speaks of one domain is not saved: save the fit of all, and ask it with a probe")
         saved.write(path, self.law.base or self.law, {name: getattr(self, name) for name in saved.CONTENT})
 
     @classmethod
@@ -312,8 +391,8 @@ class Fit:
         process = self.process[corpus]
         if run is not None and run not in process.run:
             raise FitError(f"no run {run!r} of {corpus} in this fit; leave run out for a new one")
-        flat = {name: x[name].ravel() for name in process.law.columns}
-        count = len(flat[process.law.columns[0]])
+        flat = {name: x[name].ravel() for name in self.law.columns if name != "corpus"}
+        count = len(next(iter(flat.values())))
         found = process.predict(flat, target, None if run is None else np.full(count, run))
         low, high = found.interval(level)
         silent = process.silent(flat)

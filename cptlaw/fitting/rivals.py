@@ -12,11 +12,12 @@ from cptlaw.laws import Law, Param
 from cptlaw.laws.base import BILLION
 
 RIDGES = 10.0 ** np.arange(-6, 3)
+TREES = 300  # boosting rounds of lightgbm
 NEARLY = 0.05  # of log size: nearer sizes are one
 ALIKE = 1e-9  # relative: rivals whose predictions differ by less are one
 
 
-def predict(fitted: pd.DataFrame, wanted: pd.DataFrame) -> dict[str, np.ndarray]:
+def predict(fitted: pd.DataFrame, wanted: pd.DataFrame, trees: bool = False) -> dict[str, np.ndarray]:
     """Rival -> predicted loss (wanted rows,); one that has nothing to go by for some row is left out.
 
     - mean: of the fitted rows;
@@ -28,7 +29,8 @@ def predict(fitted: pd.DataFrame, wanted: pd.DataFrame) -> dict[str, np.ndarray]
     - two_largest: log-linear in log size through the two largest sizes, at the wanted tokens and mix;
     - parallel_shares: the nearest size's curve in the share, shifted by the difference at the shares that both have;
     - ridge: log loss linear in log size, log tokens, shares and their roots; penalty by generalised cross-validation;
-    - gaussian_process: the process of `fitting.condition` about a log-linear mean, with no law in it.
+    - gaussian_process: the process of `fitting.condition` about a log-linear mean, with no law in it;
+    - lightgbm: boosted trees on what `ridge` sees, where `trees` asks for them and the extra `lightgbm` is installed.
     """
     out: dict[str, np.ndarray] = {}
     for corpus, rows in wanted.groupby("eval", sort=False):
@@ -36,7 +38,8 @@ def predict(fitted: pd.DataFrame, wanted: pd.DataFrame) -> dict[str, np.ndarray]
         if train.empty:
             continue
         here = wanted["eval"].to_numpy() == corpus
-        for name, one in _each(train, rows, str(corpus)).items():
+        found = _each(train, rows, str(corpus)) | (_trees(train, rows) if trees else {})
+        for name, one in found.items():
             out.setdefault(name, np.full(len(wanted), np.nan))[here] = one
     return {name: values for name, values in out.items() if np.isfinite(values).all()}
 
@@ -218,6 +221,23 @@ def _ridge(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:
         if criterion < best:
             best, answer = criterion, y.mean() + wanted @ (right.T @ (size / (size**2 + ridge) * kept))
     return np.exp(answer)
+
+
+def _trees(train: pd.DataFrame, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    try:
+        import lightgbm
+    except ImportError:
+        return {}
+    names = [f"w_{c}" for c in runs.corpora(train)]
+    x, wanted = _features(train, names), _features(rows, names)
+    if not x.shape[1] or not np.isfinite(x).all() or not np.isfinite(wanted).all():
+        return {}
+    settings = {
+        "objective": "l2", "learning_rate": 0.05, "num_leaves": 8, "min_data_in_leaf": max(2, len(x) // 20),
+        "min_data_in_bin": 1, "deterministic": True, "force_row_wise": True, "num_threads": 1, "seed": 0, "verbose": -1,
+    }  # fmt: skip
+    grown = lightgbm.train(settings, lightgbm.Dataset(x, np.log(train["loss"].to_numpy(float))), TREES)
+    return {"lightgbm": np.exp(np.asarray(grown.predict(wanted), float))}
 
 
 def _process(train: pd.DataFrame, rows: pd.DataFrame) -> np.ndarray:

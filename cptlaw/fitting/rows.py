@@ -73,20 +73,32 @@ def collect(table: pd.DataFrame, law: Law, corpora: Sequence[str], hold_out: str
         if mask.shape != (len(table),) or mask.dtype != bool:
             raise FitError(f"hold_out must be a query or {len(table)} booleans, not {mask.dtype} {mask.shape}")
         held[:] = mask
-    usable = runs.finished(table) & table["eval"].isin(list(corpora))
-    if "tokens" in table:
-        usable &= table["tokens"] > 0
-    frame = table[usable]
-    if frame.empty:
-        raise FitError(f"no usable rows with eval {', '.join(corpora)}: all failed or at zero tokens")
+    frame = usable(table, corpora)
     x = {name: column(frame, name, law, corpora) for name in law.columns}
     everyone = tuple(sorted(map(str, table["run"].unique())))
     position = {name: i for i, name in enumerate(everyone)}
     index = np.array([position[name] for name in frame["run"].astype(str)])
-    held_rows = held[usable].to_numpy()
+    held_rows = held[_usable(table, corpora)].to_numpy()
     if held_rows.all():
         raise FitError("the hold-out takes every row; nothing is left to fit")
     return Rows(frame, x, frame["loss"].to_numpy(float), index, everyone, held_rows)
+
+
+def usable(table: pd.DataFrame, corpora: Sequence[str]) -> pd.DataFrame:
+    """The rows of `corpora`, without failed runs and rows at zero tokens.
+
+    Raises:
+      FitError: there are none.
+    """
+    frame = table[_usable(table, corpora)]
+    if frame.empty:
+        raise FitError(f"no usable rows with eval {', '.join(corpora)}: all failed or at zero tokens")
+    return frame
+
+
+def _usable(table: pd.DataFrame, corpora: Sequence[str]) -> pd.Series:
+    found = runs.finished(table) & table["eval"].isin(list(corpora))
+    return found & (table["tokens"] > 0) if "tokens" in table else found
 
 
 def column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> np.ndarray:
@@ -118,3 +130,16 @@ def column(frame: pd.DataFrame, name: str, law: Law, corpora: Sequence[str]) -> 
             f"law {law.name} reads {name!r}, which is empty in row {frame.index[np.argmax(bad)]}; drop the row"
         )
     return values
+
+
+def domains(frame: pd.DataFrame) -> list[str] | None:
+    """The domain of each row, where the table pools several (`runs.by_domain`)."""
+    return frame["mixed_in"].astype(str).tolist() if "mixed_in" in frame else None
+
+
+def bases(frame: pd.DataFrame) -> list[str] | None:
+    """Ids of the base models, where the table names them; a base of another size is another one."""
+    if "base" not in frame:
+        return None
+    sizes = frame["params"].to_numpy(float) if "params" in frame else np.zeros(len(frame))
+    return [f"{size:g} {name}" for size, name in zip(sizes, frame["base"].astype(str))]

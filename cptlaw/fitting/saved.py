@@ -3,6 +3,7 @@
 The file ends with a digest of its own content, so that damage is noticed even where every value looks sound.
 """
 
+import dataclasses
 import json
 import math
 import os
@@ -15,17 +16,19 @@ import pandas as pd
 
 from cptlaw import atomic, laws, records
 from cptlaw.errors import UserError
-from cptlaw.fields import plain
+from cptlaw.fields import ConfigError, build, plain
 from cptlaw.fitting.process import Process
+from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
 
 FORMAT, VERSION = "cptlaw.fit", 2
 WITHOUT_DIGEST = 1  # the version before files carried a digest
 CONTENT = (
     "eval", "params", "samples", "codes", "influence", "scores", "residuals", "ranges", "unmoved", "rests", "n_rows",
-    "digest", "settings", "warnings", "versions", "command", "process",
+    "digest", "settings", "warnings", "versions", "command", "process", "lack_of_fit", "remedies",
 )  # fmt: skip
-SINCE_VERSION_2 = ("unmoved", "rests", "process")
+LATER = ("lack_of_fit", "remedies")  # which a file of version 2 need not have
+SINCE_VERSION_2 = ("unmoved", "rests", "process", *LATER)
 LARGEST = 1e60  # no parameter, loss or count comes near it; its cube is still a float
 ROWS = {"run": str, "eval": str, "loss": float, "observed": float, "predicted": float, "held_out": bool}
 SETTINGS = {"shared": list, "fixed": dict, "resample": str, "seed": int}
@@ -42,8 +45,10 @@ def write(path: str | os.PathLike[str], law: Law, content: Mapping[str, Any]) ->
         "format": FORMAT,
         "version": VERSION,
         "law": {"name": law.name, "options": plain(law.options), "sha256": law.sha256},
-        **{name: plain(content[name]) for name in CONTENT if name not in ("residuals", "process")},
+        **{name: plain(content[name]) for name in CONTENT if name not in ("residuals", "process", *LATER)},
         "process": {corpus: plain(found.to_json()) for corpus, found in content["process"].items()},
+        "lack_of_fit": {corpus: plain(dataclasses.asdict(one)) for corpus, one in content["lack_of_fit"].items()},
+        "remedies": [plain(dataclasses.asdict(one)) for one in content["remedies"]],
         "residuals": rows,
     }
     atomic.write_text(path, json.dumps({**data, "sha256": records.digest(data)}, allow_nan=False) + "\n")
@@ -62,7 +67,8 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
     data = _parse(Path(path))
     at = _Checker(str(path))
     version = data["version"]
-    names = [name for name in CONTENT if version == VERSION or name not in SINCE_VERSION_2]
+    names = [n for n in CONTENT if n in data or n not in LATER] if version == VERSION else [
+        n for n in CONTENT if n not in SINCE_VERSION_2]  # fmt: skip
     at.keys("", data, {"format", "version", "law", *names} | ({"sha256"} if version == VERSION else set()))
     about = at.mapping("law", data["law"])
     at.keys("law.", about, {"name", "options", "sha256"})
@@ -84,6 +90,7 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
         except UserError as error:
             at.refuse("settings.shared", str(error))
     found = _content(at, data, chosen)
+    found |= _verdicts(at, data)
     found["process"] = _processes(at, data.get("process", {}), chosen.base or chosen, evals)
     # The fields are checked first, because they say where the damage is; the digest sees what they cannot.
     if version == VERSION and data["sha256"] != records.digest({k: v for k, v in data.items() if k != "sha256"}):
@@ -201,6 +208,22 @@ def _processes(at: "_Checker", value: Any, law: Law, evals: str | tuple[str, ...
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             at.refuse(f"process.{corpus}", f"is no process of this law ({type(error).__name__}: {error})")
     return found
+
+
+def _verdicts(at: "_Checker", data: dict[str, Any]) -> dict[str, Any]:
+    """The tests of lack of fit and the remedies tried; a file from before there were any has none."""
+    try:
+        tested = {
+            corpus: build(LackOfFit, one, f"lack_of_fit.{corpus}")
+            for corpus, one in at.mapping("lack_of_fit", data.get("lack_of_fit", {})).items()
+        }
+        tried = [
+            build(Tried, one, f"remedies[{i}]")
+            for i, one in enumerate(at.of("remedies", data.get("remedies", []), list))
+        ]
+    except ConfigError as error:
+        at.refuse(error.field, error.said)
+    return {"lack_of_fit": tested, "remedies": tuple(tried)}
 
 
 def unmoving(ranges: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:

@@ -23,9 +23,11 @@ from cptlaw.fitting.objective import Objective
 from cptlaw.laws.base import Law
 
 TOLERANCE, ROUGH = 1e-12, 1e-6  # relative decrease of the objective at which a lane has converged; in early stages
+MOST_STEPS, MOST_ROUGH = 400, 100  # of the last stage, and of those before it
 LANES = 16
-LANE_BYTES = 32 << 20
+POOL_BYTES = 256 << 20  # of a pool's Jacobians and of what they are made from
 SWEEPS = 50
+MET = 1e-6  # relative difference of objectives below which two starts on the same rows have met
 OfLanes = np.ndarray | Callable[[np.ndarray], np.ndarray] | None
 
 
@@ -76,15 +78,15 @@ def draw_starts(problem: Problem, count: int, seed: int) -> np.ndarray:
     return low + unit * (high - low)
 
 
-def objective_at(problem: Problem, theta: np.ndarray, weights: np.ndarray) -> float:
-    """The objective at one point (P,), rows weighted by `weights` (R,)."""
+def objectives_at(problem: Problem, theta: np.ndarray, weights: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The objective (L,) at one point (P,), rows weighted by each of `weights` (L, R); `y` is (R,) or (L, R)."""
     with jax.enable_x64():
         predicted_R = problem.law.predict(problem.reported(theta), problem.x)
         with np.errstate(invalid="ignore", divide="ignore"):
-            off_R = np.log(predicted_R) - np.log(problem.y) if problem.objective.in_log else predicted_R - problem.y
+            off = np.log(predicted_R) - np.log(y) if problem.objective.in_log else predicted_R - y
         delta = jnp.asarray(problem.objective.stages()[-1])
-        terms = problem.objective.terms(jnp.asarray(np.where(weights > 0, off_R, 0.0)), jnp.asarray(weights), delta)
-        return float(terms.value.sum())
+        terms = jax.vmap(lambda r, w: problem.objective.terms(r, w, delta).value.sum())
+        return np.asarray(terms(jnp.asarray(np.where(weights > 0, off, 0.0)), jnp.asarray(weights)))
 
 
 def solve(
@@ -95,6 +97,7 @@ def solve(
     project: bool | np.ndarray = False,
     stages: Sequence[float] | None = None,
     tolerance: float = TOLERANCE,
+    alike: bool = False,
     progress: Callable[[int], Any] | None = None,
 ) -> Solution:
     """Minimises from each of `starts` (lanes, P).
@@ -105,32 +108,50 @@ def solve(
       project: lanes whose linear parameters are first solved for by least squares (bool or (lanes,) bool).
       stages: thresholds of the objective in turn; None is the objective's own.
       tolerance: relative decrease of the objective at which the last stage has converged.
+      alike: all lanes have the same rows, so those that have met after a stage go on as one.
       progress: called with the number of lanes ended.
     """
     theta = np.asarray(starts, float)
     todo = np.broadcast_to(np.asarray(project), len(theta)).copy()
     stages = problem.objective.stages() if stages is None else stages
     steps = np.zeros(len(theta), int)
+    own = np.arange(len(theta))  # the start whose path a lane shares
     for delta in stages:
         last = delta == stages[-1]
-        level = (delta, tolerance if last else ROUGH)
-        found = _Stage(problem, theta, weights, y, todo, level, progress if last else None).run()
+        level = (delta, tolerance if last else ROUGH, MOST_STEPS if last else MOST_ROUGH)
+        going = np.unique(own)
+        found = _Stage(problem, theta, going, weights, y, todo, level, progress if last else None).run()
         finite = np.isfinite(found.theta).all(axis=1, keepdims=True)
         theta, todo, steps = np.where(finite, found.theta, theta), np.zeros_like(todo), steps + found.steps
-    return found._replace(steps=steps)
+        if alike and not last:
+            own = own[_met(found.value)[own]]
+    if progress is not None and len(theta) > len(going):
+        progress(len(theta) - len(going))
+    return Solution(found.theta[own], found.value[own], found.code[own], steps[own])
+
+
+def _met(value: np.ndarray) -> np.ndarray:
+    """(lanes,) the lowest lane of those that each lane has met."""
+    order = np.argsort(value, kind="stable")
+    ranked = value[order]
+    apart = ~(np.diff(ranked, prepend=np.nan) <= MET * np.abs(ranked))
+    out = np.empty(len(value), int)
+    out[order] = order[np.maximum.accumulate(np.where(apart, np.arange(len(value)), 0))]
+    return out
 
 
 class _Stage:
-    """All starts of one stage: one pool of lanes for each core, fed from one queue."""
+    """The starts `going` through one stage: one pool of lanes for each core, fed from one queue."""
 
     def __init__(
         self,
         problem: Problem,
         starts: np.ndarray,
+        going: np.ndarray,
         weights: OfLanes,
         y: OfLanes,
         project: np.ndarray,
-        level: tuple[float, float],
+        level: tuple[float, float, int],
         progress: Callable[[int], Any] | None,
     ):
         count, size = starts.shape
@@ -139,13 +160,14 @@ class _Stage:
         self.rows = len(problem.y)
         self.padded = bucket(self.rows)
         # The same number of lanes for few starts and for many: it is a shape, so another would be compiled again.
-        self.lanes = min(LANES, max(4, LANE_BYTES // (8 * self.padded * (size + 6))))
-        self.out = Solution(np.empty((count, size)), np.empty(count), np.full(count, RUNNING), np.zeros(count, int))
-        self.queue, self.lock = iter(range(count)), threading.Lock()
+        self.lanes = min(LANES, max(1, POOL_BYTES // (8 * self.padded * 4 * (size + 6))))
+        self.out = Solution(np.full((count, size), np.nan), np.full(count, np.nan), np.full(count, RUNNING),
+                            np.zeros(count, int))  # fmt: skip
+        self.count, self.queue, self.lock = len(going), iter(going), threading.Lock()
 
     def run(self) -> Solution:
         """Solves every start."""
-        pools = max(1, min(cores.usable(), len(self.starts) // LANES))
+        pools = max(1, min(cores.usable(), self.count // self.lanes))
         if pools == 1:
             self._work()
         else:
@@ -186,6 +208,7 @@ class _Stage:
             high=jnp.asarray(high),
             delta=jnp.asarray(self.level[0]),
             tolerance=jnp.asarray(self.level[1]),
+            most=jnp.asarray(self.level[2]),
         )
 
     def _refill(

@@ -58,6 +58,7 @@ class Law:
       billions: the columns that the equation divides by 1e9, so its parameters are of billions.
       file, sha256: the user's file it came from, if any, and the digest of what that file held.
       base: of a joint law, the law of one corpus.
+      given: columns of the equation that are held at a value, and are no columns of this law any more.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Law:
     file: str | None = None
     sha256: str | None = None
     base: "Law | None" = None
+    given: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = [p.name for p in self.params]
@@ -98,6 +100,15 @@ class Law:
         if missing:
             raise LawError(f"law {self.name} needs {', '.join(missing)}; it reads {', '.join(self.columns)}")
         return self.function(SimpleNamespace(**theta), SimpleNamespace(**x), namespace(theta, x))
+
+    def at(self, **given: float) -> "Law":
+        """The law with some of its columns held at a value, which it then does not read."""
+
+        def function(p: Any, x: Any, xp: Any) -> Array:
+            return self.function(p, SimpleNamespace(**given, **vars(x)), xp)
+
+        columns = tuple(name for name in self.columns if name not in given)
+        return replace(self, columns=columns, function=function, given={**self.given, **given})
 
     def expanded(self, theta: Theta) -> dict[str, Array]:
         """Freely fitted parameters to reported ones."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.decision import Decision, DecisionError, Option, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
@@ -35,6 +35,7 @@ STEP = 1e-3  # of the logarithms of mean and spread, for second derivatives
 FORMS = ("perplexity", "perplexity_no_interaction", "perplexity_quadratic")
 
 
+@with_rejections
 @with_influence
 def best_subset(
     fit: "Fit", *, tokens: float, reachable: Sequence[tuple[float, float]] | None = None, level: float = 0.9

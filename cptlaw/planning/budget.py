@@ -10,7 +10,7 @@ import numpy as np
 
 from cptlaw.fitting.process import SILENT, Process
 from cptlaw.laws.base import BILLION
-from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.decision import Decision, DecisionError, Option, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
@@ -45,6 +45,7 @@ VAGUE = 100.0  # an interval of the size over this factor or more settles nothin
 SAME_SIZE = 1.25  # sizes within this factor are the same decision
 
 
+@with_rejections
 @with_influence
 def budget(
     fit: "Fit",

@@ -1,12 +1,13 @@
 """The record that every question answers with: the recommendation, how sure it is, and what a wrong one would cost."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, build, plain
 from cptlaw.words import count, percent
 
+Question = ParamSpec("Question")
 VERSION = 2
 WITHOUT_DIGEST = 1  # the version before files carried a digest
 REGRETS = {"": "regret if wrong", "given up ": "wanted loss given up if wrong", "over ": "over the ceiling if wrong"}
@@ -84,6 +86,7 @@ class Decision:
       extrapolation: where the recommendation lies outside the fitted runs; empty when it lies within.
       influence: the runs whose removal moves the answer most.
       rows: the decision's table, if it has one (a front, a menu, a list of experiments).
+      rejections: laws that their own table rejects, and what helps; what is read first.
     """
 
     kind: str
@@ -105,6 +108,7 @@ class Decision:
     influence: tuple[dict[str, Any], ...] = ()
     rows: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    rejections: tuple[str, ...] = ()
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON, atomically."""
@@ -138,7 +142,7 @@ class Decision:
 
     def text(self) -> str:
         """The answer and what qualifies it, for a terminal."""
-        lines = [self.question, "", f"  {self.answer}", ""]
+        lines = [*self.rejections, *[""] * bool(self.rejections), self.question, "", f"  {self.answer}", ""]
         for name, (low, high) in self.interval.items():
             value = f"{self.point[name]:.4g}" if name in self.point else "-"
             lines.append(f"  {name:<24}{value:>10}   {self.level:.0%} interval {low:.4g} to {high:.4g}")
@@ -167,6 +171,18 @@ class Decision:
         for heading, notes in (("extrapolates", self.extrapolation), ("warning", self.warnings)):
             lines += [f"  {heading}: {note}" for note in notes]
         return "\n".join(lines)
+
+
+def with_rejections(decide: Callable[Question, Decision]) -> Callable[Question, Decision]:
+    """Adds to a question's decisions which of its laws their own tables reject. Fits are positional."""
+
+    @functools.wraps(decide)
+    def decided(*fits: Question.args, **question: Question.kwargs) -> Decision:
+        decision = decide(*fits, **question)
+        found = dict.fromkeys(line for fit in fits for line in getattr(fit, "rejection", ()))
+        return dataclasses.replace(decision, rejections=tuple(found))
+
+    return decided
 
 
 def cells(rows: tuple[dict[str, Any], ...]) -> tuple[list[str], list[list[str]]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cptlaw.laws.base import BILLION
 from cptlaw.laws.chinchilla import effective
-from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.decision import Decision, DecisionError, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
@@ -39,6 +39,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 REPETITION = 15.387756
 
 
+@with_rejections
 @with_influence
 def limited_data(
     domain: "Fit",

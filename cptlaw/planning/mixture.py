@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cptlaw.planning.decision import Decision, DecisionError, Option
+from cptlaw.planning.decision import Decision, DecisionError, Option, with_rejections
 from cptlaw.planning.identified import check_identified, pinned
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
@@ -40,6 +40,7 @@ LISTED = 8  # names that a question spells out, at most
 SLACK = 1e-3  # nats over a ceiling that count as meeting it
 
 
+@with_rejections
 @with_influence
 def mixture(
     *fits: "Fit",

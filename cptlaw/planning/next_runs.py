@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import runs
-from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.decision import Decision, DecisionError, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.linear import columns
 from cptlaw.planning.numbers import check_positive, check_share, expanded, interval, losses, paired
@@ -29,6 +29,7 @@ MIXES = 20  # most fitted mixes among the default candidates, which hold their p
 UNLIKE = 4.0  # how many times two estimates of one width may differ before neither is to be believed
 
 
+@with_rejections
 def next_runs(
     target: Decision | Mapping[str, float],
     *fits: "Fit",

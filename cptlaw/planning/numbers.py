@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cptlaw.fitting.process import Draws, Process
+from cptlaw.fitting.draws import Draws, draw
+from cptlaw.fitting.process import Process
 from cptlaw.planning.decision import DecisionError
 
 if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting needs
@@ -87,7 +88,7 @@ def joint(fit: "Fit") -> Draws:
 
 @functools.lru_cache(maxsize=32)
 def _joint(process: Process, count: int, seed: tuple[int, ...]) -> Draws:
-    return process.draws(count, seed)
+    return draw(process, count, seed)
 
 
 def paired(*fits: "Fit") -> tuple[list["Fit"], tuple[str, ...]]:

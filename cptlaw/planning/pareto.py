@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.decision import Decision, DecisionError, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.numbers import banded, check_run, expanded, notes_of_reach, paired
 from cptlaw.planning.shares import check_share_law, loss_functions
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 FINE = 20  # shares between two points of the front among which a better one is looked for
 
 
+@with_rejections
 def pareto(
     general: "Fit", domain: "Fit", *, params: float, tokens: float, points: int = 21, level: float = 0.9
 ) -> Decision:

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.decision import Decision, DecisionError, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
@@ -30,6 +30,7 @@ GRID = 401  # shares between which a crossing is looked for
 HALVINGS = 50
 
 
+@with_rejections
 @with_influence
 def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, level: float = 0.9) -> Decision:
     """The corpus's own share at which its loss is `loss` nats per token.

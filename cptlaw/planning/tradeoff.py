@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw import runs
-from cptlaw.planning.decision import Decision, DecisionError
+from cptlaw.planning.decision import Decision, DecisionError, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
@@ -44,6 +44,7 @@ SAFE_POINTS = 361  # shares among which the surer one is looked for
 BINDS = 1e-5  # relative: a predicted loss so near the ceiling is held by it
 
 
+@with_rejections
 @with_influence
 def trade_off(
     general: "Fit",

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from cptlaw.fitting import verdicts
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, DecisionError
 from cptlaw.planning.tradeoff import base_loss
@@ -35,14 +36,49 @@ def first_screen(
     if decision.kind == "trade-off":
         parts.append(_strip(decision))
     parts.append(tag("p", _promise(decision), class_="lead"))
+    parts += standing(fits)
     if confirm is None:
         parts.append(_predictions(decision, measured))
     else:
         checked = confirmation(fits, confirm, decision.level)
         parts += [_verdict(decision, checked, confirm), _comparison(checked, decision, measured)]
     parts += [tag("p", f"Extrapolation: {note}.", class_="note") for note in decision.extrapolation]
-    parts += _cautions(fits)
     return Markup("".join(parts))
+
+
+def rejections(fits: Mapping[str, "Fit"]) -> Markup:
+    """The laws that their table rejects, and what helps: what is read before anything else."""
+    lines = dict.fromkeys(line.strip() for fit in fits.values() for line in fit.rejection)
+    parts = []
+    for line in lines:
+        word, colon, rest = line.partition("REJECTED:")
+        parts.append(tag("p", *((tag("span", colon, class_="no"), rest) if colon else (word,)), class_="rejected"))
+    return Markup("".join(parts))
+
+
+def standing(fits: Mapping[str, "Fit"]) -> list[Markup]:
+    """Whether what is predicted beat, on rows never fitted, the best rule that knows no law."""
+    notes = []
+    for name, fit in fits.items():
+        held = fit.scores.get("held_out", {})
+        stands = verdicts.standing(held)
+        if "law" not in held or not (stands or held.get("beaten_by")):
+            continue
+        own = held.get("process", held["law"])["mean_log"]
+        corrected = f" ({100 * own:.1f}% once corrected by how it missed)" if "process" in held else ""
+        said = f"on {held['n']} rows it never saw the {name} law is typically {100 * held['law']['mean_log']:.1f}% off"
+        rival = f", which is {100 * stands['rival']:.1f}% off" if stands else ""
+        if stands and stands["wins"]:
+            best = stands["best"].replace("_", " ")
+            words = f"{said}{corrected}, better than the best rule without a law, {best}{rival}."
+            notes.append(tag("p", tag("span", "Checked: ", class_="yes"), words))
+            continue
+        beaten = [r for r in held["beaten_by"] if held.get(r, held["law"])["mean_log"] <= own] or [stands["best"]]
+        rivals = " and ".join(r.replace("_", " ") for r in beaten)
+        best = f" (the best of them {100 * stands['rival']:.1f}%)" if stands else ""
+        words = f"{said}{corrected}, no better than {rivals}{best}."
+        notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
+    return notes
 
 
 def headline(decision: Decision) -> str:
@@ -57,25 +93,6 @@ def headline(decision: Decision) -> str:
     if share in (0, 1):
         return f"{(general, domain)[int(share)]} text only"
     return f"{percent(share)} {domain} text, {percent(1 - share)} {general} text"
-
-
-def _cautions(fits: Mapping[str, "Fit"]) -> list[Markup]:
-    """Predictions that were no better, on rows never seen, than a rule that knows no law."""
-    notes = []
-    for name, fit in fits.items():
-        held = fit.scores.get("held_out", {})
-        if not held.get("beaten_by"):
-            continue
-        own = held.get("process", held["law"])["mean_log"]
-        beaten = [rival for rival in held["beaten_by"] if held.get(rival, held["law"])["mean_log"] <= own]
-        if not beaten:  # the law is corrected by how it missed, and then beats them
-            continue
-        off = f"typically {100 * held['law']['mean_log']:.1f}% off"
-        corrected = f" ({100 * own:.1f}% once corrected by how it missed)" if "process" in held else ""
-        rivals = " and ".join(rival.replace("_", " ") for rival in beaten)
-        words = f"on {held['n']} rows it never saw the {name} law is {off}{corrected}, no better than {rivals}."
-        notes.append(tag("p", tag("span", "Caution: ", class_="no"), words))
-    return notes
 
 
 def _strip(decision: Decision) -> Markup:

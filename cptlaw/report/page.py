@@ -72,10 +72,12 @@ def write(
         atomic.write_text(folder / f"{drawing.name}.csv", drawing.data.to_csv(index=False))
         return Markup(tag(heading, drawing.title) + before + html.figure(drawing, wide, narrow, folder.name))
 
-    body = [tag("p", title, class_="title")]
+    body = [answer.rejections(fits), tag("p", title, class_="title")]
     trade = next((d for d in decisions[:1] if d.kind == "trade-off"), None)
     if decisions:
         body.append(answer.first_screen(decisions[0], fits, table, confirm, question))
+    else:
+        body += answer.standing(fits)
     if trade is not None:
         general, domain = fits[trade.inputs["general"]], fits[trade.inputs["domain"]]
         if figures.follows_the_mix({"general": general, "domain": domain}):

@@ -25,13 +25,15 @@ from cptlaw.runs.contract import (
     missing,
     ratio,
 )
-from cptlaw.runs.derived import learnability, of_mixes, thin
+from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, learnability, of_mixes, thin
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
 from cptlaw.runs.writing import FORMATS, append, digest, write
 
 __all__ = [
+    "COEFFICIENTS",
+    "DOMAIN",
     "FORMATS",
     "OPTIONAL",
     "PREFIXES",
@@ -40,6 +42,7 @@ __all__ = [
     "TEXT",
     "TableError",
     "append",
+    "by_domain",
     "check",
     "corpora",
     "digest",

@@ -17,10 +17,10 @@ REQUIRED = ("run", "eval", "loss")
 OPTIONAL = (
     "params", "tokens", "unique_tokens", "loss_se", "seed", "model", "step", "pretrain_tokens", "flops",
     "status", "lr", "lr_sum", "lr_anneal", "lr_sum_pretrain", "lr_anneal_pretrain", "ppl_mean", "ppl_std",
-    "k1", "k2", "k3", "subset", "base",
+    "k1", "k2", "k3", "subset", "base", "mixed_in",
 )  # fmt: skip
 PREFIXES = ("w_", "unique_tokens_")
-TEXT = ("run", "eval", "model", "status", "subset", "base")
+TEXT = ("run", "eval", "model", "status", "subset", "base", "mixed_in")
 SHARE_TOLERANCE = 1e-3
 SAME_SIZE = 1e-3  # a run's sizes may differ by this much, relatively: a rounded count
 

@@ -1,4 +1,4 @@
-"""Tables made from tables: the runs of some corpora, fewer late checkpoints, and each corpus's learnability."""
+"""Tables made from tables: the runs of some corpora, fewer late checkpoints, learnability, several domains as one."""
 
 from collections.abc import Collection, Sequence
 
@@ -7,6 +7,9 @@ import pandas as pd
 
 from cptlaw.runs.conditions import select
 from cptlaw.runs.contract import TableError, corpora, finished, ratio
+
+COEFFICIENTS = ("k1", "k2", "k3")  # of learnability
+DOMAIN = "domain"  # the evaluated corpus of a table made by `by_domain`
 
 
 def of_mixes(df: pd.DataFrame, mixed: Collection[str], evals: Collection[str]) -> pd.DataFrame:
@@ -48,28 +51,85 @@ def learnability(df: pd.DataFrame, tokens: Sequence[float], where: str | None = 
     Raises:
       TableError: a corpus without a probing run, or without a row at one of the token counts.
     """
+    _check_probe_tokens(df, tokens)
+    probes = df[finished(df)] if where is None else select(df[finished(df)], where, "learnability")
+    out = df.drop(columns=[c for c in COEFFICIENTS if c in df])
+    for corpus in df["eval"].unique():
+        rows = probes[probes["eval"] == corpus]
+        found = _coefficients(_smallest(rows, corpus) if where is None else rows, corpus, tokens)
+        out.loc[out["eval"] == corpus, list(found)] = tuple(found.values())
+    return out
+
+
+def by_domain(df: pd.DataFrame, general: str, tokens: Sequence[float] | None = None) -> pd.DataFrame:
+    """A table of several domains, each mixed alone into `general`, as one table of two corpora: `general` and "domain".
+
+    Its column `mixed_in` says which domain a row is of. A run without any domain's text stands in the series of every
+    domain, under a run id of each. With `tokens` the columns k1, k2 and k3 hold the learnability of the domain that is
+    mixed in (see `learnability`), measured on that domain's own loss: for its rows of the general loss too.
+
+    Args:
+      df: runs table; runs that mix two or more domains, and losses of other corpora, are left out.
+      general: the corpus that every run's mix takes its rest from.
+      tokens: where learnability is measured.
+
+    Raises:
+      TableError: no such corpus, no run that mixes one domain into it, or a domain that was not probed at `tokens`.
+    """
+    if f"w_{general}" not in df:
+        raise TableError(f"no column w_{general}: name the general corpus, one of {', '.join(corpora(df)) or 'none'}")
+    names = [name for name in corpora(df) if name != general]
+    shares = df[[f"w_{name}" for name in names]].to_numpy(float)
+    alone = (shares > 0).sum(axis=1)
+    made = []
+    for i, name in enumerate(names):
+        own = df[((alone == 1) & (shares[:, i] > 0)) | (alone == 0)]
+        own = own[own["eval"].isin([name, general])]
+        mixed = (own[f"w_{name}"] > 0).to_numpy()
+        if not (mixed & (own["eval"] == name).to_numpy()).any():
+            continue
+        found = {} if tokens is None else _probed(own, name, tokens)
+        run = own["run"].where(mixed, own["run"].astype(str) + f" ({name})")
+        own = own.rename(columns={f"w_{name}": "w_domain", f"unique_tokens_{name}": "unique_tokens_domain"})
+        known = {*(f"w_{c}" for c in names), *(f"unique_tokens_{c}" for c in names), *COEFFICIENTS}
+        own = own.drop(columns=[c for c in own if c in known - {"w_domain", "unique_tokens_domain"}])
+        evals = own["eval"].where(own["eval"] == general, DOMAIN)
+        made.append(own.assign(run=run, eval=evals, mixed_in=name, **found))
+    if not made:
+        raise TableError(f"no run mixes one domain into {general} with a loss of that domain")
+    return pd.concat(made, ignore_index=True)
+
+
+def _probed(own: pd.DataFrame, name: str, tokens: Sequence[float]) -> dict[str, float]:
+    _check_probe_tokens(own, tokens)
+    rows = own[finished(own) & (own["eval"] == name)]
+    return _coefficients(_smallest(rows, name), name, tokens)
+
+
+def _check_probe_tokens(df: pd.DataFrame, tokens: Sequence[float]) -> None:
     if len(tokens) not in (2, 3) or not all(np.diff(tokens) > 0):
         raise TableError(f"learnability at {', '.join(f'{t:g}' for t in tokens)} tokens: give two or three, rising")
     if "tokens" not in df:
         raise TableError("learnability is a difference of losses between tokens, and the table has no column 'tokens'")
-    probes = df[finished(df)] if where is None else select(df[finished(df)], where, "learnability")
-    out = df.drop(columns=[c for c in ("k1", "k2", "k3") if c in df])
-    for corpus in df["eval"].unique():
-        rows = probes[probes["eval"] == corpus]
-        if where is None:
-            if "params" in rows:
-                rows = rows[rows["params"] == rows["params"].min()]
-            share = ratio(rows, corpus)
-            rows = rows[share == share.max()]
-        found = [rows.loc[np.isclose(rows["tokens"], t, rtol=1e-3), "loss"] for t in tokens]
-        for t, losses in zip(tokens, found):
-            if losses.empty:
-                have = ", ".join(f"{value:g}" for value in np.sort(rows["tokens"].unique())[:12]) or "none"
-                raise TableError(
-                    f"learnability of {corpus}: no probing run was evaluated at {t:g} tokens (they were at: {have})"
-                )
-        loss = [float(losses.mean()) for losses in found]
-        out.loc[out["eval"] == corpus, ["k1", "k2"]] = loss[0], loss[0] - loss[1]
-        if len(loss) == 3:
-            out.loc[out["eval"] == corpus, "k3"] = loss[0] - 2 * loss[1] + loss[2]
-    return out
+
+
+def _smallest(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """Rows of the smallest size with the largest share of `corpus`: the cheapest runs that show it."""
+    if "params" in rows:
+        rows = rows[rows["params"] == rows["params"].min()]
+    share = ratio(rows, corpus)
+    return rows[share == share.max()]
+
+
+def _coefficients(rows: pd.DataFrame, corpus: str, tokens: Sequence[float]) -> dict[str, float]:
+    """k1, k2 and, of three token counts, k3 of the probing runs' rows of one corpus, nats."""
+    found = [rows.loc[np.isclose(rows["tokens"], t, rtol=1e-3), "loss"] for t in tokens]
+    for t, losses in zip(tokens, found):
+        if losses.empty:
+            have = ", ".join(f"{value:g}" for value in np.sort(rows["tokens"].unique())[:12]) or "none"
+            raise TableError(
+                f"learnability of {corpus}: no probing run was evaluated at {t:g} tokens (they were at: {have})"
+            )
+    loss = [float(losses.mean()) for losses in found]
+    out = {"k1": loss[0], "k2": loss[0] - loss[1]}
+    return out | ({"k3": loss[0] - 2 * loss[1] + loss[2]} if len(loss) == 3 else {})

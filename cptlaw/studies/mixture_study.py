@@ -34,6 +34,7 @@ class Answer:
         none.
       report: the HTML file.
       reason: why there is no decision, or no confirming run.
+      rejections: laws that their table rejects, and what helps; a decision says so itself.
     """
 
     name: str
@@ -41,10 +42,13 @@ class Answer:
     checked: pd.DataFrame | None
     report: Path
     reason: str = ""
+    rejections: tuple[str, ...] = ()
 
     def text(self) -> str:
         """The answer, for a terminal."""
-        lines = [self.decision.text() if self.decision else f"No answer for {self.name}: {self.reason}"]
+        lines = [*self.rejections, f"No answer for {self.name}: {self.reason}"]
+        if self.decision:
+            lines = [self.decision.text()]
         if self.checked is not None:
             times = int(self.checked["runs"].max())
             often = "once (it was" if times == 1 else f"{times} times (they were"
@@ -116,7 +120,8 @@ def _answer(
         command=command,
         level=study.question.level,
     )
-    return Answer(part.name, decision, checked, path, reason)
+    rejections = tuple(dict.fromkeys(line for fit in asked.fits.values() for line in fit.rejection))
+    return Answer(part.name, decision, checked, path, reason, rejections)
 
 
 def _fits(prepared: Prepared, part: Part, table: pd.DataFrame) -> dict[str, Fit]:
@@ -131,6 +136,7 @@ def _fits(prepared: Prepared, part: Part, table: pd.DataFrame) -> dict[str, Fit]
             corpus,
             bootstrap=study.fit.bootstrap,
             hold_out=held_out.to_numpy(),
+            try_remedies=True,
         )
         for corpus in part.evals
     }

@@ -86,7 +86,7 @@ class Prepared:
 
     def fit(
         self, path: Path, table: pd.DataFrame, law: str | Law, corpus: str, *, bootstrap: int,
-        hold_out: np.ndarray | None = None,
+        hold_out: np.ndarray | None = None, try_remedies: bool = False,
     ) -> Fit:  # fmt: skip
         """Fits the rows of one evaluated corpus, and saves the fit at `path`."""
         fit = fitting.fit(
@@ -97,6 +97,7 @@ class Prepared:
             seed=self.study.seed,
             progress=self.progress,
             hold_out=hold_out,
+            try_remedies=try_remedies,
         )
         fit.save(path)
         return fit

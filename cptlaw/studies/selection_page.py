@@ -7,6 +7,7 @@ import pandas as pd
 
 from cptlaw import atomic
 from cptlaw.report import html, style, subsets
+from cptlaw.report.answer import rejections
 from cptlaw.report.figures import Drawing
 from cptlaw.report.html import Markup, tag
 from cptlaw.studies.selection_found import Found
@@ -36,6 +37,7 @@ def write(
 
     decision = found.decision
     body = [
+        rejections(found.fits),
         tag("p", title, class_="title"),
         tag("p", decision.question, class_="question"),
         tag("h1", headline(found)),

@@ -4,10 +4,14 @@ import json
 import subprocess
 import sys
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from cptlaw import laws
 from cptlaw.cli import main
+from cptlaw.fitting import trials
+from cptlaw.fitting.verdicts import Tried
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +21,7 @@ def csv(chinchilla_table, tmp_path_factory):
     return path
 
 
+CHINCHILLA = {"E": 1.7, "A": 0.5, "alpha": 0.35, "B": 1.2, "beta": 0.37}
 COMMON = ["--columns", "params=N,loss=val", "--json"]
 FIT = ["--law", "chinchilla", "--starts", "8"]
 
@@ -50,6 +55,53 @@ def test_compare_ranks_laws_and_baselines(csv, capsys):
     assert names[0] == "chinchilla" and {"cmr_tokens", "nearest_size", "mean"} <= set(names)
     assert told["ranking"][0]["behind"] == 0 < told["ranking"][1]["behind_low"]
     assert "w_web" in told["refused"]["dcpt"] and len(told["folds"]) == 5
+
+
+def test_compare_asks_forward_questions_and_leads_with_the_win_or_loss(csv, capsys):
+    asked = ["compare", str(csv), "--columns", "params=N,loss=val", "--laws", "chinchilla,auto"]
+    assert main([*asked, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["ranking"][0]["name"] in ("auto", "chinchilla, corrected") and told["standing"]["wins"] is True
+    assert told["asked"]["size"]["rows"] == 12 and told["alike"] == ["nearest_size = carry_tokens"]
+    assert main([*asked[:-1], "chinchilla", "--no-auto"]) == 0
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == told["headline"].replace("auto errs", "chinchilla, corrected errs")
+    assert not any(line.split()[1:2] == ["auto"] for line in rest) and any(
+        "12 rows of 12 runs" in line for line in rest
+    )
+    assert main([*asked, "--shared", "E"]) == 2
+    assert "--fold" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def rejected(tmp_path_factory):
+    """8 sizes of Chinchilla, each run twice, whose losses bend away from it along tokens."""
+    rng, rows = np.random.default_rng(0), []
+    for n in np.geomspace(0.1e9, 3e9, 8):
+        for seed in (0, 1):
+            d = np.geomspace(1e9, 30e9, 6)
+            off = 0.004 * rng.standard_normal() + 5e-4 * rng.standard_normal(6) + 0.01 * np.cos(3 * np.log(d))
+            loss = laws.get("chinchilla").predict(CHINCHILLA, {"params": n, "tokens": d}) * np.exp(off)
+            rows += [(f"{n:.3g}-{seed}", n, t, "web", y) for t, y in zip(d, loss)]
+    path = tmp_path_factory.mktemp("rejected") / "runs.csv"
+    pd.DataFrame(rows, columns=["run", "params", "tokens", "eval", "loss"]).to_csv(path, index=False)
+    return path
+
+
+def test_a_rejected_law_is_the_first_line(rejected, capsys, monkeypatch):
+    tried = Tried("web", "another law", "--law x", (0.02, 0.01), (0.02, 0.01), 8, 4)
+    monkeypatch.setattr(trials, "tried", lambda table, law, corpora, **rest: (tried,))
+    asked = ["fit", str(rejected), *FIT, "--bootstrap", "0"]
+    assert main(asked) == 0
+    first, second, third, *_ = capsys.readouterr().out.splitlines()
+    assert first.startswith(
+        "REJECTED: the table rejects the law chinchilla: of web, runs that repeat a setting differ by"
+    )
+    assert second.startswith("What helps, tried on held-out rows") and "(--law x): the law errs by 1.00%" in third
+    assert main([*asked, "--no-remedies", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["rejection"] == [first] and told["remedies"] == [] and told["standing"]["best"]
+    assert {test["what"] for test in told["lack_of_fit"]["web"]["tests"]} == {"settings", "curves", "along tokens"}
 
 
 def test_the_table_is_thinned_and_given_its_learnability_before_the_fit(dcpt_table, tmp_path, capsys):

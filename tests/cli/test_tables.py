@@ -69,7 +69,7 @@ def test_compare_plan_and_report_read_the_same_forms(here, monkeypatch):
         raise UserError("seen")
 
     monkeypatch.setattr(fitting, "fit", look)
-    monkeypatch.setattr(fitting, "compare", look)
+    monkeypatch.setattr(fitting, "contest", look)
     for name, flags in {"long": [], "wide": WIDE, "foreign": FOREIGN, "one": ["--eval", "code"]}.items():
         table = f"{name}.csv"
         own = ["--losses" if flag == "--loss" else flag for flag in flags]

@@ -1,5 +1,7 @@
 """The notebooks run from top to bottom, one after the other as a reader would take them."""
 
+import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,7 @@ def check_study(folder, shrink):
     assert "code: dcpt, " in said and "alpha" in said
 
 
+@pytest.mark.slow
 def test_quickstart_and_tour_small(tmp_path, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=0")
     check_study(tmp_path, SHRINK)
@@ -71,6 +74,19 @@ def test_your_own_losses(tmp_path, monkeypatch):
     assert "law loss at 7B parameters, 20B tokens, 30% of it: " in said and "behind" in said
     assert "share of law" in said and said.count("90% interval") >= 2
     assert {path.name for path in (tmp_path / "fits").iterdir()} == {"web.json", "law.json"}
+
+
+@pytest.mark.parametrize("path", sorted(COLABS.glob("*.ipynb")), ids=lambda p: p.stem)
+def test_what_a_notebook_imports_is_there(path):
+    """The cheap part of running it: its code parses, and every name that it takes from cptlaw exists."""
+    cells = [cell.source for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+    code = "\n".join(line for cell in cells for line in cell.splitlines() if not line.lstrip().startswith(("!", "%")))
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "cptlaw":
+            module = importlib.import_module(node.module)
+            for name in node.names:
+                if not hasattr(module, name.name):
+                    importlib.import_module(f"{node.module}.{name.name}")
 
 
 def test_your_own_losses_needs_no_tensorflow():

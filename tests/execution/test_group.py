@@ -169,6 +169,7 @@ def test_what_fails_together_is_trained_one_at_a_time(mixes, workdir, one_device
     assert "4 runs are trained one at a time, since together they failed: " in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_runs_whose_process_was_killed_go_on_alone(make_runs, workdir, one_device, forget):
     base, others = make_runs(1200, peak_lr=1e-4)  # so small that rounding stays so
     options = {"workers": 1, "checkpoint_seconds": 0.2, "progress": False}

@@ -48,7 +48,7 @@ def test_a_run_and_a_base_are_shared_by_their_own_rows_alone():
     np.testing.assert_array_equal(kernels.correlation("base", at, at, LENGTHS), at.base[:, None] == at.base[None])
     drift = kernels.correlation("drift", at, at, LENGTHS)
     assert (drift[~same_run] == 0).all() and (drift[same_run] > 0).all()
-    new = kernels.Points(at.axes, np.full(12, -1), np.full(12, -1))  # runs of their own
+    new = kernels.Points(at.axes, np.full(12, -1), np.full(12, -1), at.domain)  # runs of their own
     assert not kernels.correlation("run", new, new, LENGTHS).any()
 
 

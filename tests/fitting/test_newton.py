@@ -29,13 +29,15 @@ def problem():
             jnp.full(size, 50.0),
             jnp.asarray(0.02),
             jnp.asarray(1e-12),
+            jnp.asarray(400),
         )
         yield common, newton.Lane(jnp.ones(ROWS), jnp.asarray(loss)), LAW.names
 
 
 def test_the_gradient_is_that_of_the_value(problem):
     common, own, names = problem
-    measure = jax.jit(newton._Residuals(LAW, Objective(), names).measure)
+    residuals = newton._Residuals(LAW, Objective(), names)
+    measure = jax.jit(lambda t, *data: residuals.measure(*residuals.differentiated(t, *data), *data))
     theta = np.array([CHINCHILLA[name] for name in names]) * 1.05
     with jax.enable_x64():
         _, gradient, curvature, metric = measure(jnp.asarray(theta), own, common)

@@ -11,7 +11,7 @@ from cptlaw.laws import Param
 def test_the_shipped_prior_is_whole():
     shipped = prior.shipped()
     assert set(shipped.scales) == set(kernels.TERMS)
-    assert all(0 < middle < 0.1 and 0 < wide <= 3 for middle, wide in shipped.scales.values())
+    assert all(0 < middle <= 0.1 and 0 < wide <= 3 for middle, wide in shipped.scales.values())
     assert set(shipped.lengths) == {"size", "tokens", "mix", "drift"}
 
 

@@ -10,6 +10,7 @@ from cptlaw import laws
 from cptlaw.errors import UserError
 from cptlaw.fitting import kernels
 from cptlaw.fitting.condition import condition
+from cptlaw.fitting.draws import draw
 from cptlaw.fitting.process import Process
 
 LAW = laws.get("chinchilla")
@@ -54,7 +55,7 @@ def test_the_posterior_is_that_of_the_joint_normal(process):
     run = np.array([*(ids[r] for r in process.run), -1, -1])
     base = np.array([*np.unique(process.base, return_inverse=True)[1], -1, -1])
     places = kernels.points(x, run, base, process.offset)
-    law = process._slopes(x) * process.spread
+    law = process.slopes(x) * process.spread
     whole = law @ law.T
     for term, scale in process.scales.items():
         block = (
@@ -62,7 +63,7 @@ def test_the_posterior_is_that_of_the_joint_normal(process):
         )
         block[range(count + 2), range(count + 2)] = 1
         whole = whole + scale**2 * block
-    middle = process._law_log(process.phi, x) + process._slopes(x) @ (process.centre - process.phi)
+    middle = process.law_log(process.phi, x) + process.slopes(x) @ (process.centre - process.phi)
     gain = whole[count:, :count] @ np.linalg.inv(whole[:count, :count])
     mean = middle[count:] + gain @ (process.log_y - middle[:count])
     variance = np.diag(whole[count:, count:] - gain @ whole[:count, count:])
@@ -113,19 +114,19 @@ def test_more_of_a_known_run_is_surer_than_a_new_run(process):
 def test_joint_draws_have_the_predictive_s_moments(process):
     asked = at(np.array([0.4e9, 1.6e9, 3.2e9, 3.3e9]), 16e9)
     exact = process.predict(asked, "mean")
-    mean, draws = process.draws(4000, seed=3).at(asked)
+    mean, draws = draw(process, 4000, seed=3).at(asked)
     np.testing.assert_allclose(mean, exact.mean, atol=1e-9)
     np.testing.assert_allclose(draws.std(axis=0) / exact.sd, np.sqrt(process.df / (process.df - 2)), rtol=0.12)
     assert np.corrcoef(draws[:, 2], draws[:, 3])[0, 1] > 0.99
     # The same draws wherever and in whatever company they are asked.
-    np.testing.assert_allclose(process.draws(4000, seed=3).at(at(3.2e9, 16e9))[1][:, 0], draws[:, 2], atol=1e-9)
+    np.testing.assert_allclose(draw(process, 4000, seed=3).at(at(3.2e9, 16e9))[1][:, 0], draws[:, 2], atol=1e-9)
 
 
 def test_it_is_data(process):
     again = Process.from_json(json.loads(json.dumps(process.to_json(), allow_nan=False)), LAW)
     asked = at([0.4e9, 3.2e9], 64e9)
     np.testing.assert_array_equal(again.predict(asked).sd, process.predict(asked).sd)
-    np.testing.assert_array_equal(again.draws(3, 1).at(asked)[1], process.draws(3, 1).at(asked)[1])
+    np.testing.assert_array_equal(draw(again, 3, 1).at(asked)[1], draw(process, 3, 1).at(asked)[1])
 
 
 def test_what_is_not_known_is_said(process):

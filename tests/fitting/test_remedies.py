@@ -64,12 +64,12 @@ def test_sound_tables_are_left_alone(curves, dcpt_table, chinchilla_table):
 def test_a_condition_is_one_quantity_or_none(curves):
     _, rows = pose(curves, "chinchilla", Objective())
     early = rows.frame["tokens"].to_numpy() < 4e9
-    assert remedies._condition(rows, early) == "tokens >= 4.3e9" or remedies._condition(rows, early).startswith(
+    assert remedies.condition(rows, early) == "tokens >= 4.3e9" or remedies.condition(rows, early).startswith(
         "tokens >="
     )
     by_size = (rows.frame["tokens"] / rows.frame["params"]).to_numpy() < 20
-    assert remedies._condition(rows, by_size).startswith("tokens / params >= ")
-    assert remedies._condition(rows, np.arange(50) % 2 == 0) == ""
+    assert remedies.condition(rows, by_size).startswith("tokens / params >= ")
+    assert remedies.condition(rows, np.arange(50) % 2 == 0) == ""
     assert remedies._between(0.0, 3e-4) == "0.0003" and remedies._between(5.99e8, 7.42e8) == "7e8"
 
 

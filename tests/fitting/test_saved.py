@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from known_laws import CHINCHILLA
 
-from cptlaw import laws
+from cptlaw import laws, records
 from cptlaw.errors import UserError
 from cptlaw.fitting import Fit, saved
 from cptlaw.fitting.rows import collect
 from cptlaw.fitting.scores import score
+from cptlaw.fitting.verdicts import Check, LackOfFit, Tried
 
 MARK = "import pathlib; pathlib.Path(__file__).with_name('ran').touch()\n"
 SOURCE = (
@@ -78,6 +79,30 @@ def test_a_fit_comes_back_as_it_was_saved(fit, file):
                 np.testing.assert_array_equal(one[key], other[key])
         else:
             assert one == other, name
+
+
+def test_verdicts_are_kept_and_a_file_from_before_them_still_loads(fit, tmp_path):
+    check = Check("settings", 0.004, 9.0, (12.0, 6.0), 0.003, 0.014)
+    tried = (
+        Tried("web", "another law", "--law additive", (0.03, 0.02), (0.02, 0.01), 20, 5),
+        Tried("web", "x", "y", why="z"),
+    )
+    told = dataclasses.replace(fit, lack_of_fit={"web": LackOfFit((check,), 3, 6, 2.5, ("a note",))}, remedies=tried)
+    told.save(tmp_path / "new.json")
+    loaded = Fit.load(tmp_path / "new.json")
+    assert loaded.lack_of_fit == told.lack_of_fit and loaded.remedies == tried
+    assert (
+        loaded.rejection[0].startswith("REJECTED: the table rejects the law chinchilla: of web")
+        and len(loaded.rejection) == 4
+    )
+    data = json.loads((tmp_path / "new.json").read_text())
+    old = {k: v for k, v in data.items() if k not in ("sha256", *saved.LATER)}
+    (tmp_path / "old.json").write_text(json.dumps({**old, "sha256": records.digest(old)}))
+    assert Fit.load(tmp_path / "old.json").lack_of_fit == {} and not Fit.load(tmp_path / "old.json").rejection
+    data["lack_of_fit"]["web"]["tests"][0]["p"] = 1.5
+    (tmp_path / "bad.json").write_text(json.dumps(data))
+    with pytest.raises(UserError, match=r"lack_of_fit\.web\.tests\[0\]\.p"):
+        Fit.load(tmp_path / "bad.json")
 
 
 def test_a_file_of_the_version_before_still_loads(fit, file):

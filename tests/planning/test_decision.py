@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from cptlaw import cli
+from cptlaw.fitting.verdicts import Check, LackOfFit
 from cptlaw.planning import Decision, DecisionError, budget, pareto, trade_off
 
 X = {"params": 8e5, "tokens": 1e6}
@@ -22,6 +23,21 @@ def decisions(general, code):
         budget(code, general, flops=4.8e12, ceiling=3.4, sizes=[2e5, 8e5]),
         pareto(general, code, **X, points=3),
     ]
+
+
+def test_a_rejected_law_is_the_first_line_of_every_decision(general, code, tmp_path):
+    found = LackOfFit((Check("settings", 1e-4, 30.0, (8.0, 6.0), 0.003, 0.02),), 3, 6, 2.5)
+    against = dataclasses.replace(code, lack_of_fit={"code": found})
+    for decision in (
+        trade_off(general, against, **X, base_loss=3.26),
+        budget(against, general, flops=4.8e12, ceiling=3.4, sizes=[2e5, 8e5]),
+        pareto(general, against, **X, points=3),
+    ):
+        first = decision.text().splitlines()[0]
+        assert first.startswith("REJECTED: the table rejects the law dcpt: of code") and decision.rejections == (first,)
+        decision.save(tmp_path / "d.json")
+        assert Decision.load(tmp_path / "d.json").rejections == (first,)
+    assert pareto(general, code, **X, points=3).rejections == ()
 
 
 def paths(value, prefix=()):

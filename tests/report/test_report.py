@@ -13,9 +13,10 @@ import pytest
 from matplotlib.figure import Figure
 
 from cptlaw import fitting, report
+from cptlaw.fitting.verdicts import Check, LackOfFit
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.limited_data import limited_data
-from cptlaw.report import answer, style
+from cptlaw.report import answer, figures, style
 from cptlaw.report.html import Markup, table, tag
 
 FIGURES = ["front", "recommended-share", "loss-by-share", "predicted-observed", "residuals"]
@@ -137,6 +138,20 @@ def test_a_law_that_no_baseline_needs_to_fear_is_cautioned_about_on_the_first_sc
     screen = answer.first_screen(decision, bad, table, None, None)
     assert "on 5 rows it never saw the code law is typically 3.1% off, no better than carry tokens" in screen
     assert "Caution" not in answer.first_screen(decision, fits, table, None, None)
+
+
+def test_a_rejected_law_is_what_the_page_begins_with_and_a_win_stands_on_the_first_screen(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))  # seconds of drawing
+    table, fits, decision, _ = study
+    found = LackOfFit((Check("settings", 1e-4, 30.0, (8.0, 6.0), 0.003, 0.02),), 3, 6, 2.5)
+    sound = {name: dataclasses.replace(fit, lack_of_fit={}) for name, fit in fits.items()}
+    bad = {**sound, "code": dataclasses.replace(fits["code"], lack_of_fit={"code": found})}
+    page = report.write(tmp_path / "r.html", title="study", table=table, fits=bad, decisions=[decision]).read_text()
+    assert page.index("REJECTED:") < page.index('class="title"') and "misses settings by 0.05 nats (2.00%)" in page
+    assert answer.rejections(sound) == ""
+    held = {"n": 5, "law": {"mean_log": 0.01}, "mean": {"mean_log": 0.2}, "beaten_by": []}
+    won = {"code": dataclasses.replace(fits["code"], scores={"held_out": held})}
+    assert "better than the best rule without a law, mean, which is 20.0% off" in "".join(answer.standing(won))
 
 
 def test_a_failing_report_leaves_the_old_one(study, tmp_path):

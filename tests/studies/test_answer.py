@@ -194,3 +194,8 @@ def test_text_that_runs_read_again_and_again_is_said(prepared):
     (one,) = repeated(runs, {"prose": 64_000, "code": 5_000})
     assert one.split()[0].startswith(("small-code0.9", "medium-code0.9", "large-code0.9"))
     assert "reads the 5,000 tokens of code 11.5 times" in one
+
+
+def test_a_rejected_law_is_the_first_line_where_there_is_no_decision_too(tmp_path):
+    answer = mixture_study.Answer("code", None, None, tmp_path / "r.html", "no share meets it", ("REJECTED: so.",))
+    assert answer.text().splitlines()[:2] == ["REJECTED: so.", "No answer for code: no share meets it"]
