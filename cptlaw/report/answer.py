@@ -15,7 +15,7 @@ from cptlaw.words import percent, spread
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
 
-NAMED = 4  # corpora that a headline names
+NAMED = 5  # corpora that a headline names, or four and how many others
 FEW = 8  # corpora whose rows become cards on a phone
 
 
@@ -83,10 +83,13 @@ def standing(fits: Mapping[str, "Fit"]) -> list[Markup]:
 
 def headline(decision: Decision) -> str:
     """The answer without its qualifications, which follow it."""
-    if decision.kind == "mixture" and decision.supported and len(decision.point) > NAMED:
+    if decision.kind == "mixture" and decision.supported:
         order = sorted(decision.point, key=lambda name: -decision.point[name])
-        named = ", ".join(f"{percent(decision.point[name])} {name}" for name in order[:NAMED])
-        return f"{named}, {percent(sum(decision.point[name] for name in order[NAMED:]))} of {len(order) - NAMED} others"
+        shown = order if len(order) <= NAMED else order[: NAMED - 1]
+        words = [f"{percent(decision.point[name])} {name}" for name in shown]
+        if rest := order[len(shown) :]:
+            words.append(f"{percent(sum(decision.point[name] for name in rest))} of {len(rest)} others")
+        return ", ".join(words)
     if decision.kind != "trade-off" or not decision.supported:
         return decision.answer
     share, domain, general = decision.point["share"], decision.inputs["domain"], decision.inputs["general"]
