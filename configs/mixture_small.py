@@ -18,11 +18,12 @@ that is seven minutes; the corpora take one or two, and six fits, the decision a
 Choices:
 - Every size trains a space-filling design within one set of limits. Prose has a floor, because without replay the
   general loss rises with tokens; no domain has more than 0.7.
-- The design runs along the faces of the simplex: 19 of its 24 mixes lack a domain altogether, and one that the base never
-  saw then costs 1 to 5 nats more than at a tenth. A floor under the domains would spend the runs nearer to the answer.
+- The design runs along the faces of the simplex: 19 of its 24 mixes lack a domain altogether, and one that the base
+  never saw then costs 1 to 5 nats more than at a tenth. A floor under the domains would bring the runs nearer to the
+  answer.
 
-Found (docs/studies/mixture_small.md): 34% prose, 21% code, 19% phenotypes, 14% licences, 13% molecules. Of three runs of it
-16 of 18 losses lie in their 90% intervals; the prose loss rises by 3.3%, where 3% was allowed.
+Found (docs/studies/mixture_small.md): 34% prose, 21% code, 19% phenotypes, 14% licences, 13% molecules. Of three runs
+of it 16 of 18 losses lie in their 90% intervals; the prose loss rises by 3.3%, where 3% was allowed.
 """
 
 from ml_collections import ConfigDict
