@@ -61,6 +61,12 @@ def parts(study: Study, planned: Sequence[Run], table: pd.DataFrame) -> list[str
     return lines
 
 
+def stores(data: dict[str, str]) -> list[str]:
+    """A Markdown table: the hashes of the token stores, which decide the runs' ids."""
+    rows = [f"| {corpus} | {' | '.join(f'`{one}`' for one in hashes.split())} |" for corpus, hashes in data.items()]
+    return ["| corpus | sha256 of its training tokens | of its held-out tokens |", "|---|---|---|", *rows]
+
+
 def noise(table: pd.DataFrame) -> list[str]:
     """A Markdown table: the standard deviation of the loss between runs that differ by one seed alone, by size.
 
@@ -111,6 +117,12 @@ def main() -> None:
         f"Standard deviations at {cpt8.SHORT[-1]:,} tokens between runs that differ by one seed alone:",
         "",
         *noise(table),
+        "",
+        "## Token stores",
+        "",
+        "Whoever has the same tokens continues the same runs:",
+        "",
+        *stores(ready.data),
         "",
     ]
     atomic.write_text(sheet, words + MARK + "\n".join(["", "## How much is done", "", *state]))

@@ -1,5 +1,8 @@
 """Shipped tables are small, can be fitted, and are read by name."""
 
+import argparse
+import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -8,8 +11,10 @@ pytest.importorskip("setuptools")  # which brings distutils
 import distutils.core
 
 from cptlaw import runs, tables
-from cptlaw.cli import main
+from cptlaw.cli import tables as cli_tables
 from cptlaw.errors import UserError
+from cptlaw.studies import config as config_lib
+from cptlaw.studies import grid
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,18 +54,31 @@ def test_the_sheet_counts_the_table(cpt8):
     assert runs.digest(cpt8)[:16] in tables.sheet("cpt8")
 
 
+def test_the_shipped_runs_are_those_of_the_config(cpt8):
+    """If this fails, run ids have moved: every workdir trains again, and the table belongs to no config any more."""
+    study = config_lib.parse(importlib.import_module("configs.cpt8").get_config())
+    hashes = re.findall(r"^\| (\w+) \| `(\w{64})` \| `(\w{64})` \|$", tables.sheet("cpt8"), re.MULTILINE)
+    planned = grid.plan(study, study.vocabulary.size, {name: f"{train} {held}" for name, train, held in hashes})
+    assert [name for name, _, _ in hashes] == list(study.names)
+    assert set(cpt8["run"]) <= {run.id for run in planned}
+    assert set(cpt8["base"]) <= {run.id for run in planned if run.init is None}
+
+
 def test_an_unknown_name_is_told_the_known_ones():
     with pytest.raises(UserError, match=r"no shipped table 'cpt9'; there are .*cpt8"):
         tables.load("cpt9")
 
 
-def test_the_command_line_reads_it_by_name_and_a_file_of_that_name_wins(tmp_path, monkeypatch, capsys):
+def test_the_command_line_reads_it_by_name_and_a_file_of_that_name_wins(cpt8, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    command = ["fit", "cpt8", "--eval", "code", "--law", "dcpt", "--bootstrap", "0", "--where", "params < 5e4"]
-    assert main([*command, "--out", "fit.json"]) == 0
-    assert "code" in capsys.readouterr().out
+    parser = argparse.ArgumentParser()
+    parser.add_argument("table", type=Path)
+    cli_tables.add_arguments(parser)
+    args = parser.parse_args(["cpt8", "--where", "eval == 'code'"])
+    assert len(cli_tables.read(args, args.table)) == (cpt8["eval"] == "code").sum()
     Path("cpt8").write_text("this is no table\n")
-    assert main(command) != 0
+    with pytest.raises(UserError, match=r"^cpt8: "):
+        cli_tables.read(args, args.table)
 
 
 def test_a_wheel_holds_the_tables(monkeypatch):
