@@ -36,6 +36,7 @@ STARTS, RESTARTS = 64, 2  # of the fitted parameters, and of each resample besid
 BLENDS, BLENDED, BLEND_STAGES = 2000, 4, 3  # blends a stage, measured mixes in one, stages
 PENALTY = 20.0  # nats charged for each nat over a ceiling, as in `simplex`
 CONVEX = ("mixing",)  # laws whose every descent ends in the one optimum
+LISTED = 8  # names that a question spells out, at most
 SLACK = 1e-3  # nats over a ceiling that count as meeting it
 
 
@@ -118,7 +119,9 @@ def mixture(
     what = "largest" if worst else "weighted sum of the"
     return Decision(
         kind="mixture",
-        question=f"Which mix of {', '.join(corpora)} gives the smallest {what} {', '.join(targets)} loss?",
+        question=f"Which mix of {_listed(corpora)} gives the smallest {what} "
+        f"{_listed([name for name, weight in zip(targets, scale) if weight])} loss"
+        + "".join(f", with the {name} loss at or under {most:.4f}" for name, most in (ceilings or {}).items()) + "?",
         answer=", ".join(f"{percent(share)} {name}" for name, share in zip(corpora, point)) + "."
         if supported
         else f"These runs cannot say which mix: {', '.join(f'{n} {spread(*s)}' for n, s in spans.items())}.",
@@ -140,6 +143,10 @@ def mixture(
         extrapolation=notes_of_reach(*((fit, x | named) for fit in kept)),
         warnings=warnings,
     )  # fmt: skip
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= LISTED else f"{', '.join(names[:2])}, ... ({len(names)} in all)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,20 +188,21 @@ class _Judge:
 
 
 def _among(mixes: np.ndarray, judged: _Judge) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """The best of the mixes and, around what the draws choose, of blends of their choices.
+    """The best of the mixes and, around what the draws choose, of blends of their choices with each other and the rest.
 
     Returns:
       shares (corpora,) at the prediction, of each draw (S, corpora), and each draw's objective and nats over (S,).
     """
-    rng = np.random.default_rng(0)
+    rng, first = np.random.default_rng(0), mixes
     for stage in range(BLEND_STAGES):
         total, over = judged(mixes)
         pick = np.argmin(total + PENALTY * over, axis=1)
         if stage < BLEND_STAGES - 1:
             chosen = mixes[np.unique(pick)]
-            pairs = rng.integers(len(chosen), size=(BLENDS, 2))
+            # Of many corpora all draws may choose one mix, which leaves nothing to blend but it and the first ones.
+            ends = np.concatenate([each[rng.integers(len(each), size=BLENDS // 2)] for each in (chosen, first)])
             part = rng.beta(1, 3, BLENDS)[:, None]
-            mixes = np.concatenate([chosen, (1 - part) * chosen[pairs[:, 0]] + part * chosen[pairs[:, 1]]])
+            mixes = np.concatenate([chosen, (1 - part) * chosen[rng.integers(len(chosen), size=BLENDS)] + part * ends])
     draws = np.arange(1, len(pick))
     return mixes[pick[0]], mixes[pick[1:]], total[draws, pick[1:]], over[draws, pick[1:]]
 

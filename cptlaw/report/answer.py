@@ -15,7 +15,8 @@ from cptlaw.words import percent, spread
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
 
-NAMED = 4  # corpora that a headline names
+NAMED = 5  # corpora that a headline names, or four and how many others
+FEW = 8  # corpora whose rows become cards on a phone
 
 
 def first_screen(
@@ -82,10 +83,13 @@ def standing(fits: Mapping[str, "Fit"]) -> list[Markup]:
 
 def headline(decision: Decision) -> str:
     """The answer without its qualifications, which follow it."""
-    if decision.kind == "mixture" and decision.supported and len(decision.point) > NAMED:
+    if decision.kind == "mixture" and decision.supported:
         order = sorted(decision.point, key=lambda name: -decision.point[name])
-        named = ", ".join(f"{percent(decision.point[name])} {name}" for name in order[:NAMED])
-        return f"{named}, {percent(sum(decision.point[name] for name in order[NAMED:]))} of {len(order) - NAMED} others"
+        shown = order if len(order) <= NAMED else order[: NAMED - 1]
+        words = [f"{percent(decision.point[name])} {name}" for name in shown]
+        if rest := order[len(shown) :]:
+            words.append(f"{percent(sum(decision.point[name] for name in rest))} of {len(rest)} others")
+        return ", ".join(words)
     if decision.kind != "trade-off" or not decision.supported:
         return decision.answer
     share, domain, general = decision.point["share"], decision.inputs["domain"], decision.inputs["general"]
@@ -151,9 +155,14 @@ def _comparison(checked: pd.DataFrame, decision: Decision, measured: pd.DataFram
             found, f"{row.difference:+.3f}", tag("span", words, class_="yes" if row.inside == row.runs else "no"),
         ])  # fmt: skip
     span = f"{decision.level:.0%} interval for one run"
-    what = "measured" if once else "measured, mean and standard deviation"
+    what = "measured" if once else f"measured, {int(checked['runs'].max())} runs"
     header = ["Nats per token", "base model", "predicted", span, what, "difference", "measured is"]
-    return table(header, rows, cards=True)
+    # Cards of many corpora would fill a phone's screen many times over.
+    found = table(header, rows, cards=len(rows) <= FEW)
+    if once:
+        return found
+    note = "Measured: mean and standard deviation of the runs; inside: how many of them lie in the interval."
+    return Markup(found + tag("p", note, class_="table-note"))
 
 
 def _verdict(decision: Decision, checked: pd.DataFrame, confirm: pd.DataFrame) -> Markup:

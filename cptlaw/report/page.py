@@ -143,7 +143,10 @@ def _beside(decision: Decision) -> Markup:
     points = [decision.point, *(option.point for option in decision.options)]
     losses = [decision.losses, *(option.losses for option in decision.options)]
     rows = []
-    for name in decision.point:
+    order = (
+        sorted(decision.point, key=lambda name: -decision.point[name]) if decision.kind == "mixture" else decision.point
+    )
+    for name in order:
         shown = [_coordinate(name, point[name]) if name in point else "" for point in points]
         low, high = (_coordinate(name, end) for end in decision.interval.get(name, (math.nan, math.nan)))
         shown[0] += f" ({low} to {high})" if name in decision.interval else ""
@@ -159,7 +162,9 @@ def _beside(decision: Decision) -> Markup:
         held = [decision.holds, *(option.holds for option in decision.options)]
         rows.append(["ceilings hold in", *("" if part is None else f"{part:.0%}" for part in held)])
     header = ["", "recommended", *(option.name for option in decision.options)]
-    return Markup(tag("h2", "Beside rules of thumb") + html.table(header, rows, cards=True))
+    return Markup(
+        tag("h2", "Beside rules of thumb") + html.table(header, rows, cards=len(decision.losses) <= answer.FEW)
+    )
 
 
 def _coordinate(name: str, value: float) -> str:

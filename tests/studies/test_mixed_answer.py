@@ -97,7 +97,7 @@ def answered(monkeypatch):
             asked.setdefault(title, []).extend(runs)
             return sweep.Summary((), {run.id: "it broke" for run in runs if run.seed in broken})
 
-        def collect_rows(runs, workdir, have=None):
+        def collect_rows(runs, workdir, known=()):
             kept = [run for run in runs if run.init and run.seed not in broken]
             return pd.DataFrame([row for run in kept for row in rows(prepared.study, run)])
 
