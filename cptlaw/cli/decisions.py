@@ -178,11 +178,13 @@ def ask_mixture(args: argparse.Namespace) -> Any:
         "corpus_tokens",
         "max_epochs",
         "ceilings",
+        "confidence",
         "beyond",
         "level",
     )
     fits = [_fit(args, "fits", text) for text in args.fits]
     args.ceilings = {**args.ceilings, **_relative_ceilings(args)}
+    args.confidence = args.confidence or None
     return _ask(args, mixture, *fits, **{name: getattr(args, name) for name in asked})
 
 

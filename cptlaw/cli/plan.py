@@ -36,11 +36,7 @@ def _add_trade_off(questions: Any) -> None:
     ceiling = ask.add_mutually_exclusive_group()
     ceiling.add_argument("--tolerance", type=float, default=0.03, help="allowed relative rise (default 0.03)")
     ceiling.add_argument("--rise", type=float, help="allowed rise in nats per token, instead of --tolerance")
-    ask.add_argument(
-        "--confidence", type=float, default=0.9, metavar="P",
-        help="recommend the share at which the ceiling holds with this probability (default 0.9); 0: the share at "
-        "which the predicted loss meets it",
-    )  # fmt: skip
+    _confidence(ask, "share")
     ask.add_argument(
         "--corpus-tokens", type=tables.named, default={}, metavar="NAME=N,...",
         help="tokens there are of each corpus; compares the mix in proportion to them",
@@ -126,6 +122,7 @@ def _add_mixture(questions: Any) -> None:
         "--tolerances", type=tables.named, default={}, metavar="TARGET=RISE,...",
         help="the same as a relative rise (0.03 for 3%%) over the base model's loss in --table",
     )  # fmt: skip
+    _confidence(ask, "mix")
 
 
 def _add_subset(questions: Any) -> None:
@@ -222,6 +219,14 @@ def _distribution(ask: argparse.ArgumentParser) -> None:
     ask.add_argument(
         "--law-only", action="store_true",
         help="take the laws as true: decide by their resamples, not by the predictive distribution",
+    )  # fmt: skip
+
+
+def _confidence(ask: argparse.ArgumentParser, what: str) -> None:
+    ask.add_argument(
+        "--confidence", type=float, default=0.9, metavar="P",
+        help=f"recommend the {what} at which the ceiling holds with this probability (default 0.9); 0: the {what} at "
+        "which the predicted loss meets it",
     )  # fmt: skip
 
 

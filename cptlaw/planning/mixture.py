@@ -13,6 +13,7 @@ from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
     cautions,
+    check_confidence,
     check_positive,
     check_share,
     conditioned,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 
 STARTS, RESTARTS = 64, 2  # of the fitted parameters, and of each resample beside the fitted parameters' optimum
 BLENDS, BLENDED, BLEND_STAGES = 2000, 4, 3  # blends a stage, measured mixes in one, stages
+SURER_STAGES = 4  # of the search for a mix that keeps the ceilings surely
 PENALTY = 20.0  # nats charged for each nat over a ceiling, as in `simplex`
 CONVEX = ("mixing",)  # laws whose every descent ends in the one optimum
 LISTED = 8  # names that a question spells out, at most
@@ -53,6 +55,7 @@ def mixture(
     corpus_tokens: Mapping[str, float] | None = None,
     max_epochs: float | Mapping[str, float] = 1.0,
     ceilings: Mapping[str, float] | None = None,
+    confidence: float | None = None,
     beyond: bool = False,
     level: float = 0.9,
 ) -> Decision:
@@ -69,6 +72,8 @@ def mixture(
       floors, caps: corpus -> smallest and largest share.
       corpus_tokens, max_epochs: unique tokens there are of a corpus, and the most passes over them.
       ceilings: target -> largest loss allowed, nats per token.
+      confidence: all ceilings together are to hold with this probability at the recommended mix; the best mix whose
+        predicted losses meet them then stands among the options. None recommends that one.
       beyond: look outside the hull of the measured mixes too.
       level: of every interval.
 
@@ -76,6 +81,7 @@ def mixture(
       DecisionError: an unknown corpus or target, limits that leave no mix, a ceiling that no mix meets.
     """
     wide = expanded(level, *fits)
+    check_confidence(confidence)
     check_share_law(*fits)
     targets, corpora = [corpus(fit) for fit in fits], _corpora(fits)
     held = pinned(fits, corpora)
@@ -94,10 +100,21 @@ def mixture(
         check_identified(fit, (), x, "which mix to take at this size and these tokens")
     judge = _Judge(kept, targets, corpora, x, scale, limit, worst)
     if conditioned(kept[0]):
-        point, own, at_own, own_over = _among(blends(_measured(kept, corpora), low, high, beyond), judge)
+        around = blends(_measured(kept, corpora), low, high, beyond)
+        point, own, at_own, own_over = _among(around, judge)
     else:
         point, own, at_own, own_over = _descended(judge, low, high)
+        around = own
 
+    rules = _rules(corpora, corpus_tokens or {}, held)
+    if ceilings and confidence is not None:
+        rules = {"as predicted": point, **rules}
+        point, holds = _surer(np.concatenate([point[None], own, around]), judge, confidence)
+        if holds < confidence:
+            warnings += (
+                f"no mix that was looked at keeps the ceilings with a probability of {confidence:.0%}; the recommended "
+                f"one does with {holds:.0%}",
+            )
     predicted = judge.predicted(point, wide)
     at_point, over = (value[:, 0] for value in judge(point[None]))
     named = {f"w_{name}": float(share) for name, share in zip(corpora, point)}
@@ -109,7 +126,6 @@ def mixture(
             f"no mix within the limits meets the ceilings: the nearest is over by {over[0]:.4f} nats in all. It gives "
             f"{near}: raise the ceilings to there"
         )
-    rules = _rules(corpora, corpus_tokens or {}, held)
     spans = {name: interval(own[:, i], wide) for i, name in enumerate(corpora)}
     supported = max(end - start for start, end in spans.values()) < WIDE
     moved = np.abs(own - point).sum(axis=1) / 2  # (S,) shares that change hands
@@ -127,6 +143,7 @@ def mixture(
         else f"These runs cannot say which mix: {', '.join(f'{n} {spread(*s)}' for n, s in spans.items())}.",
         inputs={
             **x, "weights": dict(zip(targets, scale.tolist())), "worst": worst, "ceilings": dict(ceilings or {}),
+            "confidence": confidence,
             "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())), "beyond": beyond,
         },
         holds=float((over[1:] <= SLACK).mean()) if ceilings else None,
@@ -205,6 +222,27 @@ def _among(mixes: np.ndarray, judged: _Judge) -> tuple[np.ndarray, np.ndarray, n
             mixes = np.concatenate([chosen, (1 - part) * chosen[rng.integers(len(chosen), size=BLENDS)] + part * ends])
     draws = np.arange(1, len(pick))
     return mixes[pick[0]], mixes[pick[1:]], total[draws, pick[1:]], over[draws, pick[1:]]
+
+
+def _surer(mixes: np.ndarray, judge: _Judge, confidence: float) -> tuple[np.ndarray, float]:
+    """The best predicted mix at which all ceilings hold with `confidence`, else the surest; and how surely they do.
+
+    Looked for among mixes (K, corpora), the best one by the prediction first, and blends of them.
+    """
+    rng = np.random.default_rng(0)
+    for stage in range(SURER_STAGES):
+        total, over = judge(mixes)
+        holds = (over[1:] <= SLACK).mean(axis=0)
+        sure = holds >= confidence
+        pick = int(np.argmin(np.where(sure, total[0], np.inf)) if sure.any() else np.argmax(holds))
+        best, probability = mixes[pick], float(holds[pick])
+        if stage < SURER_STAGES - 1:
+            # Blends of any two mixes look around, blends with the best one close in.
+            ends = mixes[rng.integers(len(mixes), size=(2, BLENDS))]
+            ends[0, BLENDS // 2 :] = best
+            part = rng.beta(1, 3, BLENDS)[:, None]
+            mixes = np.concatenate([best[None], mixes[:1], (1 - part) * ends[0] + part * ends[1]])
+    return best, probability
 
 
 def _measured(fits: Sequence["Fit"], corpora: list[str]) -> np.ndarray:

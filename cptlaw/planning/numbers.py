@@ -50,6 +50,12 @@ def check_run(params: float, tokens: float) -> dict[str, float]:
     }
 
 
+def check_confidence(confidence: float | None) -> None:
+    """A probability between 0 and 1, or none; else a DecisionError."""
+    if confidence is not None and not 0 < confidence < 1:
+        raise DecisionError(f"confidence {confidence:g} is not a probability between 0 and 1 (0.9 for 90%)")
+
+
 def check_level(level: float) -> float:
     """A confidence between 0 and 1, or a DecisionError."""
     if not 0 < level < 1:

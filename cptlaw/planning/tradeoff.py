@@ -13,6 +13,7 @@ from cptlaw.planning.influence import with_influence
 from cptlaw.planning.numbers import (
     banded,
     cautions,
+    check_confidence,
     check_positive,
     check_run,
     corpus,
@@ -84,7 +85,8 @@ def trade_off(
     general_name, domain_name = corpus(general), corpus(domain)
     x = check_run(params, tokens)
     limit = _ceiling(base_loss, tolerance, ceiling)
-    _check_sure(confidence, base_loss_se)
+    check_confidence(confidence)
+    _check_error(base_loss_se)
     wide = expanded(level, general, domain)
     check_share_law(general, domain)
     (general, domain), warnings = paired(general, domain)
@@ -221,9 +223,7 @@ def _tried(general: "Fit", domain: "Fit") -> tuple[float, float]:
     return max(low, 1 - general_high), min(high, 1 - general_low)
 
 
-def _check_sure(confidence: float | None, base_loss_se: float) -> None:
-    if confidence is not None and not 0 < confidence < 1:
-        raise DecisionError(f"confidence {confidence:g} is not a probability between 0 and 1 (0.9 for 90%)")
+def _check_error(base_loss_se: float) -> None:
     if not (np.isfinite(base_loss_se) and base_loss_se >= 0):
         raise DecisionError(f"base_loss_se {base_loss_se:g} is not a standard error in nats")
 

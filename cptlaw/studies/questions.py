@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 Nats = Annotated[float, above(0, what="nats per token are", example="2.5")]
 Tokens = Annotated[float, at_least(1000, what="a count of tokens is", example="5e6")]
 Weight = Annotated[float, at_least(0, what="a weight is")]
+Confidence = Annotated[
+    float, between(0, 1, open_high=True, what="a probability that the ceiling holds,", example="0.9 for 90%")
+]
 Rise = Annotated[
     float,
     between(0, 1, open_low=True, open_high=True, what="a relative rise of the general loss,", example="0.03 for 3%"),
@@ -168,9 +171,7 @@ class TradeOff(AtOneSize):
     kind: Annotated[str, OneOf(("trade-off",))] = "trade-off"
     tolerance: Rise = 0.03
     rise: Nats | None = None
-    confidence: Annotated[
-        float, between(0, 1, open_high=True, what="a probability that the ceiling holds,", example="0.9 for 90%")
-    ] = 0.9
+    confidence: Confidence = 0.9
     corpus_tokens: dict[str, Tokens] = dataclasses.field(default_factory=dict)
 
     def check(self, study: "Study") -> None:
@@ -317,6 +318,7 @@ class Mixture(AtOneSize):
       corpus_tokens, max_epochs: unique tokens there are of a corpus, and the most passes over them.
       ceilings: evaluated corpus -> most loss allowed, nats per token.
       tolerances: the same as a relative rise over the base model's.
+      confidence: the probability with which all ceilings are to hold; 0: the predicted losses are to meet them.
       beyond: look outside the measured mixes and their blends too.
     """
 
@@ -329,6 +331,7 @@ class Mixture(AtOneSize):
     max_epochs: Annotated[float, above(0)] = 1.0
     ceilings: dict[str, Nats] = dataclasses.field(default_factory=dict)
     tolerances: dict[str, Rise] = dataclasses.field(default_factory=dict)
+    confidence: Confidence = 0.9
     beyond: bool = False
 
     def parts(self, study: "Study") -> list[Part]:
@@ -372,6 +375,7 @@ class Mixture(AtOneSize):
             corpus_tokens=self.corpus_tokens,
             max_epochs=self.max_epochs,
             ceilings=self.ceilings | {name: (1 + rise) * bases[name] for name, rise in self.tolerances.items()},
+            confidence=self.confidence or None,
             beyond=self.beyond,
             level=self.level,
         )

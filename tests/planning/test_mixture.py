@@ -191,3 +191,15 @@ def test_the_command_fits_a_table_itself(tmp_path, capsys):
     assert cli.main([*words, "--fits", "web", "code", "--out", str(tmp_path / "d.json")]) == 0
     found, known = Decision.load(tmp_path / "d.json").point, mixture(*FITS[:2]).point
     assert found == pytest.approx(known, abs=0.05)
+
+
+def test_a_mix_that_keeps_its_ceiling_surely_stands_beside_the_best_as_predicted():
+    plain, sure = (mixture(*FITS, ceilings={"web": 2.0}, confidence=c) for c in (None, 0.9))
+    assert plain.holds < 0.75 and sure.holds >= 0.9 and sure.inputs["confidence"] == 0.9
+    assert sure.options[0].name == "as predicted" and sure.options[0].point == pytest.approx(plain.point)
+    held = losses(np.array([[sure.point[name] for name in CORPORA]]))[:, 0]
+    least = losses(GRID).sum(axis=0)[losses(GRID)[0] <= held[0]].min()
+    assert held.sum() < least + 0.02, "no mix that is as good for web is much better"
+    assert plain.losses["web"]["point"] > sure.losses["web"]["point"]
+    with pytest.raises(DecisionError, match="not a probability"):
+        mixture(*FITS, ceilings={"web": 2.0}, confidence=1.0)

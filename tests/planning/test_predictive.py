@@ -75,3 +75,12 @@ def test_a_mixture_stays_among_measured_mixes_and_their_blends(general, both):
     assert decision.regret["mean"] >= 0
     with pytest.raises(DecisionError, match="no blend of the measured mixes"):
         mixture(*fits, **X, floors={"code": 0.9})
+
+
+def test_a_mixture_keeps_its_ceilings_with_the_confidence_asked_for(general, both):
+    plain, sure = (mixture(*both, **X, ceilings={general.eval: 3.36}, confidence=c) for c in (None, 0.9))
+    assert 0.4 < plain.holds < 0.6 and sure.holds >= 0.9
+    assert sure.point[general.eval] > plain.point[general.eval]
+    # The one-share question finds the same share of domain text.
+    other = trade_off(*both, **X, base_loss=3.36 / 1.03, confidence=0.9)
+    assert 1 - sure.point[general.eval] == pytest.approx(other.point["share"], abs=0.03)
