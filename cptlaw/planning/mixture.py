@@ -146,7 +146,7 @@ def mixture(
             "confidence": confidence,
             "low": dict(zip(corpora, low.tolist())), "high": dict(zip(corpora, high.tolist())), "beyond": beyond,
         },
-        holds=float((over[1:] <= SLACK).mean()) if ceilings else None,
+        holds=float((over[1:] <= 0).mean()) if ceilings else None,
         point=dict(zip(corpora, point.tolist())),
         interval=spans,
         samples={name: own[:, i] for i, name in enumerate(corpora)},
@@ -232,7 +232,7 @@ def _surer(mixes: np.ndarray, judge: _Judge, confidence: float) -> tuple[np.ndar
     rng = np.random.default_rng(0)
     for stage in range(SURER_STAGES):
         total, over = judge(mixes)
-        holds = (over[1:] <= SLACK).mean(axis=0)
+        holds = (over[1:] <= 0).mean(axis=0)
         sure = holds >= confidence
         pick = int(np.argmin(np.where(sure, total[0], np.inf)) if sure.any() else np.argmax(holds))
         best, probability = mixes[pick], float(holds[pick])
