@@ -90,7 +90,7 @@ def main() -> None:
         )
         cover = rows.pivot_table(index="parameter", columns="method", values="cover", sort=False)
         width = rows.pivot_table(index="parameter", columns="method", values="width", aggfunc="median", sort=False)
-        shown = cover.join(width, lsuffix=" cover", rsuffix=" width")
+        shown = cover.add_suffix(" cover").join(width.add_suffix(" width"))
         print(f"\n{name}, {args.tables} tables\n{shown.to_string(float_format=lambda v: f'{v:.3g}')}")
         print(f"all: {rows.groupby('method', sort=False)['cover'].mean().round(3).to_dict()}", flush=True)
 
