@@ -41,7 +41,7 @@ def table(name: str, rows: int, seed: int = 0) -> pd.DataFrame:
     rng = np.random.default_rng(seed)
     law, runs = of_law(name), -(-rows // CHECKPOINTS)
     shares = rng.dirichlet(np.ones(len(CORPORA)), runs).round(3)
-    shares[:, -1] = 1 - shares[:, :-1].sum(axis=1)
+    shares[:, -1] = np.maximum(1 - shares[:, :-1].sum(axis=1), 0)
     mixed = {f"w_{c}": shares[:, i] for i, c in enumerate(CORPORA)}
     if not any(c.startswith("w_") for c in law.columns):
         share = rng.choice([0.05, 0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 0.9], runs)
