@@ -22,6 +22,7 @@ OPTIONAL = (
 PREFIXES = ("w_", "unique_tokens_")
 TEXT = ("run", "eval", "model", "status", "subset", "base", "mixed_in")
 SHARE_TOLERANCE = 1e-3
+ROUNDING = 1e-9  # by which a share may be below 0 or above 1
 SAME_SIZE = 1e-3  # a run's sizes may differ by this much, relatively: a rounded count
 
 # What trackers and schedulers call a run's end, in any case and spelling of blanks.
@@ -303,7 +304,9 @@ def _check_shares(df: pd.DataFrame, at: Locator) -> None:
     percent = (total - 100).abs() < 100 * SHARE_TOLERANCE
     at.refuse(percent, names[0], "belongs to shares that sum to 100; write shares of 1, not percentages")
     for name in names:
-        at.refuse(~df[name].between(0, 1) & ~unmixed, name, "is not a share in [0, 1]")
+        # 1 less the sum of the others may be -2e-16.
+        at.refuse(~df[name].between(-ROUNDING, 1 + ROUNDING) & ~unmixed, name, "is not a share in [0, 1]")
+        df[name] = df[name].clip(0, 1)
     bad = ((total - 1).abs() > share_tolerance(len(names))) & ~unmixed
     if bad.any():
         first = float(total[bad].iloc[0])

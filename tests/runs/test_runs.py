@@ -191,3 +191,16 @@ def test_learnability_is_measured_on_the_smallest_run_with_the_most_of_the_corpu
         runs.learnability(df, (1e6, 2e6))
     with pytest.raises(runs.TableError, match="two or three, rising"):
         runs.learnability(df, (5e6, 1e6))
+
+
+def test_a_share_that_rounding_put_below_zero_is_zero(tmp_path):
+    left = 1 - (0.7 + 0.2 + 0.1)
+    path = tmp_path / "runs.csv"
+    rows = [("a", 1e8, 1e9, 1.0, left - 2e-16), ("b", 1e8, 1e9, 0.4, 0.6)]
+    frame = pd.DataFrame(rows, columns=["run", "params", "tokens", "w_web", "w_code"]).assign(eval="code", loss=2.0)
+    frame.to_csv(path, index=False)
+    assert runs.read(path)["w_code"].tolist() == [0.0, 0.6]
+    frame.loc[0, "w_code"] = -1e-3
+    frame.to_csv(path, index=False)
+    with pytest.raises(runs.TableError, match="is not a share"):
+        runs.read(path)
