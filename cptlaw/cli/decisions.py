@@ -44,10 +44,13 @@ def _at_level(fit: Any, args: argparse.Namespace) -> Any:
 
 
 def _table(args: argparse.Namespace) -> Any:
+    """The runs table of --table, read once for all corpora that are fitted to it."""
     from cptlaw import cache
 
-    cache.keep_compiled()
-    return tables.read(args, args.table)
+    if not hasattr(args, "runs_table"):
+        cache.keep_compiled()
+        args.runs_table = tables.read(args, args.table)
+    return args.runs_table
 
 
 def _csv(flag: str, path: Path) -> Any:

@@ -124,9 +124,8 @@ def _fit(rows: pd.DataFrame, law: str, seed: int) -> Fit:
 
 def _probe(rows: pd.DataFrame, tokens: Sequence[float], size: float | None) -> np.ndarray:
     """Which rows a probe has: of one size, at the largest share of the domain, to the last of `tokens`."""
-    share = rows[f"w_{runs.DOMAIN}"]
-    small = rows["params"] == (rows["params"].min() if size is None else size)
-    return (small & (share == share[small].max()) & (rows["tokens"] <= tokens[-1] * (1 + 1e-3))).to_numpy()
+    early = rows["tokens"] <= tokens[-1] * (1 + 1e-3)
+    return (rows.index.isin(runs.cheapest(rows, runs.DOMAIN, size).index) & early).to_numpy()
 
 
 @dataclass(frozen=True)
@@ -142,7 +141,8 @@ class _Left:
         self, pooled: Fit, cross: dict[str, Fit], others: dict[str, Fit], full: Fit, own: str
     ) -> list[dict[str, object]]:
         """A line a method."""
-        points = {k: _law(one.for_domain(self.name, self.probe), self.asked) for k, one in cross.items()}
+        told = {k: one.for_domain(self.name, self.probe) for k, one in cross.items()}
+        points = {k: _law(one, self.asked) for k, one in told.items()}
         points["pooled"] = _law(pooled, self.asked)
         points["pooled + constant"] = points["pooled"] * self._constant(pooled)
         nearest = min(others.values(), key=lambda one: self._spread(one))
@@ -150,8 +150,8 @@ class _Left:
         points["whole smallest size"] = self._carried(pooled)
         points[own] = _law(full, self.asked)
         lines = [self._line(method, point) for method, point in points.items()]
-        for word, one in (*((k, one) for k, one in cross.items() if k == "K3"), ("pooled", pooled)):
-            found = one.for_domain(self.name, self.probe)
+        under = {"K3": told.get("K3"), "pooled": pooled.for_domain(self.name, self.probe)}
+        for word, found in ((word, one) for word, one in under.items() if one is not None):
             at: dict[str, Any] = _columns(found, self.asked)
             said = found.predict(**at, level=LEVEL)
             y = self.asked["loss"].to_numpy(float)

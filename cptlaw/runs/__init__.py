@@ -25,7 +25,7 @@ from cptlaw.runs.contract import (
     missing,
     ratio,
 )
-from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, learnability, of_mixes, thin
+from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, cheapest, learnability, of_mixes, thin
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
@@ -43,6 +43,7 @@ __all__ = [
     "TableError",
     "append",
     "by_domain",
+    "cheapest",
     "check",
     "corpora",
     "digest",

@@ -56,7 +56,7 @@ def learnability(df: pd.DataFrame, tokens: Sequence[float], where: str | None = 
     out = df.drop(columns=[c for c in COEFFICIENTS if c in df])
     for corpus in df["eval"].unique():
         rows = probes[probes["eval"] == corpus]
-        found = _coefficients(_smallest(rows, corpus) if where is None else rows, corpus, tokens)
+        found = _coefficients(cheapest(rows, corpus) if where is None else rows, corpus, tokens)
         out.loc[out["eval"] == corpus, list(found)] = tuple(found.values())
     return out
 
@@ -81,6 +81,8 @@ def by_domain(
     """
     if f"w_{general}" not in df:
         raise TableError(f"no column w_{general}: name the general corpus, one of {', '.join(corpora(df)) or 'none'}")
+    if tokens is not None:
+        _check_probe_tokens(df, tokens)
     names = [name for name in corpora(df) if name != general]
     shares = df[[f"w_{name}" for name in names]].to_numpy(float)
     alone = (shares > 0).sum(axis=1)
@@ -104,11 +106,10 @@ def by_domain(
 
 
 def _probed(own: pd.DataFrame, name: str, tokens: Sequence[float], size: float | None) -> dict[str, float]:
-    _check_probe_tokens(own, tokens)
-    rows = own[finished(own) & (own["eval"] == name)]
-    if size is not None and (rows := rows[rows["params"] == size]).empty:
+    rows = cheapest(own[finished(own) & (own["eval"] == name)], name, size)
+    if size is not None and rows.empty:
         raise TableError(f"learnability of {name}: no run of {size:g} parameters mixes it in")
-    return _coefficients(_smallest(rows, name), name, tokens)
+    return _coefficients(rows, name, tokens)
 
 
 def _check_probe_tokens(df: pd.DataFrame, tokens: Sequence[float]) -> None:
@@ -118,10 +119,10 @@ def _check_probe_tokens(df: pd.DataFrame, tokens: Sequence[float]) -> None:
         raise TableError("learnability is a difference of losses between tokens, and the table has no column 'tokens'")
 
 
-def _smallest(rows: pd.DataFrame, corpus: str) -> pd.DataFrame:
-    """Rows of the smallest size with the largest share of `corpus`: the cheapest runs that show it."""
+def cheapest(rows: pd.DataFrame, corpus: str, size: float | None = None) -> pd.DataFrame:
+    """Rows of the smallest size, or of `size`, with the largest share of `corpus`: the cheapest runs that show it."""
     if "params" in rows:
-        rows = rows[rows["params"] == rows["params"].min()]
+        rows = rows[rows["params"] == (rows["params"].min() if size is None else size)]
     share = ratio(rows, corpus)
     return rows[share == share.max()]
 
