@@ -140,8 +140,18 @@ def test_a_high_loss_keeps_its_run_from_being_saved_and_no_other(tmp_path):
     assert saved_steps(tmp_path / "0")[-1] == 6
 
 
+def test_runs_that_no_device_number_divides_fill_the_devices():
+    """Eleven runs on eight devices: two on each of six, the last of them there twice."""
+    members = [dataclasses.replace(MEMBERS[i % 4], schedule=Schedule(1e-2 / (1 + i), 6, warmup=2)) for i in range(11)]
+    results, _ = run(members)
+    assert len(results) == 11
+    for i in (0, 4, 10):
+        same, _ = run(members[i : i + 1])
+        assert_same(results[i].params, same[0].params)
+
+
 def test_each_device_trains_whole_runs():
-    assert [together.make_mesh(runs).size for runs in (1, 2, 5, 8, 9, 12, 16)] == [1, 2, 5, 8, 3, 6, 8]
+    assert [together.make_mesh(runs).size for runs in (1, 2, 5, 8, 9, 12, 16)] == [1, 2, 5, 8, 5, 6, 8]
 
 
 def test_one_that_diverges_fails_alone():
