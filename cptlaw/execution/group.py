@@ -14,12 +14,15 @@ from cptlaw.execution.workdir import Workdir
 
 
 class Failed(Exception):
-    """A program failed, which says nothing about its `runs` (ids): each may yet be trained alone."""
+    """A program failed, which says nothing of its `runs` (ids): `fewer` together, or each alone, may yet be trained."""
 
     def __init__(self, runs: Sequence[str], error: Exception):
         reason = (str(error).splitlines() or [""])[0]
+        # Half of them may fit.
+        self.fewer = len(runs) // 2 if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) else 1
+        now = f"{self.fewer} at a time" if self.fewer > 1 else "one at a time"
         super().__init__(
-            f"{len(runs)} runs are trained one at a time, since together they failed: {type(error).__name__}: {reason}"
+            f"{len(runs)} runs are trained {now}, since together they failed: {type(error).__name__}: {reason}"
         )
         self.runs = runs
 
@@ -59,6 +62,15 @@ def train_group(runs: Iterable[Run], workdir: str | os.PathLike[str], most: int,
     if stopped:
         raise Stopped
     return True
+
+
+def most(run: Run, asked: int) -> int:
+    """How many runs like this one to train together at most, as `asked`, or where that is 0 as `together.most` says."""
+    if asked or program(run) is None:
+        return asked or 1
+    from cptlaw.training import together
+
+    return together.most(run.config, run.make_optimizer(), run.batch_size, run.seq_len, run.microbatches or 1)
 
 
 def program(run: Run) -> str | None:

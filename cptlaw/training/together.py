@@ -7,6 +7,7 @@ rounding. A small model leaves most of an accelerator idle; several side by side
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Unpack
 
@@ -20,10 +21,16 @@ from cptlaw.models.sharding import Layout
 from cptlaw.models.sharding import make_mesh as make_data_mesh
 from cptlaw.training import feed, loop
 from cptlaw.training.loop import Member, Result
-from cptlaw.training.metrics import Metrics, Point
+from cptlaw.training.memory import run_bytes
+from cptlaw.training.metrics import Metrics, Point, peak_flops
 from cptlaw.training.step import Optimizer, State, Sums, default_microbatches, make_start, plain_step
 
 _ADAMW = Optimizer()
+
+_STEP_SECONDS = 1e-3
+_PEAK = 200e12  # of an accelerator that `peak_flops` does not know
+_FILLED = 0.7  # of a device's memory; the rest is for streams, evaluation and what the compiler adds
+_MOST = 128
 
 # Of where each run is that has not failed, by its index; the parameters of all, stacked along an axis R; and a function
 # that gives those of one. Gives the reasons of the runs to fail, by index.
@@ -156,6 +163,22 @@ def make_steps(
         steps, mesh=mesh, in_specs=(runs, jax.P(), by_step, jax.P()), out_specs=runs, check_vma=False
     )
     return jax.jit(mapped, donate_argnums=0)
+
+
+def most(cfg: transformer.Config, optimizer: Optimizer, batch_size: int, seq_len: int, microbatches: int = 1) -> int:
+    """How many runs of this model to train together on this process's devices.
+
+    As many as give a device a millisecond of arithmetic a step at its peak, since what a step launches takes about as
+    long whatever its size, and as fit into its memory; on a CPU, which has no launches to hide, 1.
+    """
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return 1
+    arithmetic = transformer.flops_per_token(cfg, seq_len)["training"] * batch_size * seq_len
+    wanted = math.ceil((peak_flops(device.device_kind) or _PEAK) * _STEP_SECONDS / arithmetic)
+    if memory := (device.memory_stats() or {}).get("bytes_limit"):
+        wanted = min(wanted, int(_FILLED * memory) // sum(run_bytes(cfg, optimizer, batch_size, seq_len, microbatches)))
+    return max(1, min(wanted, _MOST)) * jax.device_count()
 
 
 def make_mesh(runs: int) -> jax.sharding.Mesh:

@@ -205,6 +205,29 @@ def test_a_corpus_that_few_are_evaluated_on_is_scored_for_them_alone(mixes, work
     assert_same(sweep.collect(own, workdir), alone)
 
 
+def test_a_worker_takes_its_part_and_fewer_where_memory_is_short(mixes, workdir, monkeypatch):
+    """Of four runs two workers take two each; what does not fit is tried with half as many, and then alone."""
+    base, others = mixes
+    train_alone([base], workdir)
+    tried, notes, real = [], [], group.train_group
+
+    def short(runs, workdir, most, conditions):
+        tried.append((len(runs), most))
+        if most > 2:
+            raise group.Failed([run.id for run in runs], RuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+        return real(runs, workdir, most, conditions)
+
+    monkeypatch.setattr(group, "train_group", short)
+    taking = worker._Worker(others, Workdir(workdir), 8, 2, Conditions(**OPTIONS), lambda **said: notes.append(said))
+    assert taking.take(others[0])
+    assert tried == [(4, 2)] and states(others, workdir).count(rundir.FINISHED) == 2
+    for run in others[:2]:
+        RunDir(workdir, run).retry()
+    taking = worker._Worker(others, Workdir(workdir), 8, 1, Conditions(**OPTIONS), lambda **said: notes.append(said))
+    assert taking.take(others[0])
+    assert tried[1:] == [(4, 4), (4, 2)] and "are trained 2 at a time, since together" in notes[0]["note"]
+
+
 @pytest.mark.slow
 def test_runs_whose_process_was_killed_go_on_alone(make_runs, workdir, one_device, forget):
     base, others = make_runs(1200, peak_lr=1e-4)  # so small that rounding stays so
@@ -281,7 +304,7 @@ def test_how_many_train_together_is_about_no_run(make_config, workdir):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"together": 0}, r"config\.together: must be at least 1, not 0"),
+        ({"together": -1}, r"config\.together: must be at least 0, not -1"),
         ({"together": 2, "monitor": {"writers": ("wandb",)}}, r"config\.together: wandb follows one run"),
     ],
 )
