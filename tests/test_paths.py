@@ -99,7 +99,7 @@ def test_the_cache_is_on_this_machine(monkeypatch):
                 "plan",
                 "trade-off",
                 "--general",
-                "g.json",
+                "s3://b/d.json",
                 "--domain",
                 "s3://b/d.json",
                 "--params",
