@@ -5,6 +5,8 @@ import os
 import uuid
 from pathlib import Path
 
+from cptlaw.paths import local
+
 
 @dataclasses.dataclass(frozen=True)
 class Workdir:
@@ -33,7 +35,7 @@ class Workdir:
     root: Path
 
     def __init__(self, root: str | os.PathLike[str]):
-        object.__setattr__(self, "root", Path(root))
+        object.__setattr__(self, "root", local(root, "workdir"))
 
     def __fspath__(self) -> str:
         return str(self.root)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from cptlaw import atomic
+from cptlaw.paths import local
 from cptlaw.planning.best_subset import BEST, option
 from cptlaw.report import html, style, subsets
 from cptlaw.report.answer import rejections
@@ -27,7 +28,7 @@ def write(
       verdict: what the confirming runs say of all rules.
       command: what made this report.
     """
-    path = Path(path)
+    path = local(path)
     folder = path.parent / f"{path.stem}_figures"
 
     def show(drawing: Drawing, before: Markup = html.NOTHING) -> Markup:
