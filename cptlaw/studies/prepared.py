@@ -28,7 +28,17 @@ from cptlaw.studies.settings import Study
 # Changing these changes no run's numbers.
 _ABOUT_NO_RUN = tuple(
     f"config.{field}"
-    for field in ("workers", "together", "first", "checkpoint_seconds", "fit", "question", "confirm_runs", "monitor")
+    for field in (
+        "workers",
+        "devices_per_run",
+        "together",
+        "first",
+        "checkpoint_seconds",
+        "fit",
+        "question",
+        "confirm_runs",
+        "monitor",
+    )
 )
 # Text that is read more often teaches visibly less than fresh text (Muennighoff et al. 2023, arXiv 2305.16264).
 PASSES = 4.0
@@ -71,6 +81,7 @@ class Prepared:
             runs,
             self.workdir,
             workers=self.study.workers,
+            devices_per_run=self.study.devices_per_run,
             together=self.study.together,
             listed=bool(self.study.first),
             checkpoint_seconds=self.study.checkpoint_seconds,
