@@ -102,7 +102,8 @@ def best_subset(
         answer=f"{said}." if supported else f"Random text. {said}: no gain is sure.",
         inputs={"tokens": tokens, "domain": name, "law": fit.law.title, "verdict": verdict, "gain": gain},
         point=_named(pairs[taken]),
-        interval={key: interval(values, wide) for key, values in samples.items()},
+        # Of the law's best, so beside random text it would be taken for another thing.
+        interval={key: interval(values, wide) for key, values in samples.items()} if supported else {},
         samples=samples,
         level=level,
         agreement=float(np.mean(regret <= SAME)),

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cptlaw import atomic
@@ -124,10 +125,12 @@ def _second_round(found: Found) -> list[Markup]:
 
 
 def _moments(found: Found) -> Markup:
-    spans = found.decision.interval
+    spans = {key: np.quantile(values, [0.05, 0.95]) for key, values in found.decision.samples.items()}
     named = {f"the choice, by {found.winner.law.name}": option(found.decision, BEST)}
     rows = [[name, f"{mean:.4g}", f"{std:.4g}"] for name, (mean, std) in named.items()]
-    rows.append(["its interval", *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread"))])
+    rows.append(
+        ["its resamples, 90% of them", *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread"))]
+    )
     named = {
         "the law's own": option(found.of_law, BEST),
         "the whole pool, and so random text": found.pool.moments(),
