@@ -20,7 +20,7 @@ What one run of it found (final losses less those of random text, nats, 95% inte
     code         the choice -0.006 (-0.020 to +0.008), the law's own +0.021 (+0.012 to +0.029)
     biomedical   the choice +0.002 (-0.008 to +0.013), the law's own +0.036 (+0.027 to +0.045)
 
-The choice is the quadratic surface's in both; the study recommended random text, because no predicted gain was sure, and
+The choice is the quadratic surface's in both; random text was recommended, because no predicted gain was sure, and
 that was right. Left-out subsets are missed by 0.062 and 0.028 nats by the law, and by 0.014 and 0.006 by the surface.
 Low and high perplexity are worse than random text by 0.08 to 0.26 nats.
 
