@@ -336,7 +336,7 @@ def _drop_trunks(directories: dict[str, RunDir]) -> None:
     """Drops the checkpoints of trunks whose branches are all finished: nobody starts from them any more."""
     for trunk in (directory for directory in directories.values() if directory.run.keep_tokens):
         branches = [directory for directory in directories.values() if directory.run.trunk == trunk.run.id]
-        if all(branch.state() == rundir.FINISHED for branch in branches):
+        if branches and all(branch.state() == rundir.FINISHED for branch in branches):
             trunk.drop_checkpoints()
 
 

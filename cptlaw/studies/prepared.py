@@ -64,9 +64,9 @@ class Prepared:
     progress: bool
     sweeps: int = 1
 
-    def base(self, size: str) -> Run:
-        """The run that makes the base model of a size."""
-        return grid.base_run(self.study, size, self.vocab_size, self.data)
+    def base(self, size: str, seed: int | None = None) -> Run:
+        """The run that makes the base model of a size; `seed` is the study's if none is given."""
+        return grid.base_run(self.study, size, self.vocab_size, self.data, seed)
 
     def sweep(self, runs: list[Run], title: str, *, retry_failed: bool = False) -> Summary:
         """Trains what is left of `runs`, as the study's config says, and prints which failed and why.

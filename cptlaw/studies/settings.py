@@ -172,6 +172,8 @@ class Study:
       model: fields of `models.transformer.Config` but vocab_size, common to all sizes.
       sizes: name of a size -> the fields of `model` that it overrides.
       base: pre-training of the base models; may be None if every size is in `init_from`.
+      base_shares: domain -> token share of that pre-training; the general corpus has the rest. Models that people
+        continue have seen some text of every kind.
       cpt: continual pre-training.
       eval_tokens: tokens of `cpt` at which every corpus is evaluated; increasing, the last is `cpt.tokens`.
       grid: part of the grid -> its runs. A part is named after its size, or names it as `size`.
@@ -241,6 +243,7 @@ class Study:
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
     evaluated: tuple[str, ...] = ()
+    base_shares: dict[str, Share] = dataclasses.field(default_factory=dict)
     question: AnyQuestion = dataclasses.field(default_factory=TradeOff)
     cross_domain: CrossDomain | None = None
     confirm_runs: Annotated[int, at_least(0)] = 1
