@@ -164,7 +164,7 @@ def cpu(seconds: float) -> None:
 def grid(seconds: float) -> None:
     devices, count = jax.device_count(), 10
     cfg = SIZES["27k"]
-    print(f"{devices} forced devices, {len(os.sched_getaffinity(0))} core(s); devices that train, and runs' steps a second")
+    print(f"{devices} forced devices, {len(os.sched_getaffinity(0))} core(s): devices busy, steps of runs a second")
     for runs in (8, 11, 13, 22):
         program = stacked(cfg, runs)
         before = max(n for n in range(1, devices + 1) if runs % n == 0)

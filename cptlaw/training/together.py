@@ -1,9 +1,9 @@
 """Many runs of one model in one compiled program, for runs that differ in data, schedule and start alone.
 
 Their states are stacked along a leading axis R (runs), which a mesh axis `runs` splits over the devices: each device
-trains whole runs, several at a time by vmap, and never talks to another. Numbers are those of runs of their own, to
-rounding. A small model leaves most of an accelerator idle; several side by side do not. On a CPU they gain nothing
-(benchmarks/cpu_step.py), so a sweep there trains its runs in processes of their own.
+trains whole runs, several at a time (on a CPU in turn), and never talks to another. Numbers are those of runs of their
+own, to rounding. A small model leaves most of an accelerator idle; several side by side do not. A CPU gains a tenth at
+most (benchmarks/together.md), so a sweep there trains its runs in processes of their own.
 """
 
 import functools
