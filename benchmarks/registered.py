@@ -31,7 +31,7 @@ POINTS = 0.05
 
 
 def domains(table: pd.DataFrame) -> None:
-    """Passes if K3 beats "pooled plus constant" in 7 of 8 domains, and errs at most twice as much as a fit that saw it."""
+    """Passes if K3 beats "pooled plus constant" in 7 of 8 domains, and errs at most twice as a fit that saw it does."""
     pooled = runs.by_domain(table[(table["tokens"] > 0) & (table["params"] <= FITTED)], GENERAL, PROBE)
     sizes = sorted(pooled["model"].unique())
     found = unseen.leave_out(pooled, runs.DOMAIN, tokens=PROBE, progress=True)
