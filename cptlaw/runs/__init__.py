@@ -25,7 +25,17 @@ from cptlaw.runs.contract import (
     missing,
     ratio,
 )
-from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, cheapest, learnability, of_mixes, thin
+from cptlaw.runs.derived import (
+    COEFFICIENTS,
+    DOMAIN,
+    bases,
+    by_domain,
+    cheapest,
+    learnability,
+    of_mixes,
+    rebased,
+    thin,
+)
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
@@ -42,6 +52,7 @@ __all__ = [
     "TEXT",
     "TableError",
     "append",
+    "bases",
     "by_domain",
     "cheapest",
     "check",
@@ -55,6 +66,7 @@ __all__ = [
     "ratio",
     "read",
     "read_columns",
+    "rebased",
     "select",
     "thin",
     "write",

@@ -125,6 +125,8 @@ def _answer(
     for path in (workdir.answer(part.name), workdir.confirm(part.name)):  # an earlier answer's are not this one's
         path.unlink(missing_ok=True)
     params = {size: grid.params(study, size) for size in study.sizes}
+    for corpus, size in study.question.rebased(study).items():
+        table = runs_table.rebased(table, corpus, params[size])
     asked = Asked(study, part, table, _fits(prepared, part, table), params)
     decision, confirmed, checked, reason = None, None, None, ""
     try:
