@@ -17,6 +17,8 @@ from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 
+RECENT_CHECKPOINTS = 2  # of a run on disk: the newest, and the one before it, should the newest be damaged
+
 
 class Stopped(Exception):
     """Training was asked to stop, and saved where it is."""
@@ -131,7 +133,12 @@ class Job:
         keep = [run.steps(tokens) for tokens in run.keep_tokens]
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(
-                Checkpoints(self.directory.checkpoints, recent=2, keep=keep, seconds=conditions.checkpoint_seconds)
+                Checkpoints(
+                    self.directory.checkpoints,
+                    recent=RECENT_CHECKPOINTS,
+                    keep=keep,
+                    seconds=conditions.checkpoint_seconds,
+                )
             )
             write = None
             if jax.process_index() == 0:  # only one process writes
