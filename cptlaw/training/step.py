@@ -149,8 +149,8 @@ def make_step(
         rows = len(batch["mask_BT"])
         if in_parts and rows % microbatches == 0 and rows // microbatches % split:
             raise UserError(
-                f"microbatches: {microbatches} parts of a batch of {rows} rows are not divisible by the {split} devices "
-                "that split a batch"
+                f"microbatches: {microbatches} parts of a batch of {rows} rows are not divisible by the {split} "
+                "devices that split a batch"
             )
         # The mesh is named for attention kernels, which the compiler cannot divide by itself.
         with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
