@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cptlaw.errors import UserError
+from cptlaw.paths import local
 
 
 @contextlib.contextmanager
@@ -15,7 +16,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     The rename is atomic on POSIX, so a reader sees the old file or the new one, never a part.
     """
-    path = Path(path)
+    path = local(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last, because writers such as pandas choose compression by it.
     handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=path.suffix, dir=path.parent)
@@ -46,7 +47,7 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 def check_place(path: str | os.PathLike[str], flag: str, *, folder: bool = False) -> None:
     """Raises UserError naming `flag` when a file (or a folder) could not be made at `path`; makes nothing."""
-    path = Path(path)
+    path = local(path, flag)
     if path.is_dir() and not folder:
         raise UserError(f"{flag} {path}: a folder; give a file in it, such as {path / 'out.json'}")
     whole = path.absolute()

@@ -3,12 +3,14 @@
 import os
 from pathlib import Path
 
+from cptlaw.paths import local
+
 
 def directory() -> Path:
     """`$CPTLAW_CACHE`, or `cptlaw` in the user's cache directory."""
     if path := os.environ.get("CPTLAW_CACHE"):
-        return Path(path).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "cptlaw"
+        return local(path, "CPTLAW_CACHE").expanduser()
+    return local(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "XDG_CACHE_HOME").expanduser() / "cptlaw"
 
 
 def keep_compiled() -> None:

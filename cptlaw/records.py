@@ -9,11 +9,11 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from cptlaw import atomic
 from cptlaw.errors import UserError
+from cptlaw.paths import local
 
 SEAL, SEALED = "seal", "sealed"
 
@@ -61,7 +61,7 @@ def read(
       error: naming the file, and the field where one is missing or of another type.
     """
     try:
-        text = Path(path).read_bytes()
+        text = local(path).read_bytes()
     except FileNotFoundError:
         return None
     except OSError as problem:
@@ -112,7 +112,7 @@ def read_lines(
     Raises `error` naming the file and the line.
     """
     try:
-        lines = Path(path).read_bytes().split(b"\n")[:-1]
+        lines = local(path).read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return []
     rows = []

@@ -157,7 +157,7 @@ def _locked(path: Path) -> bool:
 
 def main() -> None:
     faulthandler.dump_traceback_later(_TIMEOUT.value, exit=True)
-    workdir = common.workdir()
+    workdir = common.workdir().root
     checks: dict[str, Callable[[], str]] = {
         "platform": lambda: platform(_PLATFORM.value),
         "processes": lambda: count("processes", jax.process_count(), _HOSTS.value),

@@ -3,7 +3,6 @@
 import re
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -38,8 +37,8 @@ _PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: which of t
 _JOIN = flags.DEFINE_integer("join-seconds", 300, "How long to wait for the job's other processes.")
 
 
-def workdir() -> Path:
-    return Path(_WORKDIR.value)
+def workdir() -> Workdir:
+    return Workdir(_WORKDIR.value)
 
 
 def prepare() -> Prepared:

@@ -7,13 +7,12 @@ Without --run the model is the base of --size, which is trained first if need be
 the job together. Stop it with Ctrl-C; the same command continues. Next: `cptlaw landscape` and `cptlaw select`.
 """
 
-from pathlib import Path
-
 import jax
 from absl import flags
 
 from cptlaw import cache
 from cptlaw.errors import UserError
+from cptlaw.paths import local
 from cptlaw.selection import scores
 from cptlaw.studies import grid, scoring
 from cptlaw.training.guard import on_sigterm
@@ -50,7 +49,7 @@ def main() -> None:
         _CORPUS.value,
         _SPLIT.value,
         chunk=_CHUNK.value or study.seq_len,
-        out=None if _OUT.value is None else Path(_OUT.value),
+        out=None if _OUT.value is None else local(_OUT.value, "--out"),
         batch_tokens=_BATCH.value,
         progress=jax.process_index() == 0,
     )

@@ -11,6 +11,7 @@ from typing import Any
 import cptlaw
 from cptlaw import atomic
 from cptlaw.errors import exit_code
+from cptlaw.paths import local
 
 _MODULES = ("demo", "selection", "fit", "domains", "plan", "report")
 # What commands write, and whether it is a folder; looked at before a command begins, since many pay for the work first.
@@ -29,6 +30,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> Any:
+    for name, value in vars(args).items():
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path):
+                local(path, name.replace("_", "-"))
     for name, folder in _WRITTEN.items():
         if isinstance(path := getattr(args, name, None), Path):
             atomic.check_place(path, f"--{name.replace('_', '-')}", folder=folder)

@@ -22,6 +22,7 @@ from cptlaw.data.findings import Findings
 from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger, verify
 from cptlaw.data.tokenise import tokenise
 from cptlaw.data.vocabularies import Vocabulary, VocabularyError
+from cptlaw.paths import local
 from cptlaw.progress import bar as progress_bar
 
 Stores = dict[str, dict[str, TokenStore]]
@@ -62,7 +63,7 @@ def prepare(
       CorpusError, RecipeError, Offline, VocabularyError: see `corpora`, `recipes`, `vocabularies`.
       VocabularyError, StoreError: `directory` holds another vocabulary, or a store made from something else.
     """
-    directory, cache_dir = Path(directory), Path(cache_dir)
+    directory, cache_dir = local(directory), local(cache_dir)
     if not 0 < validation_share < 1:
         raise CorpusError(f"validation_share is {validation_share}; give a share between 0 and 1, such as 0.05")
     for name in corpora:
@@ -89,7 +90,7 @@ def prepare(
 
 def load_vocabulary(directory: str | Path) -> Vocabulary:
     """The vocabulary of a prepared directory."""
-    path = Path(directory) / "vocabulary"
+    path = local(directory) / "vocabulary"
     made = _read_record(path / "vocabulary.json")
     if made is None:
         raise VocabularyError(f"{path}: no vocabulary here; prepare the directory first")

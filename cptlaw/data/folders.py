@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cptlaw.data.documents import CorpusError
+from cptlaw.paths import local
 
 # Suffixes are compared in lower case.
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zstd")
@@ -84,7 +85,7 @@ def find(name: str, source: str) -> Files:
     Raises:
       CorpusError: there are none, or some in a format that is not read.
     """
-    root = Path(source).expanduser()
+    root = local(source, f"corpus {name!r}:").expanduser()
     if root.is_file():
         files = Files(root, [root], {})
     elif root.is_dir():

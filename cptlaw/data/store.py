@@ -21,6 +21,7 @@ import numpy as np
 
 from cptlaw import atomic, records
 from cptlaw.errors import UserError
+from cptlaw.paths import local
 
 FORMAT = 1
 
@@ -55,7 +56,7 @@ class TokenStore:
         Raises:
           StoreError: no ledger (never finished), another format, or files that do not agree with the ledger.
         """
-        directory = Path(directory)
+        directory = local(directory)
         ledger = read_ledger(directory)
         if ledger is None:
             raise StoreError(f"{directory}: no finished token store here (no ledger.json); build it first")
@@ -84,7 +85,7 @@ class Writer:
     """
 
     def __init__(self, directory: str | os.PathLike[str], vocab_size: int):
-        self.directory = Path(directory)
+        self.directory = local(directory)
         self.vocab_size = vocab_size
         if self.directory.exists():
             shutil.rmtree(self.directory)
@@ -196,7 +197,7 @@ def verify(directory: str | os.PathLike[str]) -> None:
 
     Raises StoreError naming the file that is damaged.
     """
-    directory = Path(directory)
+    directory = local(directory)
     ledger = read_ledger(directory)
     if ledger is None:
         return

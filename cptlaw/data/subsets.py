@@ -4,7 +4,6 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import pandas as pd
 from cptlaw import atomic
 from cptlaw.data.store import StoreError, TokenStore, Writer, read_ledger, verify
 from cptlaw.data.vocabularies import Vocabulary, quiet_tensorflow
+from cptlaw.paths import local
 
 COLUMNS = ("document", "begin", "end")
 
@@ -24,7 +24,7 @@ def read_list(path: str | os.PathLike[str]) -> pd.DataFrame:
       StoreError: no such file, or not such a list.
     """
     try:
-        spans = pd.read_parquet(path)
+        spans = pd.read_parquet(local(path))
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}: cannot be read as a subset's list ({error}); make it with `cptlaw select`") from None
     missing = [name for name in COLUMNS if name not in spans]
@@ -47,7 +47,7 @@ def write_store(store: TokenStore, spans: pd.DataFrame, directory: str | os.Path
     Raises:
       StoreError: spans outside the store, or `directory` holds another subset.
     """
-    directory = Path(directory)
+    directory = local(directory)
     begin, end = _places(store, spans)
     made_from = {"tokens_sha256": store.ledger["tokens_sha256"], "spans_sha256": digest(store, spans)}
     ledger = read_ledger(directory)

@@ -20,6 +20,7 @@ import numpy as np
 from cptlaw import atomic
 from cptlaw.data import tokenizer_files
 from cptlaw.data.tokenizer_files import VocabularyError
+from cptlaw.paths import local
 
 EOS_ID = 1
 PIECE = 1 << 20  # characters of a long document that are tokenised at a time
@@ -196,7 +197,7 @@ def open_vocabulary(path: Path, eos: str = "") -> Vocabulary:
 
     Raises VocabularyError when there is no such file or token, or a file beside it cannot be read.
     """
-    path = path.expanduser()
+    path = local(path).expanduser()
     if path.is_dir():
         path = next((path / name for name in ("tokenizer.json", "tokenizer.model") if (path / name).exists()), path)
     if not path.is_file():

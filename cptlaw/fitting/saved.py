@@ -21,6 +21,7 @@ from cptlaw.fitting.process import Process
 from cptlaw.fitting.verdicts import LackOfFit, Tried
 from cptlaw.laws import Law
 from cptlaw.laws.factor import COLUMN, factored
+from cptlaw.paths import local
 
 FORMAT, VERSION = "cptlaw.fit", 2
 WITHOUT_DIGEST = 1  # the version before files carried a digest
@@ -65,7 +66,7 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
     Raises:
       FitError: names the file and the field that is missing, damaged or of another version.
     """
-    data = _parse(Path(path))
+    data = _parse(local(path))
     at = _Checker(str(path))
     version = data["version"]
     names = [n for n in CONTENT if n in data or n not in LATER] if version == VERSION else [

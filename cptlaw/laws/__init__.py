@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import types
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,6 +14,7 @@ from cptlaw import runs
 from cptlaw.errors import did_you_mean
 from cptlaw.laws import chinchilla, cmr, compute, cross_domain, dcpt, dynamics, forgetting, mixing, perplexity
 from cptlaw.laws.base import Law, LawError, Param, joint, law
+from cptlaw.paths import local
 
 __all__ = ["Law", "LawError", "Param", "for_table", "get", "joint", "law", "load", "names", "parse"]
 
@@ -128,7 +128,7 @@ def load(spec: str, sha256: str | None = None) -> Law:
       LawError: no such file, other content, or no such law in it.
     """
     path_text, _, name = spec.rpartition(":")
-    path = Path(path_text)
+    path = local(path_text)
     if not path.is_file():
         raise LawError(f"{spec}: no such file {path}; a user's law is given as FILE.py:NAME")
     source = path.read_bytes()

@@ -13,6 +13,7 @@ from cptlaw.lfs import refuse_pointer
 from cptlaw.models import families, hf
 from cptlaw.models.config import Config
 from cptlaw.models.transformer import Params
+from cptlaw.paths import local
 
 if TYPE_CHECKING:
     from cptlaw.models.sharding import Layout
@@ -81,7 +82,7 @@ def load(
     Raises WeightsError when the file is not readable, or listing every tensor that is missing, unused (such as the
     `rope_freqs.weight` of Llama 3.1, whose rescaling GGUF does not name) or of another shape.
     """
-    source = _Gguf(Path(path))
+    source = _Gguf(local(path))
     cfg = dataclasses.replace(source.cfg, **fields)
     return cfg, hf.assemble(source, source.family, cfg, hf.abstract_params(cfg, layout), progress=progress)
 

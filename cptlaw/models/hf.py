@@ -24,6 +24,7 @@ from cptlaw.models.places import Place
 from cptlaw.models.tensor_files import Index, Safetensors, Source, WeightsError
 from cptlaw.models.transformer import Params
 from cptlaw.models.tree import differences, path_name
+from cptlaw.paths import local
 from cptlaw.progress import bar as progress_bar
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def abstract_params(cfg: Config, layout: "Layout") -> Params:
 
 def read_config(path: str | os.PathLike[str]) -> Config:
     """The Config of a folder's config.json. Raises WeightsError when it has none, else as `families.of_json`."""
-    path = Path(path).expanduser()
+    path = local(path).expanduser()
     given = _read_json(path / "config.json", "name a folder as downloaded from Hugging Face")
     try:
         cfg = families.of_json(given)
@@ -78,7 +79,7 @@ def _read_json(file: Path, cure: str) -> dict[str, Any]:
 def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
     """The folder's weights as parameters of `cfg`: see `assemble`."""
     family = families.to_json(cfg)["model_type"]
-    return assemble(Safetensors(Path(path)), family, cfg, abstract, progress=progress)
+    return assemble(Safetensors(local(path)), family, cfg, abstract, progress=progress)
 
 
 def assemble(source: Source, family: str, cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
@@ -275,7 +276,7 @@ def save(
 
     Raises UserError when `path` holds something, or no Hugging Face architecture can express the config.
     """
-    path = Path(path)
+    path = local(path)
     if dtype not in ("float32", "bfloat16"):
         raise WeightsError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
     if path.exists() and (not path.is_dir() or any(path.iterdir())):

@@ -14,6 +14,7 @@ import numpy as np
 from cptlaw import atomic, records
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, build, plain
+from cptlaw.paths import local
 from cptlaw.words import count, percent
 
 Question = ParamSpec("Question")
@@ -126,7 +127,7 @@ class Decision:
         Raises:
           DecisionError: a file that is missing, damaged, foreign or of another version; names the field.
         """
-        path = Path(path)
+        path = local(path)
         data, sound = _parse(path)
         try:
             samples = _samples(data.pop("samples", None))

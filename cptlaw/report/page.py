@@ -11,6 +11,7 @@ import pandas as pd
 import cptlaw
 from cptlaw import atomic, runs
 from cptlaw.fitting import rivals
+from cptlaw.paths import local
 from cptlaw.planning import noise
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, cells
@@ -61,7 +62,7 @@ def write(
       command: what made this report.
       level: of every interval that a decision does not bring along.
     """
-    path = Path(path)
+    path = local(path)
     if confirm is not None:
         confirm = confirm[confirm["tokens"] == confirm["tokens"].max()]
     folder = path.parent / f"{path.stem}_figures"

@@ -2,12 +2,12 @@
 
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from cptlaw.paths import local
 from cptlaw.runs import doubts, formats, headers, text
 from cptlaw.runs.conditions import select
 from cptlaw.runs.contract import SHARE_TOLERANCE, TEXT, Locator, TableError, checked, corpora, typed
@@ -43,7 +43,7 @@ def read(
     Raises:
       TableError: unreadable file, unknown header, bad row.
     """
-    path = Path(path)
+    path = local(path)
     if not path.is_file():
         raise TableError(f"{path}: " + ("a directory, not a file" if path.is_dir() else "no such file"))
     columns, losses = dict(columns or {}), dict(losses or {})
@@ -112,7 +112,7 @@ def read_columns(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
       TableError: unreadable file.
     """
-    path = Path(path)
+    path = local(path)
     if not path.is_file():
         raise TableError(f"{path}: no such file")
     loaded = formats.load(path, rename=headers.canonical)

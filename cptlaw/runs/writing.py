@@ -7,7 +7,6 @@ import json
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,6 +14,7 @@ import pandas as pd
 
 from cptlaw import atomic
 from cptlaw.fields import plain
+from cptlaw.paths import local
 from cptlaw.runs.contract import TableError
 
 FORMATS = (".csv", ".parquet", ".jsonl")
@@ -24,7 +24,7 @@ TAIL = 1 << 16  # bytes read at a time from a file's end
 
 def write(df: pd.DataFrame, path: str | os.PathLike[str]) -> None:
     """Writes a table atomically; the format is the suffix (CSV, Parquet or JSONL). Floats come back exactly."""
-    path = Path(path)
+    path = local(path)
     if path.suffix not in FORMATS:
         raise TableError(f"{path}: unknown format {path.suffix!r}; a runs table is written as {', '.join(FORMATS)}")
     with atomic.replacing(path) as temporary:
@@ -47,7 +47,7 @@ def append(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> N
     its row never counted as written. A whole row that lacks only its line feed is kept. A write that fails leaves the
     table as it was.
     """
-    path = Path(path)
+    path = local(path)
     if path.suffix != ".jsonl":
         raise TableError(f"{path}: rows can be appended to a .jsonl table only")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,7 @@ from jax.experimental import multihost_utils
 from cptlaw import atomic, records
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.paths import local
 from cptlaw.progress import bar as progress_bar
 from cptlaw.scoring.evaluate import make_token_nll
 from cptlaw.selection.scores import ScoreError, meta, shard_path
@@ -76,7 +77,7 @@ def score(
     Raises:
       ScoreError: `directory` holds scores of something else.
     """
-    directory = Path(directory)
+    directory = local(directory)
     if chunk < 1:
         raise ScoreError(f"chunk: at least 1 token, not {chunk}")
     if store.ledger.get("vocabulary", {}).get("size", 0) > cfg.vocab_size:

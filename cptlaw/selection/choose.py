@@ -8,7 +8,6 @@ low, mid, high, band, random            the controls, which aim at no moments
 
 import json
 import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -77,5 +76,5 @@ def write_list(path: str | os.PathLike[str], pool: Pool, chosen: np.ndarray, abo
     """Writes the list of a subset (Parquet: document, begin, end, x), with `about` as the file's metadata; atomic."""
     table = pa.Table.from_pandas(pool.spans.iloc[chosen].assign(x=pool.first[chosen]), preserve_index=False)
     table = table.replace_schema_metadata({"cptlaw": json.dumps(about)})
-    with atomic.replacing(Path(path)) as temporary:
+    with atomic.replacing(path) as temporary:
         pq.write_table(table, temporary)

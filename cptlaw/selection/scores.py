@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from cptlaw import records
 from cptlaw.errors import UserError
+from cptlaw.paths import local
 
 
 class ScoreError(UserError):
@@ -29,7 +30,7 @@ def read(directory: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
       ScoreError: nothing there, not finished, or a shard that is damaged.
     """
-    directory = Path(directory)
+    directory = local(directory)
     shards = [shard_path(directory, i) for i in range(meta(directory)["shards"])]
     missing = [path for path in shards if not path.exists()]
     if missing:
@@ -57,7 +58,7 @@ def _shard(path: Path) -> pd.DataFrame:
 
 def meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
     """What scores.json says: chunk, model, corpus, split, tokens_sha256, shards."""
-    path = Path(directory) / "scores.json"
+    path = local(directory) / "scores.json"
     about = records.read(path, {"shards": int, "chunk": int}, "delete the directory and score again", ScoreError)
     if about is None:
         raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch.score")

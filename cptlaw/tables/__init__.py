@@ -12,6 +12,7 @@ import pandas as pd
 
 from cptlaw import runs
 from cptlaw.errors import UserError, did_you_mean
+from cptlaw.paths import local
 
 
 def names() -> tuple[str, ...]:
@@ -31,7 +32,7 @@ def sheet(name: str) -> str:
 
 def path(table: str | os.PathLike[str]) -> Path:
     """The file of a table: `table` itself, or the shipped one of that name where there is no such file."""
-    given = Path(table)
+    given = local(table)
     return _shipped(str(table)) if str(table) in names() and not given.exists() else given
 
 

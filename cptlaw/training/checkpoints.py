@@ -25,6 +25,7 @@ from cptlaw import records
 from cptlaw.errors import UserError
 from cptlaw.models.transformer import Params
 from cptlaw.models.tree import differences, path_name
+from cptlaw.paths import local
 from cptlaw.training.step import State
 
 
@@ -58,7 +59,7 @@ class Checkpoints:
         seconds: float | None = 60.0,
     ):
         """Keeps the `recent` last checkpoints and those of the steps in `keep`."""
-        self.directory = Path(directory).absolute()
+        self.directory = local(directory).absolute()
         self.seconds = seconds
         self.keep = frozenset(keep)
         self.memory: list[float] = []
@@ -137,7 +138,7 @@ class Checkpoints:
 
 def saved_steps(directory: str | os.PathLike[str]) -> list[int]:
     """The steps that a run's checkpoints are of, in order."""
-    directory = Path(directory).absolute()
+    directory = local(directory).absolute()
     if not directory.is_dir():
         return []
     options = ocp.CheckpointManagerOptions(create=False)
@@ -165,7 +166,7 @@ def load_state(directory: str | os.PathLike[str], abstract: State, step: int | N
 
 
 def _load(directory: str | os.PathLike[str], abstract: dict[str, Any], step: int | None) -> dict[str, Any]:
-    directory = Path(directory).absolute()
+    directory = local(directory).absolute()
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: no such directory; name the checkpoint directory of a finished run")
     steps = saved_steps(directory)
