@@ -17,6 +17,8 @@ from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 
+RECENT_CHECKPOINTS = 2  # of a run on disk: the newest, and the one before it, should the newest be damaged
+
 
 class Stopped(Exception):
     """Training was asked to stop, and saved where it is."""
@@ -107,7 +109,7 @@ class Job:
         folder = rundir.checkpoints_of(self.workdir, run.init)
         if run.phase.keep_optimizer:
             return first_state(cfg, optimizer, placed, resume=lambda abstract: next_phase(folder, abstract))
-        return first_state(cfg, optimizer, placed, weights=lambda _: _base_params(folder, cfg, placed))
+        return first_state(cfg, optimizer, placed, weights=lambda _: base_params(folder, cfg, placed))
 
     def evaluate(self, point: Any, params: Any) -> None:
         """Measures the losses after a step: rows of the runs table."""
@@ -131,7 +133,12 @@ class Job:
         keep = [run.steps(tokens) for tokens in run.keep_tokens]
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(
-                Checkpoints(self.directory.checkpoints, recent=2, keep=keep, seconds=conditions.checkpoint_seconds)
+                Checkpoints(
+                    self.directory.checkpoints,
+                    recent=RECENT_CHECKPOINTS,
+                    keep=keep,
+                    seconds=conditions.checkpoint_seconds,
+                )
             )
             write = None
             if jax.process_index() == 0:  # only one process writes
@@ -313,9 +320,36 @@ def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
     return result
 
 
-@functools.lru_cache(maxsize=1)  # only of the size that is being trained, because accelerators have little memory
-def _base_params(folder: Path, cfg: Any, layout: Any) -> Any:
+HOST_BYTES = 1 << 30  # of a base's parameters, up to which the host keeps a copy for the next run
+
+
+def base_params(folder: Path, cfg: Any, layout: Any) -> Any:
+    """The parameters of a base, placed anew for every run that starts from it.
+
+    No device keeps them: while a run trains it needs its own, and the base's would be a fourth of its state again. A
+    small base, of which many runs start, is read once; one process of several has no whole copy of its own to keep.
+    """
+    import jax
+
+    from cptlaw.training.step import Optimizer, make_start
+
+    abstract = make_start(cfg, Optimizer(), layout)[1].params
+    if jax.process_count() > 1 or sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)) > HOST_BYTES:
+        return _read_base(folder, cfg, layout)
+    return jax.device_put(_base_on_host(folder, cfg, layout), jax.tree.map(lambda x: x.sharding, abstract))
+
+
+def _read_base(folder: Path, cfg: Any, layout: Any) -> Any:
     from cptlaw.training.checkpoints import load_params
     from cptlaw.training.step import Optimizer, make_start
 
     return load_params(folder, make_start(cfg, Optimizer(), layout)[1].params)
+
+
+@functools.lru_cache(maxsize=1)  # only of the size that is being trained
+def _base_on_host(folder: Path, cfg: Any, layout: Any) -> Any:
+    import jax
+    import numpy as np
+
+    # Copies: on a CPU device_get gives the device's own memory.
+    return jax.tree.map(np.array, jax.device_get(_read_base(folder, cfg, layout)))

@@ -354,7 +354,9 @@ class Study:
             cfg = hf.read_config(self.init_from[size])
         except UserError as error:
             raise ConfigError(f"config.init_from.{size}", str(error)) from error
-        return {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.compare}
+        # The ids of runs of imported models hold all of these, and there were runs before there was gradient_dtype.
+        names = [field.name for field in dataclasses.fields(cfg) if field.compare and field.name != "gradient_dtype"]
+        return {name: getattr(cfg, name) for name in names}
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)
