@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,8 +112,15 @@ class Job:
         return first_state(cfg, optimizer, placed, weights=lambda _: base_params(folder, cfg, placed))
 
     def evaluate(self, point: Any, params: Any) -> None:
-        """Measures the losses after a step: rows of the runs table."""
-        self._losses = _losses(params, self.run, self.workdir, self.layout, point.step)
+        """Measures the losses after a step: rows of the runs table. Raises FloatingPointError for one that is none."""
+        self.record(point, {corpus: self.score(corpus, params) for corpus in self.run.evals})
+
+    def score(self, corpus: str, params: Any) -> Any:
+        return _score(params, self.workdir, corpus, self.run, self.layout)
+
+    def record(self, point: Any, scores: Mapping[str, Any]) -> None:
+        """Adds the rows of a step, from the `Scores` of each corpus; raises as `evaluate` does."""
+        self._losses = _losses(scores, point.step)
         at = {"tokens": point.tokens, "step": point.step, "lr": point.lr, "flops": point.flops}
         at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal}
         self.directory.add([{**self._facts, **at, **row} for row in self._losses])
@@ -214,22 +221,20 @@ def import_weights(directory: RunDir, workdir: Workdir) -> None:
     with Checkpoints(directory.checkpoints) as checkpoints:
         checkpoints.save(0, state)
     # `spent` is empty, because nothing says what the folder's pre-training took.
-    directory.finish(spent={}, losses=_losses(state.params, run, workdir, placed, 0))
+    scores = {corpus: _score(state.params, workdir, corpus, run, placed) for corpus in run.evals}
+    directory.finish(spent={}, losses=_losses(scores, 0))
 
 
 # The columns of a row before the first step.
 _BEFORE = {"tokens": 0, "step": 0, "lr": 0.0, "flops": 0.0, "lr_sum": 0.0, "lr_anneal": 0.0}
 
 
-def _losses(params: Any, run: Run, workdir: Workdir, placed: Any, step: int) -> list[dict[str, Any]]:
+def _losses(scores: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
     """The loss on every corpus that is evaluated, with its standard error."""
-    losses = []
-    for corpus in run.evals:
-        scores = _score(params, workdir, corpus, run, placed)
-        if not math.isfinite(scores.loss):
-            raise FloatingPointError(f"the {corpus} loss is {scores.loss} after step {step}")
-        losses.append({"eval": corpus, "loss": scores.loss, "loss_se": scores.loss_se})
-    return losses
+    for corpus, score in scores.items():
+        if not math.isfinite(score.loss):
+            raise FloatingPointError(f"the {corpus} loss is {score.loss} after step {step}")
+    return [{"eval": corpus, "loss": score.loss, "loss_se": score.loss_se} for corpus, score in scores.items()]
 
 
 def _facts(run: Run, workdir: Workdir, base: dict[str, Any] | None) -> dict[str, Any]:
@@ -264,6 +269,15 @@ def _eval_batches(workdir: Workdir, corpus: str, seq_len: int, batch_size: int, 
     from cptlaw.data.batches import eval_batches
 
     return list(eval_batches(_store(workdir, corpus, "validation"), seq_len, batch_size, max_tokens))
+
+
+def score_group(params: Any, jobs: Mapping[int, Job], corpus: str) -> dict[int, Any]:
+    """The `Scores` of runs that train together, by their place in the stacked parameters."""
+    from cptlaw.scoring.evaluate import score_runs
+
+    run, workdir = next(iter(jobs.values())).run, next(iter(jobs.values())).workdir
+    batches = _eval_batches(workdir, corpus, run.seq_len, run.eval_batch_size, run.eval_max_tokens)
+    return score_runs(run.config, params, jobs, batches, _store(workdir, corpus, "validation").doc_bytes)
 
 
 def _score(params: Any, workdir: Workdir, corpus: str, run: Run, layout: Any) -> Any:

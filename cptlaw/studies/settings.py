@@ -208,10 +208,11 @@ class Study:
       devices_per_run: GPUs, or TPU chips, that a worker has to itself. 0: as many as `mesh` multiplies to, and without
         a mesh 1; or an equal part of the machine's, if `workers` says for how many. A model that is not divided by
         `mesh` is trained data-parallel on them.
-      together: runs of one size that a worker trains in one program, which changes their numbers by rounding alone
-        (1e-5). A small model leaves most of an accelerator idle, so 8 may be right there; on a CPU more than 1 gain
-        nothing (benchmarks/cpu_step.py). Imported models, trunks and branches of `cpt.branch_cooldown`, all runs if
-        `mesh` is given, and a run whose process has died are trained alone.
+      together: runs of one size that a worker trains in one program at most, which changes their numbers by rounding
+        alone (1e-5). A small model leaves most of an accelerator idle, so 0 takes as many as fill its time and its
+        memory (`training.together.most`), and on a CPU 1. Trunks of `cpt.branch_cooldown` go with trunks, and branches
+        with those of their length. Imported models, all runs if `mesh` is given, and a run whose process has died are
+        trained alone.
       checkpoint_seconds: seconds between two checkpoints: the work that a crash may cost.
       monitor: what is watched while runs train.
     """
@@ -250,7 +251,7 @@ class Study:
     first: tuple[str, ...] = ()
     workers: Annotated[int, at_least(0)] = 0
     devices_per_run: Annotated[int, at_least(0)] = 0
-    together: Annotated[int, at_least(1)] = 1
+    together: Annotated[int, at_least(0)] = 0
     checkpoint_seconds: Annotated[float, at_least(0)] = 60.0
     monitor: Monitor = dataclasses.field(default_factory=Monitor)
 
