@@ -94,11 +94,12 @@ class Job:
 
         run, cfg, optimizer, placed = self.run, self.run.config, self.optimizer, self.layout
         if run.trunk is not None:
-            folder, step = rundir.checkpoints_of(self.workdir, run.trunk), run.steps(run.first_token)
+            trunk, step = self.workdir.task(run.trunk), run.steps(run.first_token)
+            folder = trunk.checkpoints
             if not folder.exists():
                 raise UserError(
                     f"its trunk {run.trunk} has no checkpoints any more: they were removed when all its branches had "
-                    f"finished. Delete {folder.parent / 'result.json'}, so that the trunk is trained again, and retry "
+                    f"finished. Delete {trunk.verdict}, so that the trunk is trained again, and retry "
                     "this run (--retry-failed)"
                 )
             return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
@@ -290,10 +291,10 @@ def _layout(mesh: tuple[tuple[str, int], ...], rows: int) -> Any:
 
 @functools.cache
 def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
-    path = workdir.run(run_id)
-    result = rundir.read_result(path)
+    task = workdir.task(run_id)
+    result = rundir.read_result(task)
     if result is None or result["state"] != rundir.FINISHED:
-        raise UserError(f"{path}: the base run is not finished; train it first")
+        raise UserError(f"{task}: the base run is not finished; train it first")
     return result
 
 

@@ -29,7 +29,7 @@ from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, cheapest, learn
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
-from cptlaw.runs.writing import FORMATS, append, digest, write
+from cptlaw.runs.writing import FORMATS, append, digest, lines, write
 
 __all__ = [
     "COEFFICIENTS",
@@ -49,6 +49,7 @@ __all__ = [
     "digest",
     "finished",
     "learnability",
+    "lines",
     "missing",
     "of_mixes",
     "plain",
