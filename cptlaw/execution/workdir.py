@@ -66,6 +66,12 @@ class Workdir:
         if self.in_bucket:
             _copy(self.place).publish()
 
+    def remove(self, file: Path) -> None:
+        """Removes a file of this machine's copy, and from the bucket."""
+        file.unlink(missing_ok=True)
+        if self.in_bucket:
+            Bucket.open(self.place).delete([file.relative_to(self.root).as_posix()])
+
     @property
     def config(self) -> Path:
         return self.root / "config.json"

@@ -4,6 +4,7 @@ import contextlib
 import fcntl
 import hashlib
 import json
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -82,14 +83,14 @@ def copy_of(url: str, wanted: Callable[[str], bool] = lambda name: True) -> Copy
     return Copy(bucket, cache.directory() / "buckets" / name, wanted)
 
 
-def folder(path: str | Path, name: str = "") -> Path:
+def folder(path: str | os.PathLike[str], name: str = "") -> Path:
     """A folder to read, whose place may be in a bucket: then a copy of it, fetched once a machine.
 
     Raises UserError for another URL, and for a place in a bucket that holds nothing.
     """
     if not is_bucket(path):
         return paths.local(path, name).expanduser()
-    copy = copy_of(str(path))
+    copy = copy_of(os.fspath(path))
     copy.fetch()
     if not any(not file.name.startswith(".") for file in copy.path.iterdir()):
         raise StorageError(f"{name} {path}: nothing there".strip())
@@ -97,7 +98,7 @@ def folder(path: str | Path, name: str = "") -> Path:
 
 
 @contextlib.contextmanager
-def new_folder(path: str | Path) -> Iterator[Path]:
+def new_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A folder to write, whose place may be in a bucket: yields where to write it on this machine.
 
     In a bucket it is published when the block ends, small descriptions (.json) last. Raises StorageError when something
@@ -106,7 +107,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     if not is_bucket(path):
         yield paths.local(path)
         return
-    bucket = Bucket.open(str(path))
+    bucket = Bucket.open(path)
     if bucket.list():
         raise StorageError(f"{bucket.url}: exists already; name a new folder")
     with tempfile.TemporaryDirectory() as folder:

@@ -69,6 +69,7 @@ def score_run(
     store = TokenStore.open(workdir.store(corpus, split))
     params, cfg, layout = load_run(RunDir(workdir, run))
     sizes: np.ndarray = build.load_vocabulary(workdir.data).token_bytes()
+    workdir.fetch()  # shards that an earlier process has published
     score_lib.score(
         params,
         cfg,
@@ -81,6 +82,7 @@ def score_run(
         progress=progress,
         **options,
     )
+    workdir.publish()
     return out
 
 

@@ -127,6 +127,7 @@ def run(prepared: Prepared, plan: Plan, *, retry_failed: bool = False, command: 
         lab = _Lab(prepared, plan, base, domain, pool, retry_failed)
         found = _find(lab, test)
         _write_report(lab, found, command)
+        prepared.workdir.publish()
         yield found
 
 
