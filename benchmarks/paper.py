@@ -52,14 +52,20 @@ def read(args: argparse.Namespace) -> pd.DataFrame:
         table = tables.load("cpt8")
     else:
         table = runs.read(args.table)
-    if "lr" in table and "lr_anneal" in table:
-        constant = (table["tokens"] == 0) | (table["lr"] >= 0.99 * table["lr"].max())
-        print(f"{(~constant).sum()} rows of cool-downs are left out", file=sys.stderr)
-        table = table[constant]
+    table = constant_rate(table)
     pooled = runs.by_domain(table[table["tokens"] > 0], args.general, args.learnability)
     if args.largest:
         pooled = pooled[pooled["params"] <= args.largest]
     return pooled.reset_index(drop=True)
+
+
+def constant_rate(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a runs table that do not end a cool-down, where it tells."""
+    if not {"lr", "lr_anneal"} <= set(table):
+        return table
+    constant = (table["tokens"] == 0) | (table["lr"] >= 0.99 * table["lr"].max())
+    print(f"{(~constant).sum()} rows of cool-downs are left out", file=sys.stderr)
+    return table[constant].reset_index(drop=True)
 
 
 def left_out(law: laws.Law, rows: Rows, protocol: str) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -108,7 +108,7 @@ def disk(workdir: Path, least_gb: float) -> str:
 
 
 def bucket(place: Bucket) -> str:
-    """Whether all processes see one place in a bucket, whose server keeps to conditions: by them sweeps share a grid."""
+    """Whether all processes see one place in a bucket, whose server keeps to conditions: so sweeps share a grid."""
     first = jax.process_index() == 0
     name = np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(uuid.uuid4().bytes, np.uint8))).tobytes().hex()
     wrong = ""

@@ -5,7 +5,8 @@
 
     python -m launch.sweep --config configs/cpt8.py --workdir runs/cpt8 --have cpt8
 
-Stop it with Ctrl-C; the same command continues. Several of these may work on one workdir at the same time. At SIGTERM
+Its workers fill the machine, one a GPU or TPU chip (see devices_per_run in the config). Stop it with Ctrl-C; the same
+command continues. Several of these may work on one workdir at the same time. At SIGTERM
 it lets its workers save and exits with 75, which relaunchers take for "start me again". With --have, a run of which
 that table holds all rows is not trained again, nor is a base model unless a missing run starts from it: so a table
 outlives the workdir that it was made in.
@@ -15,6 +16,7 @@ import shlex
 import signal
 from types import FrameType
 
+import jax
 from absl import flags
 
 from cptlaw import runs as runs_table
@@ -30,6 +32,8 @@ _HAVE = flags.DEFINE_string("have", None, "A runs table, by file or by name (cpt
 
 def main() -> None:
     signal.signal(signal.SIGTERM, _relaunch)
+    # This process trains nothing. Its workers do not inherit the setting, and have the accelerators.
+    jax.config.update("jax_platforms", "cpu")
     have = None if _HAVE.value is None else runs_table.read(tables.path(_HAVE.value))
     prepared = common.prepare()
     table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value, have=have)

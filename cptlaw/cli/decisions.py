@@ -203,15 +203,24 @@ def _relative_ceilings(args: argparse.Namespace) -> dict[str, float]:
 
 
 def ask_best_subset(args: argparse.Namespace) -> Any:
-    from cptlaw.planning.best_subset import best_subset
+    from cptlaw.planning.best_subset import RANDOM, best_subset
 
-    reachable = None
+    reachable, random = None, args.random
     if args.reachable is not None:
         table = _csv("--reachable", args.reachable)
         if not {"mean", "spread"} <= set(table):
             raise UserError(f"--reachable {args.reachable}: needs the columns mean and spread")
         reachable = table[["mean", "spread"]].to_numpy()
-    return best_subset(_fit_of(args, "fit"), tokens=args.tokens, reachable=reachable, level=args.level)
+        if random is None and "text" in table and (is_random := table["text"] == RANDOM).any():
+            random = tuple(table.loc[is_random, ["mean", "spread"]].iloc[0])
+    if random is None:
+        raise UserError(
+            "--random: give the mean and the spread of the whole pool, since a gain is measured against random text; "
+            "`cptlaw landscape SCORES` prints them, and its --reachable CSV holds them"
+        )
+    return best_subset(
+        _fit_of(args, "fit"), tokens=args.tokens, random=random, reachable=reachable, miss=args.miss, level=args.level
+    )
 
 
 def ask_next_runs(args: argparse.Namespace) -> Any:

@@ -31,7 +31,12 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         description="Runs a study's config file (see configs/study_small.py) to its answers and reports. "
         "Stop it with Ctrl-C; the same command continues.",
     )
-    study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
+    study.add_argument(
+        "config",
+        type=Path,
+        metavar="CONFIG.py",
+        help="a file with get_config(), or FILE.py:VARIANT for get_config(VARIANT)",
+    )
     study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
     study_arguments(study)
     study.set_defaults(run=_study)
@@ -76,7 +81,12 @@ def _study(args: argparse.Namespace) -> None:
 
 
 def read_config(path: Path) -> Any:
-    """The config that get_config() of a file returns. Raises UserError naming the line that fails."""
+    """The config that get_config() of a file returns, or get_config(VARIANT) of FILE.py:VARIANT.
+
+    Raises UserError naming the line that fails.
+    """
+    named, _, variant = str(path).rpartition(".py:")
+    path = Path(f"{named}.py") if named else path
     spec = importlib.util.spec_from_file_location("cptlaw_user_config", path)
     if not path.is_file() or spec is None or spec.loader is None:
         raise UserError(f"{path}: no such Python file; start from a copy of configs/demo.py")
@@ -85,7 +95,7 @@ def read_config(path: Path) -> Any:
         spec.loader.exec_module(module)
         if not hasattr(module, "get_config"):
             raise UserError(f"{path}: has no get_config(); start from a copy of configs/demo.py")
-        return module.get_config()
+        return module.get_config(variant) if named else module.get_config()
     except UserError:
         raise
     except (Exception, SystemExit) as error:  # the file is the user's program, which may raise anything

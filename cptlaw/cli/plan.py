@@ -135,6 +135,16 @@ def _add_subset(questions: Any) -> None:
         "--reachable", type=Path, metavar="TABLE",
         help="CSV with columns mean and spread: what can be chosen (default: between those of the fitted runs)",
     )  # fmt: skip
+    ask.add_argument(
+        "--random", type=float, nargs=2, metavar=("MEAN", "SPREAD"),
+        help="of the whole pool, and so of random text, against which a gain is measured (default: the line of "
+        "--reachable whose text is random text, as cptlaw landscape writes it)",
+    )  # fmt: skip
+    ask.add_argument(
+        "--miss", type=float, metavar="NATS",
+        help="mean error of losses of subsets that were left out: mae of `cptlaw compare TABLE --fold subset` "
+        "(default: from the fit's residuals)",
+    )  # fmt: skip
 
 
 def _add_next(questions: Any) -> None:

@@ -159,7 +159,10 @@ def _landscape(args: argparse.Namespace) -> None:
     )
     print(f"std {pairs[:, 1].min():.4g} to {pairs[:, 1].max():.4g}")
     if args.reachable:
-        table = pd.DataFrame(pairs, columns=["mean", "spread"])
+        from cptlaw.planning.best_subset import RANDOM
+
+        table = pd.DataFrame([*pairs, pool.moments()], columns=["mean", "spread"])
+        table["text"] = [""] * len(pairs) + [RANDOM]
         atomic.write_text(args.reachable, table.to_csv(index=False))
         print(f"wrote {args.reachable}; cptlaw plan subset --reachable {args.reachable}")
 
@@ -334,9 +337,15 @@ def _target(args: argparse.Namespace) -> tuple[float, float] | None:
         return None if args.mean is None else (args.mean, args.std)
     from cptlaw.planning.decision import Decision
 
-    point = Decision.load(args.decision).point
+    decision = Decision.load(args.decision)
+    point = decision.point
     if not {"mean", "spread"} <= set(point):
         raise UserError(f"--decision {args.decision}: holds no mean and spread; make one with `cptlaw plan subset`")
+    if not decision.supported:
+        raise UserError(
+            f"--decision {args.decision}: recommends random text, since no choice surely gains on it: give --method "
+            "random without --decision, or --mean and --std"
+        )
     return point["mean"], point["spread"]
 
 
@@ -365,16 +374,16 @@ def _study(args: argparse.Namespace) -> None:
     import jax
 
     from cptlaw import cache
-    from cptlaw.studies import selection_study
+    from cptlaw.studies import selection_plan, selection_study
     from cptlaw.studies.prepared import prepare
 
     # This process only draws subsets and fits laws. Those that score and train do not inherit the setting, and use the
     # accelerator.
     jax.config.update("jax_platforms", "cpu")
     cache.keep_compiled()
-    settings, plan = selection_study.parse(read_config(args.config))
+    settings, plan = selection_plan.parse(read_config(args.config))
     prepared = prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for found in selection_study.run(prepared, plan, retry_failed=args.retry_failed, command=command):
         print(found.text(), flush=True)
-        print(f"\n  {prepared.workdir.landscape(found.domain)}\n", flush=True)
+        print(f"\n  {prepared.workdir.landscape(found.part)}\n", flush=True)

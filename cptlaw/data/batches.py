@@ -44,8 +44,8 @@ class TrainBatches:
                     f"{seq_len + 1}; give it more text or choose a shorter sequence"
                 )
 
-    def batch(self, step: int, rows: slice = slice(None)) -> Batch:
-        """The batch of a step, or the rows of it that one host wants.
+    def batch(self, step: int, rows: slice | np.ndarray = slice(None)) -> Batch:
+        """The batch of a step, or those of its rows (indices, perhaps none) that one host feeds; only these are made.
 
         Returns:
           tokens_BT, targets_BT: int32.

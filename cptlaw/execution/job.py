@@ -273,7 +273,10 @@ def _evaluator(cfg: Any, layout: Any) -> Any:
 
 
 def layout(run: Run) -> Any:
-    """The run's mesh and rules: as its config says, or data-parallel over as many devices as divide its batches."""
+    """The run's mesh and rules: as its config says, or data-parallel over as many devices as divide its batches.
+
+    Raises UserError when that leaves a process without a device, which JAX gives no program to run.
+    """
     return _layout(tuple(sorted(run.mesh.items())), math.gcd(run.batch_size, run.eval_batch_size))
 
 
@@ -286,7 +289,20 @@ def _layout(mesh: tuple[tuple[str, int], ...], rows: int) -> Any:
     if mesh:
         sizes: dict[str, Any] = dict(mesh)
         return Layout(make_mesh(**sizes))
-    return Layout(make_mesh(devices=jax.devices()[: math.gcd(rows, jax.device_count())]))
+    return Layout(make_mesh(devices=spread(jax.devices(), math.gcd(rows, jax.device_count()))))
+
+
+def spread(devices: Sequence[Any], count: int) -> list[Any]:
+    """So many of the devices, the same number from each process."""
+    by_process: dict[int, list[Any]] = {}
+    for device in devices:
+        by_process.setdefault(device.process_index, []).append(device)
+    if count % len(by_process):
+        raise UserError(
+            f"config.batch_size, eval_batch_size: {count} devices at most divide both, which leaves a part of the "
+            f"{len(by_process)} processes without one; choose multiples of {len(devices)}, or set config.mesh"
+        )
+    return [device for own in by_process.values() for device in own[: count // len(by_process)]]
 
 
 @functools.cache

@@ -7,6 +7,7 @@ file system that honours flock) may work on one grid.
 import contextlib
 import dataclasses
 import json
+import math
 import os
 import queue
 import signal
@@ -14,24 +15,28 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import pandas as pd
 from tqdm import tqdm
 
-from cptlaw import atomic, cores
+from cptlaw import atomic
 from cptlaw.errors import UserError
-from cptlaw.execution import known, rundir, worker
+from cptlaw.execution import devices, known, rundir, worker
 from cptlaw.execution.run import Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
+from cptlaw.models import transformer
 from cptlaw.progress import bar as progress_bar
 
 _MONITOR = Monitor()
 
 # How long a worker may take to save; clusters give a job five minutes.
 SAVE_SECONDS = 280
+
+# Of a parameter: itself, its gradient, Adam's moments, and the base model's, which stays on the device; float32.
+_STATE_BYTES = 5 * 4
 
 # How often a worker that is killed before it takes a run is started again.
 STARTS = 3
@@ -50,6 +55,7 @@ def sweep(
     workdir: str | os.PathLike[str],
     *,
     workers: int = 0,
+    devices_per_run: int = 0,
     together: int = 1,
     listed: bool = False,
     checkpoint_seconds: float = 60.0,
@@ -59,10 +65,14 @@ def sweep(
 ) -> Summary:
     """Trains every run that is not finished or failed, and returns when all are.
 
+    The workers need the accelerators, so the calling process must not have started JAX on them.
+
     Args:
       runs: the grid; a run's `init`, if not among them, must be finished already.
       workdir: where the token stores and the run directories are.
-      workers: processes; 0 chooses (see `default_workers`).
+      workers: processes; 0 fills the machine (see `devices.share`).
+      devices_per_run: how many devices a worker has to itself; 0: as many as the run's mesh says, or see
+        `devices.share`.
       together: how many runs of one size a worker trains in one program.
       listed: train them in their order here, rather than the longest first.
       checkpoint_seconds: how much work a crash may cost.
@@ -77,35 +87,30 @@ def sweep(
         _drop_trunks(directories)
         return _summary(directories)
     verify_stores([directories[name].run for name in left], workdir)
-    plan = {
+    machine = devices.find()
+    # Runs of one size need as many devices as each other, and no run waits for one of another size.
+    parts: dict[int, list[Run]] = {}
+    for run in runs:
+        parts.setdefault(_needed(run, machine, devices_per_run), []).append(run)
+    options = {
         "workdir": str(workdir),
         "together": together,
         "listed": listed,
         "checkpoint_seconds": checkpoint_seconds,
         "monitor": dataclasses.asdict(monitor),
-        "runs": [dataclasses.asdict(run) for run in runs],
     }
-    plan_path = workdir.new_plan()
-    atomic.write_text(plan_path, json.dumps(plan))
-    events: queue.Queue[dict] = queue.Queue()
-    count = min(workers or default_workers(), len(left))
-    crew = [_Worker(index, count, plan_path, events) for index in range(count)]
-    try:
-        with _bar(runs, title, progress) as update:
-            while left := _still_left(left, directories):
-                update(left, _drain(events))
-                if all(member.idle for member in crew):
-                    break
-                time.sleep(0.5)
-                for member in crew:
-                    member.check(directories)
-            update(_still_left(left, directories), [])
-    finally:
-        for member in crew:
-            member.ask_to_stop()
-        for member in crew:
-            member.wait()
-        plan_path.unlink(missing_ok=True)
+    with _bar(runs, title, progress) as update:
+        for each, part in parts.items():
+            if mine := left & {run.id for run in part}:
+                count, each = devices.share(machine, workers, each)
+                plan_path = workdir.new_plan()
+                atomic.write_text(plan_path, json.dumps(options | {"runs": [dataclasses.asdict(run) for run in part]}))
+                try:
+                    left -= mine - _train(
+                        mine, left, directories, plan_path, machine, min(count, len(mine)), each, update
+                    )
+                finally:
+                    plan_path.unlink(missing_ok=True)
     _drop_trunks(directories)
     return _summary(directories)
 
@@ -132,20 +137,61 @@ def collect(runs: list[Run], workdir: str | os.PathLike[str], have: pd.DataFrame
     return table if have is None else known.merged(runs, table, have)
 
 
-def default_workers() -> int:
-    """One process an accelerator host; on a CPU one a core, at most four.
+def _needed(run: Run, machine: devices.Devices, devices_per_run: int) -> int:
+    """How many devices a worker must have for the run; 0: one, or more if there are.
 
-    A model of a few hundred thousand parameters cannot use a second core, so two runs side by side finish sooner
-    than two in turn (benchmarks/cpu_step.py).
+    Raises UserError where one device cannot hold the run's state, or its mesh has another number of devices.
     """
-    probe = subprocess.run(
-        [sys.executable, "-c", "import jax; print(jax.default_backend())"], capture_output=True, text=True
-    )
-    if probe.returncode:
+    sizes = run.mesh.values()
+    if sizes:
+        mesh = machine.count if -1 in sizes else math.prod(sizes)
+        if devices_per_run and -1 not in sizes and mesh != devices_per_run:
+            raise UserError(
+                f"config.devices_per_run: {devices_per_run}, but config.mesh has {mesh} devices; remove one"
+            )
+        return devices_per_run or mesh
+    state = _STATE_BYTES * transformer.count_params(run.config)["total"]
+    if machine.memory is not None and state > machine.memory:
         raise UserError(
-            f"JAX does not start here:\n{probe.stderr.strip()}\nMend the installation, or set JAX_PLATFORMS=cpu"
+            f"config.mesh: a run of size {run.size!r} needs {state / 2**30:.1f} GiB for its parameters, their "
+            f"gradients and Adam's moments, and a device has {machine.memory / 2**30:.1f}; divide them over "
+            "several, such as {'fsdp': -1}"
         )
-    return min(4, cores.usable()) if probe.stdout.strip() == "cpu" else 1
+    return devices_per_run
+
+
+def _train(
+    left: set[str],
+    others: set[str],
+    directories: dict[str, RunDir],
+    plan: Path,
+    machine: devices.Devices,
+    count: int,
+    each: int,
+    update: Callable[[set[str], list[dict]], None],
+) -> set[str]:
+    """Lets `count` workers, of `each` devices, train what a plan has left; what is still left when they have ended.
+
+    `others` are what the whole sweep has left, for the bar.
+    """
+    events: queue.Queue[dict] = queue.Queue()
+    rest = others - left
+    crew = [_Worker(index, count, plan, events, machine.environment(index, each)) for index in range(count)]
+    try:
+        while left := _still_left(left, directories):
+            update(left | rest, _drain(events))
+            if all(member.idle for member in crew):
+                break
+            time.sleep(0.5)
+            for member in crew:
+                member.check(directories)
+        update(_still_left(left, directories) | rest, [])
+    finally:
+        for member in crew:
+            member.ask_to_stop()
+        for member in crew:
+            member.wait()
+    return left
 
 
 class _Worker:
@@ -156,8 +202,9 @@ class _Worker:
       idle: it has found nothing left to do.
     """
 
-    def __init__(self, index: int, count: int, plan: Path, events: queue.Queue):
+    def __init__(self, index: int, count: int, plan: Path, events: queue.Queue, variables: Mapping[str, str | None]):
         self.index, self.count, self.plan, self.events = index, count, plan, events
+        self.variables = variables
         self.idle = False
         self.full = ""
         self.starts = 0  # since it took a run
@@ -182,6 +229,7 @@ class _Worker:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            env=devices.changed(self.variables),  # before it starts: JAX takes every device that it sees
         )
         self.errors: list[str] = []
         self.readers = [
@@ -284,7 +332,7 @@ def _drop_trunks(directories: dict[str, RunDir]) -> None:
     """Drops the checkpoints of trunks whose branches are all finished: nobody starts from them any more."""
     for trunk in (directory for directory in directories.values() if directory.run.keep_tokens):
         branches = [directory for directory in directories.values() if directory.run.trunk == trunk.run.id]
-        if all(branch.state() == rundir.FINISHED for branch in branches):
+        if branches and all(branch.state() == rundir.FINISHED for branch in branches):
             trunk.drop_checkpoints()
 
 

@@ -26,15 +26,17 @@ class Workdir:
       plans/               what a sweep's workers read; removed with the sweep
       scores/              chunks of a corpus under a run of the study (see `scoring.chunks`)
       runs.csv             the runs table of the grid
-      fits/                saved fits: PART-CORPUS.json of the mixture study, subset-DOMAIN-CORPUS-LAW.json of the
+      fits/                saved fits: PART-CORPUS.json of the mixture study, subset-PART-CORPUS-LAW.json of the
                            selection study
       answer-PART.json, confirm-PART.csv       the mixture study's decision, and what the confirming runs measured; a
                            part is a domain, or "mixture", which is all
       report.html or report-PART.html          its report, with its figures beside it
       cross-domain.csv     how well each domain was predicted when it was left out (see `fitting.unseen`)
-      subsets-DOMAIN.csv, confirm-DOMAIN.csv   the selection study's runs tables
-      subset-DOMAIN.json, selected-DOMAIN.parquet   its decision, and the list of what it chose
-      landscape-DOMAIN.html                    its report
+      subsets-PART.csv, confirm-PART.csv, second-round-PART.csv      the selection study's runs tables; a part is a
+                           domain, with the size and the seed of the base model before it where there are several
+      subset-PART.json, selected-PART.parquet  its decision, and the list of what it recommends
+      landscape-PART.html                      its report
+      selection.csv                            a line for each of its parts
     """
 
     place: str
@@ -140,23 +142,30 @@ class Workdir:
     def cross_domain(self) -> Path:
         return self.root / "cross-domain.csv"
 
-    def subsets(self, domain: str) -> Path:
-        """The runs table of the subsets of a domain."""
-        return self.root / f"subsets-{domain}.csv"
+    def subsets(self, part: str) -> Path:
+        """The runs table of the subsets that a part of a selection study was fitted to."""
+        return self.root / f"subsets-{part}.csv"
 
-    def subset_fit(self, domain: str, corpus: str, law: str) -> Path:
-        return self.fits / f"subset-{domain}-{corpus}-{law}.json"
+    def subset_fit(self, part: str, corpus: str, law: str) -> Path:
+        return self.fits / f"subset-{part}-{corpus}-{law}.json"
 
-    def subset(self, domain: str) -> Path:
-        """The decision on which subset of a domain is best."""
-        return self.root / f"subset-{domain}.json"
+    def subset(self, part: str) -> Path:
+        """The decision on which subset is best."""
+        return self.root / f"subset-{part}.json"
 
-    def selected(self, domain: str) -> Path:
-        """The list of the chosen documents or chunks."""
-        return self.root / f"selected-{domain}.parquet"
+    def selected(self, part: str) -> Path:
+        """The list of the recommended documents or chunks."""
+        return self.root / f"selected-{part}.parquet"
 
-    def landscape(self, domain: str) -> Path:
-        return self.root / f"landscape-{domain}.html"
+    def second_round(self, part: str) -> Path:
+        return self.root / f"second-round-{part}.csv"
+
+    def landscape(self, part: str) -> Path:
+        return self.root / f"landscape-{part}.html"
+
+    @property
+    def selection(self) -> Path:
+        return self.root / "selection.csv"
 
 
 # Plans are of one machine, and a store's verified.json tells of this machine's files.

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import mesh_utils
 
 from cptlaw.errors import UserError
 from cptlaw.models.tree import path_name
@@ -36,9 +37,19 @@ class ShardingError(UserError):
 def make_mesh(
     data: int = -1, fsdp: int = 1, tensor: int = 1, devices: Sequence[jax.Device] | None = None
 ) -> jax.sharding.Mesh:
-    """A mesh over all devices of all processes, or over those given; one size may be -1, "the rest"."""
+    """A mesh over all devices of all processes, or over those given; one size may be -1, "the rest".
+
+    On a TPU its axes follow the slice's wires, on GPUs the order of processes: the last axes stay within a node.
+    """
     sizes = mesh_sizes(jax.device_count() if devices is None else len(devices), data, fsdp, tensor)
-    return jax.make_mesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3, devices=devices)
+    devices = jax.devices() if devices is None else devices
+    if devices[0].platform == "tpu" and len({getattr(d, "slice_index", 0) for d in devices}) > 1:
+        raise ShardingError("the devices are of several TPU slices; a run takes one slice")
+    # Not jax.make_mesh, which takes the nodes of a GPU cluster for slices and refuses them, and refuses axes that no
+    # Not jax.make_mesh: from JAX 0.11 on it takes the nodes of a GPU cluster for slices and refuses more than one (jax
+    # pull request 37863), and it refuses axes that a torus has no dimensions for, such as 8 x 8 on a v5p of 4 x 4 x 4.
+    placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(placed, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
 
 
 def mesh_sizes(count: int, data: int = -1, fsdp: int = 1, tensor: int = 1) -> tuple[int, int, int]:
@@ -115,24 +126,47 @@ class Layout:
         head = f"{'path':40} {'shape':24} {'spec':40} {'MiB/device':>10}"
         return "\n".join([head, *lines, f"{'total':106} {total:10.3f}"])
 
-    def rows(self, batch_size: int) -> slice:
-        """The rows of a global batch that this process feeds."""
+    def rows(self, batch_size: int, process: int | None = None) -> np.ndarray:
+        """The rows of a global batch that a process feeds: int64 indices, sorted, each once.
+
+        They are not one range in general: a mesh on a TPU slice follows the wires, so the devices of a host lie apart
+        in it. A process that has no device in the mesh feeds none.
+
+        Args:
+          batch_size: rows of the global batch.
+          process: which process; None, this one.
+
+        Raises ShardingError when the mesh does not divide the batch.
+        """
         split = self.mesh.shape["data"] * self.mesh.shape["fsdp"]
         if batch_size % split:
             raise ShardingError(f"batch_size {batch_size}: not divisible by data x fsdp = {split} of the mesh")
-        mine = [index[0] for index in self.batch.addressable_devices_indices_map((batch_size,)).values() if index]
-        return slice(min(rows.start or 0 for rows in mine), max(rows.stop or batch_size for rows in mine))
+        process = jax.process_index() if process is None else process
+        owned = np.zeros(batch_size, bool)
+        for device, index in self.batch.devices_indices_map((batch_size,)).items():
+            if device.process_index == process:  # type: ignore[attr-defined]
+                owned[index] = True
+        return np.flatnonzero(owned)
 
     def put(self, local: Mapping[str, np.ndarray], batch_size: int) -> dict[str, jax.Array]:
-        """Global arrays (B, ...) from this process's rows of them."""
-        return {name: _moved(self.batch, array, (batch_size, *array.shape[1:])) for name, array in local.items()}
+        """Global arrays (B, ...) from this process's rows of them, which are in the order of `rows`."""
+        rows = self.rows(batch_size)
+        return {name: _placed(self.batch, array, rows, batch_size) for name, array in local.items()}
 
     def replicate(self, value: np.generic) -> jax.Array:
         """A scalar that all processes have, on every device."""
-        return _moved(self.replicated, np.asarray(value), ())
+        with jax.transfer_guard_host_to_device("allow"):
+            return jax.make_array_from_process_local_data(self.replicated, np.asarray(value), ())
 
 
-def _moved(sharding: jax.NamedSharding, local: np.ndarray, shape: tuple[int, ...]) -> jax.Array:
+def _placed(sharding: jax.NamedSharding, local: np.ndarray, rows: np.ndarray, batch_size: int) -> jax.Array:
+    def shard(index: tuple[slice, ...] | None) -> np.ndarray:
+        assert index is not None
+        # A device's rows are one range of the batch, and so one range of the process's rows too.
+        begin, end = np.searchsorted(rows, index[0].indices(batch_size)[:2])
+        return local[begin:end]
+
     # Asked for by name, though with several processes JAX's transfer guard takes it for an implicit transfer.
     with jax.transfer_guard_host_to_device("allow"):
-        return jax.make_array_from_process_local_data(sharding, local, shape)
+        shape = batch_size, *local.shape[1:]
+        return jax.make_array_from_callback(shape, sharding, shard, dtype=local.dtype)

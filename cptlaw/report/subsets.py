@@ -17,7 +17,7 @@ from cptlaw.words import count
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
 
-RULES = {"law": style.ACCENT, "competitor": style.SIZES[3], "random": style.MUTED, "low": style.SIZES[2],
+RULES = {"choice": style.ACCENT, "law": style.SIZES[3], "random": style.MUTED, "low": style.SIZES[2],
          "mid": style.SIZES[4], "high": style.BAD}  # fmt: skip
 
 
@@ -30,20 +30,21 @@ def fared(confirmed: pd.DataFrame, corpora: Sequence[str]) -> Drawing:
     """
     last = confirmed[confirmed["tokens"] == confirmed["tokens"].max()]
     data = last[["eval", "subset", "seed", "loss"]].reset_index(drop=True)
+    rules = {rule: colour for rule, colour in RULES.items() if (data["subset"] == rule).any()}
 
     def draw(narrow: bool) -> Figure:
         figure, panels = subplots(len(corpora), narrow, 1 if narrow else 2, height=2.6)
         for axes, corpus in zip(panels, corpora):
-            for at, (rule, colour) in enumerate(RULES.items()):
+            for at, (rule, colour) in enumerate(rules.items()):
                 loss = data.loc[(data["eval"] == corpus) & (data["subset"] == rule), "loss"]
                 axes.plot(loss, np.full(len(loss), at), "o", ms=5, color=colour, alpha=0.75)
                 axes.plot([loss.mean()] * 2, [at - 0.3, at + 0.3], color=colour, lw=2.2)
-            axes.set(title=f"{corpus} loss", xlabel="nats per token", yticks=range(len(RULES)), yticklabels=list(RULES))
+            axes.set(title=f"{corpus} loss", xlabel="nats per token", yticks=range(len(rules)), yticklabels=list(rules))
             axes.invert_yaxis()
         return figure
 
     means = data.groupby(["eval", "subset"])["loss"].mean()
-    said = "; ".join(f"{corpus} {', '.join(f'{r} {means[corpus, r]:.3f}' for r in RULES)}" for corpus in corpora)
+    said = "; ".join(f"{corpus} {', '.join(f'{r} {means[corpus, r]:.3f}' for r in rules)}" for corpus in corpora)
     return Drawing(
         "fared",
         "How the selected text fared",
@@ -63,22 +64,21 @@ def plane(
     trained: Mapping[str, tuple[float, float]],
     fit: "Fit",
     decision: Decision,
-    competitor: Mapping[str, tuple[float, float]],
+    choice: tuple[float, float],
+    of_law: tuple[float, float],
 ) -> Drawing:
-    """What can be reached, what was trained, what the law recommends, and where the held-out text lies.
+    """What can be reached, what was trained, what was chosen, and where the held-out text lies.
 
     Args:
       pool, test: chunks of the training text and of the held-out text.
       region: what subsets with the share `fraction` of the pool can have.
       trained: cell -> (mean, std).
-      fit: the law of the domain's loss; `decision` is what it recommends.
-      competitor: its name -> the (mean, std) that it recommends.
+      fit: what the choice was made by; `decision` is what it recommends.
+      choice, of_law: (mean, std) of its best subset, and of the law's.
     """
     cells = np.array(list(trained.values()))
     edge = region.grid(161, slack=0.0)
     predicted = fit.predict(tokens=decision.inputs["tokens"], ppl_mean=edge[:, 0], ppl_std=edge[:, 1]).point
-    best = decision.point["mean"], decision.point["spread"]
-    ((rival, other),) = competitor.items()
     draws = np.stack([decision.samples["mean"], decision.samples["spread"]], -1)
     whole, held_out = pool.moments(), test.moments()
     # Straight edges in the plane of E[x] and E[x^2] are curves in this one.
@@ -87,7 +87,7 @@ def plane(
     low, high = cells.min(axis=0), cells.max(axis=0)
     near = ((edge >= low) & (edge <= high)).all(axis=1)
     points = [("cell " + name, *cell) for name, cell in trained.items()]
-    points += [("recommended", *best), (rival, *other), ("pool", *whole), ("held-out text", *held_out)]
+    points += [("choice", *choice), ("the law's own", *of_law), ("pool", *whole), ("held-out text", *held_out)]
 
     def draw(narrow: bool) -> Figure:
         figure, (axes,) = subplots(1, narrow, 1, height=4.2, width=NARROW if narrow else 7.2)
@@ -96,15 +96,15 @@ def plane(
         axes.tricontour(x, y, predicted[near], 8, colors=[style.INK], linewidths=0.6, alpha=0.6)
         axes.plot(*draws.T, ".", ms=4, color=style.ACCENT, alpha=0.15)
         axes.plot(*cells.T, "o", ms=6, mfc=style.PAPER, mec=style.INK)
-        axes.plot(*best, "*", ms=15, color=style.ACCENT, mec=style.PAPER)
-        axes.plot(*other, "*", ms=13, color=style.SIZES[3], mec=style.PAPER)
+        axes.plot(*choice, "*", ms=15, color=style.ACCENT, mec=style.PAPER)
+        axes.plot(*of_law, "*", ms=13, color=style.SIZES[3], mec=style.PAPER)
         axes.plot(*whole, "s", ms=7, color=style.MUTED)
         axes.plot(*held_out, "D", ms=7, color=style.BAD)
         figure.legend(
             handles=[
                 key("o", style.INK, "trained cells", hollow=True),
-                key("*", style.ACCENT, "the law's choice, and by resample"),
-                key("*", style.SIZES[3], "the competitor's"),
+                key("*", style.ACCENT, "the choice, and by resample"),
+                key("*", style.SIZES[3], "the law's own"),
                 key("s", style.MUTED, "the whole pool"),
                 key("D", style.BAD, "held-out text"),
             ],
@@ -119,9 +119,9 @@ def plane(
         "Which mean and spread",
         f"Shaded: what subsets with {fraction:.0%} of the pool can have. Lines: equal predicted {fit.eval} "
         f"loss between the cells, {np.ptp(predicted[near]):.3f} nats from best to worst. Small dots: the "
-        "recommendation of each bootstrap resample. If the recommendation lies on the held-out text, the law may have "
+        "best of each bootstrap resample. If the choice lies on the held-out text, the law may have "
         "found no more than that training text should be like the test.",
-        f"The recommended subset has mean {best[0]:.3g} and spread {best[1]:.3g}; the pool {whole[0]:.3g} and "
+        f"The chosen subset has mean {choice[0]:.3g} and spread {choice[1]:.3g}; the pool {whole[0]:.3g} and "
         f"{whole[1]:.3g}; the held-out text {held_out[0]:.3g} and {held_out[1]:.3g}.",
         pd.DataFrame(points, columns=["point", "mean", "spread"]),
         draw,
@@ -140,6 +140,8 @@ def histogram(pool: Pool, chosen: Mapping[str, np.ndarray]) -> Drawing:
         figure, (axes,) = subplots(1, narrow, 1, height=2.9, width=NARROW if narrow else 7.2)
         axes.stairs(data["pool"], edges, fill=True, color=style.RULE, label="pool")
         for rule, colour in RULES.items():
+            if rule not in data:
+                continue
             axes.stairs(data[rule], edges, color=colour, lw=1.5, label=rule)
         axes.legend()
         axes.set(xlabel=f"{pool.unit} of a chunk", ylabel="share of the chunks")

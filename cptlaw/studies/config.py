@@ -22,7 +22,7 @@ from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.models.sharding import AXES
-from cptlaw.studies.settings import SizeGrid, Study
+from cptlaw.studies.settings import SUMS, SizeGrid, Study
 from cptlaw.training.step import Optimizer
 
 
@@ -121,6 +121,10 @@ def _check_sizes(study: Study) -> None:
             )
     if study.base is None and (scratch := [size for size in parts.values() if size not in study.init_from]):
         raise ConfigError("config.base", f"missing; {', '.join(scratch)} need it, being in no config.init_from")
+    for domain in study.base_shares:
+        _known(f"config.base_shares.{domain}", domain, study.domains, "domain", "config.domains")
+    if (total := sum(study.base_shares.values())) > 1 + SUMS:
+        raise ConfigError("config.base_shares", f"they sum to {total:.6g}, more than 1")
     for part, grid in study.grid.items():
         if grid.base_seeds and parts[part] in study.init_from:
             raise ConfigError(f"config.grid.{part}.base_seeds", "weights from config.init_from have no seed; remove it")

@@ -54,7 +54,7 @@ def plan(study: Study, vocab_size: int, data: dict[str, str]) -> list[Run]:
 
 
 def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str], seed: int | None = None) -> Run:
-    """The run that pre-trains the base model of `size` on the general corpus, or imports it.
+    """The run that pre-trains the base model of `size` on the general corpus and `base_shares`, or imports it.
 
     `seed` is that of its weights and of its data order; None is the study's.
     """
@@ -69,7 +69,7 @@ def base_run(study: Study, size: str, vocab_size: int, data: dict[str, str], see
         model={**study.model_fields(size), "vocab_size": study.vocab_size(size, vocab_size)},
         init=None,
         weights=weights,
-        shares={study.general: 1.0},
+        shares={study.general: 1.0} if weights else _mix(study, study.base_shares),
         phase=phase,
         eval_tokens=(phase.tokens,),
         seed=seed,
@@ -83,13 +83,12 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
     One run; or, with `cpt.branch_cooldown`, the trunk and a branch for each of `eval_tokens`.
     """
     domains = {domain: share for domain, share in domain_shares.items() if share > 0}
-    general = 1.0 - sum(domains.values())
     name = f"{base.size}{_unless_first(study, base.seed)}-{_named(domains) or study.general}-s{seed}"
     common = {
         "size": base.size,
         "model": base.model,
         "init": base.id,
-        "shares": {study.general: general, **domains} if general > ROUNDING else domains,
+        "shares": _mix(study, domains),
         "seed": seed,
         **_common(study, data),
     }
@@ -104,6 +103,20 @@ def cpt_runs(study: Study, base: Run, domain_shares: dict[str, float], seed: int
         _with_id(f"{name}-{tokens}", phase=phase, eval_tokens=(tokens,), trunk=trunk.id, **common)
         for tokens, phase in phases.items()
     ]
+
+
+def kept(run: Run) -> Run:
+    """The run with its last checkpoint kept, so that others can start from it."""
+    fields = {field.name: getattr(run, field.name) for field in dataclasses.fields(run)}
+    name = fields.pop("id").rpartition("-")[0]
+    return _with_id(name, **{**fields, "keep_tokens": (run.tokens,)})
+
+
+def _mix(study: Study, domain_shares: dict[str, float]) -> dict[str, float]:
+    """Corpus -> share, of those that have any: the general corpus has what the domains leave."""
+    domains = {domain: share for domain, share in domain_shares.items() if share > 0}
+    general = 1.0 - sum(domains.values())
+    return {study.general: general, **domains} if general > ROUNDING else domains
 
 
 def _named(domains: dict[str, float]) -> str:

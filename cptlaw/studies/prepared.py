@@ -28,7 +28,17 @@ from cptlaw.studies.settings import Study
 # Changing these changes no run's numbers.
 _ABOUT_NO_RUN = tuple(
     f"config.{field}"
-    for field in ("workers", "together", "first", "checkpoint_seconds", "fit", "question", "confirm_runs", "monitor")
+    for field in (
+        "workers",
+        "devices_per_run",
+        "together",
+        "first",
+        "checkpoint_seconds",
+        "fit",
+        "question",
+        "confirm_runs",
+        "monitor",
+    )
 )
 # Text that is read more often teaches visibly less than fresh text (Muennighoff et al. 2023, arXiv 2305.16264).
 PASSES = 4.0
@@ -52,9 +62,9 @@ class Prepared:
     data: dict[str, str]
     progress: bool
 
-    def base(self, size: str) -> Run:
-        """The run that makes the base model of a size."""
-        return grid.base_run(self.study, size, self.vocab_size, self.data)
+    def base(self, size: str, seed: int | None = None) -> Run:
+        """The run that makes the base model of a size; `seed` is the study's if none is given."""
+        return grid.base_run(self.study, size, self.vocab_size, self.data, seed)
 
     def sweep(self, runs: list[Run], title: str, *, retry_failed: bool = False) -> Summary:
         """Trains what is left of `runs`, as the study's config says, and prints which failed and why.
@@ -71,6 +81,7 @@ class Prepared:
             runs,
             self.workdir,
             workers=self.study.workers,
+            devices_per_run=self.study.devices_per_run,
             together=self.study.together,
             listed=bool(self.study.first),
             checkpoint_seconds=self.study.checkpoint_seconds,

@@ -3,15 +3,17 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from cptlaw import atomic
 from cptlaw.paths import local
+from cptlaw.planning.best_subset import BEST, option
 from cptlaw.report import html, style, subsets
 from cptlaw.report.answer import rejections
 from cptlaw.report.figures import Drawing
 from cptlaw.report.html import Markup, tag
-from cptlaw.studies.selection_found import Found
+from cptlaw.studies.selection_found import AGAIN, FIRST, Found, compared, gaps
 
 
 def write(
@@ -45,6 +47,7 @@ def write(
         tag("p", verdict, class_="lead"),
         tag("p", decision.answer),
         show(subsets.fared(found.confirmed, list(found.fits)), _gaps(found)),
+        *_second_round(found),
         show(_plane(found), _moments(found)),
         tag("h2", "Does the law earn its parameters?"),
         tag(
@@ -81,52 +84,73 @@ def _plane(found: Found) -> Drawing:
         found.region,
         found.fraction,
         found.cells,
-        found.fits[found.domain],
+        found.winner,
         found.decision,
-        {found.rival: (found.other.point["mean"], found.other.point["spread"])},
+        option(found.decision, BEST),
+        option(found.of_law, BEST),
     )
 
 
 def _gaps(found: Found) -> Markup:
+    note = tag(
+        "p",
+        f"The choice is that of {found.winner.law.name}, which predicted left-out subsets best of those that know "
+        "perplexity; the law's own stands beside it where it is another. Differences are paired by seed; the intervals "
+        "are Student's t over seeds.",
+        class_="table-note",
+    )
+    return Markup(_lines(found.gaps) + note)
+
+
+def _lines(lines: pd.DataFrame) -> Markup:
+    """Lines as of `gaps` as a table."""
     rows = [
         [f"{row.eval} loss, {row.chosen} against {row.rule}", f"{row.gain:+.4f}", f"{row.low:+.4f} to {row.high:+.4f}",
          tag("span", "better", class_="yes") if row.low > 0 else tag("span", "worse", class_="no") if row.high < 0
          else "not told apart"]
-        for row in found.gaps.itertuples()
+        for row in lines.itertuples()
     ]  # fmt: skip
-    note = tag(
-        "p",
-        f"The competitor is {found.rival}, the law without an interaction of mean and spread, or the surface, that "
-        "predicted left-out subsets best. Differences are paired by seed; the intervals are Student's t over seeds.",
-        class_="table-note",
+    return html.table(["", "gain, nats", "95% interval", ""], rows, cards=True)
+
+
+def _second_round(found: Found) -> list[Markup]:
+    if found.again is None:
+        return []
+    lead = (
+        "The base was trained on its choice once, its text scored under the result and chosen again, as far from its "
+        "mean, in its standard deviations, as before. From there it went on with the new choice, or with the first one."
     )
-    return Markup(html.table(["The choice of the", "gain, nats", "95% interval", ""], rows, cards=True) + note)
+    lines = gaps(found.again, chosen=(AGAIN,), rules=(FIRST,))
+    return [tag("h2", "Does a second round help?"), tag("p", lead), _lines(lines)]
 
 
 def _moments(found: Found) -> Markup:
-    point, spans = found.decision.point, found.decision.interval
-    rows = [["the law's recommendation", f"{point['mean']:.4g}", f"{point['spread']:.4g}"]]
-    rows.append(["its interval", *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread"))])
-    other = found.other.point
-    rows.append([found.rival, f"{other['mean']:.4g}", f"{other['spread']:.4g}"])
-    named = {"the whole pool": found.pool.moments(), f"held-out {found.domain} text": found.test.moments()}
+    spans = {key: np.quantile(values, [0.05, 0.95]) for key, values in found.decision.samples.items()}
+    named = {f"the choice, by {found.winner.law.name}": option(found.decision, BEST)}
+    rows = [[name, f"{mean:.4g}", f"{std:.4g}"] for name, (mean, std) in named.items()]
+    rows.append(
+        ["its resamples, 90% of them", *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread"))]
+    )
+    named = {
+        "the law's own": option(found.of_law, BEST),
+        "the whole pool, and so random text": found.pool.moments(),
+        f"held-out {found.domain} text": found.test.moments(),
+    }
     rows += [[name, f"{mean:.4g}", f"{std:.4g}"] for name, (mean, std) in named.items()]
     loss = found.decision.losses[found.domain]
+    what = "the choice" if found.decision.supported else "random text"
     lead = tag(
         "p",
-        f"The recommendation is {found.decision.inputs['verdict']}. The law predicts a {found.domain} loss of "
-        f"{loss['point']:.3f} there ({loss['low']:.3f} to {loss['high']:.3f}); measured: {found.measured():.3f}.",
+        f"The choice is {found.decision.inputs['verdict']}. Recommended is {what}; predicted {found.domain} loss "
+        f"{loss['point']:.3f} ({loss['low']:.3f} to {loss['high']:.3f}), measured {found.measured():.3f}.",
     )
     return Markup(lead + html.table(["", f"mean {found.pool.unit}", "spread"], rows))
 
 
 def headline(found: Found) -> str:
-    """Whether what the law chose is better than random text."""
-    gaps = found.gaps.set_index(["eval", "chosen", "rule"]).loc[(found.domain, "law", "random")]
-    if gaps["low"] <= 0 <= gaps["high"]:
-        return f"The law's choice of {found.domain} text is not told from random text"
-    better = "better" if gaps["gain"] > 0 else "worse"
-    return f"The law's choice of {found.domain} text is {better} than random text, by {abs(gaps['gain']):.3f} nats"
+    """Whether the choice is better than random text, which is what the study asks first."""
+    said = compared(found.gap(), f"the choice of {found.domain} text", "random text")
+    return said[0].upper() + said[1:]
 
 
 def _ranking(found: Found, corpus: str) -> Markup:

@@ -172,6 +172,8 @@ class Study:
       model: fields of `models.transformer.Config` but vocab_size, common to all sizes.
       sizes: name of a size -> the fields of `model` that it overrides.
       base: pre-training of the base models; may be None if every size is in `init_from`.
+      base_shares: domain -> token share of that pre-training; the general corpus has the rest. Models that people
+        continue have seen some text of every kind.
       cpt: continual pre-training.
       eval_tokens: tokens of `cpt` at which every corpus is evaluated; increasing, the last is `cpt.tokens`.
       grid: part of the grid -> its runs. A part is named after its size, or names it as `size`.
@@ -201,8 +203,11 @@ class Study:
       first: parts of the grid that are trained before the others, in this order, and in each every domain at a share
         before the next share: so the table is of use before it is whole. Empty: the longest runs first, so that no core
         is left alone with one at the end.
-      workers: processes that train. 0 chooses: on a CPU one a core (tiny models gain nothing from a second core),
-        elsewhere one in all.
+      workers: processes that train, each on devices of its own. 0 fills the machine: on a CPU one a core (tiny models
+        gain nothing from a second core), elsewhere as many as `devices_per_run` leaves devices for.
+      devices_per_run: GPUs, or TPU chips, that a worker has to itself. 0: as many as `mesh` multiplies to, and without
+        a mesh 1; or an equal part of the machine's, if `workers` says for how many. A model that is not divided by
+        `mesh` is trained data-parallel on them.
       together: runs of one size that a worker trains in one program, which changes their numbers by rounding alone
         (1e-5). A small model leaves most of an accelerator idle, so 8 may be right there; on a CPU more than 1 gain
         nothing (benchmarks/cpu_step.py). Imported models, trunks and branches of `cpt.branch_cooldown`, all runs if
@@ -237,12 +242,14 @@ class Study:
     mesh: dict[str, int] = dataclasses.field(default_factory=dict)
     init_from: dict[str, Annotated[str, NotEmpty()]] = dataclasses.field(default_factory=dict)
     evaluated: tuple[str, ...] = ()
+    base_shares: dict[str, Share] = dataclasses.field(default_factory=dict)
     question: AnyQuestion = dataclasses.field(default_factory=TradeOff)
     cross_domain: CrossDomain | None = None
     confirm_runs: Annotated[int, at_least(0)] = 1
     fit: FitSettings = FitSettings()
     first: tuple[str, ...] = ()
     workers: Annotated[int, at_least(0)] = 0
+    devices_per_run: Annotated[int, at_least(0)] = 0
     together: Annotated[int, at_least(1)] = 1
     checkpoint_seconds: Annotated[float, at_least(0)] = 60.0
     monitor: Monitor = dataclasses.field(default_factory=Monitor)

@@ -21,12 +21,12 @@ FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 
 
 class Batches(Protocol):
-    """Batches as a pure function of the step; `rows` are those of the global batch that this process wants."""
+    """Batches as a pure function of the step; `rows` are those of the global batch that this process feeds."""
 
     batch_size: int
     seq_len: int
 
-    def batch(self, step: int, rows: slice) -> Mapping[str, np.ndarray]: ...
+    def batch(self, step: int, rows: slice | np.ndarray) -> Mapping[str, np.ndarray]: ...
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,7 +53,8 @@ def test_the_landscape_and_what_can_be_reached(scores, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "log-perplexity of chunks of 16 tokens" in out and "subsets of 30%, by chunk: mean 2.6" in out
     pairs = pd.read_csv(tmp_path / "pairs.csv")
-    assert list(pairs) == ["mean", "spread"] and len(pairs) > 100
+    assert list(pairs) == ["mean", "spread", "text"] and len(pairs) > 100
+    assert list(pairs.index[pairs["text"] == "random text"]) == [len(pairs) - 1], "the pool's own line"
 
 
 def test_a_store_that_was_not_scored_is_refused_before_anything_is_written(scores, tmp_path, capsys):

@@ -31,6 +31,7 @@ HARDWARE = {
     "study_small": {4: V5E},
     "cpt8": {1: V5E},
     "mixture_small": {1: V5E},
+    "usages": {1: V5E},
 }
 # As published: of the paper's tables or the model cards.
 PARAMETERS = {

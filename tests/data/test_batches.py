@@ -60,6 +60,10 @@ def test_hosts_and_batch_sizes_see_one_stream(stores):
         np.testing.assert_array_equal(whole, np.concatenate([small.batch(step)[name] for step in (15, 16, 17)]))
         hosts = [large.batch(5, slice(begin, begin + 3))[name] for begin in (0, 3, 6, 9)]
         np.testing.assert_array_equal(whole, np.concatenate(hosts))
+    apart, none = large.batch(5, np.array([1, 4, 11])), large.batch(5, np.array([], int))
+    for name, whole in large.batch(5).items():
+        np.testing.assert_array_equal(apart[name], whole[[1, 4, 11]])
+        assert none[name].shape == (0, 16) and none[name].dtype == whole.dtype
 
 
 def test_each_epoch_takes_every_window_once_in_an_order_of_its_own(stores):

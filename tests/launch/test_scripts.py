@@ -27,11 +27,13 @@ sys.exit(int(codes[0]) if codes else 0)
 """
 SETTINGS = {
     "slurm/train.sh": {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"},
-    "slurm/grid.sh": {"SLURM_JOB_ID": "7"},
+    "slurm/grid.sh": {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "4", "SLURM_CPUS_PER_TASK": "64"},
     "tpu/train.sh": {"TPU": "cpt", "ZONE": "z", "CHIPS": "64", "WAIT": "0"},
+    "tpu/grid.sh": {"TPU": "cpt", "ZONE": "z", "CHIPS": "64", "WAIT": "0"},
     "gke/train.sh": {
         "CLUSTER": "c", "ZONE": "z", "IMAGE": "i", "NAME": "n", "TYPE": "v5litepod-64", "DEVICES": "64"
     },
+    "gke/grid.sh": {"CLUSTER": "c", "ZONE": "z", "IMAGE": "i", "NAME": "n", "TYPE": "v5litepod-8", "SLICES": "16"},
 }  # fmt: skip
 
 
@@ -78,20 +80,30 @@ def test_slurm_trains_nothing_where_the_checks_fail(play):
     assert {"--devices=16", "--expect-processes=16", "--platform=gpu", "--multihost"} < set(calls[0])
 
 
-def test_tpu_starts_again_after_a_preemption_and_after_a_lost_host(play):
-    ended, calls = play("tpu/train.sh", "--share=law=0.3", command="gcloud", codes=[75, 255, 0, 0])
+def test_slurm_has_a_sweep_on_each_node_with_all_of_its_cores(play):
+    ended, calls = play("slurm/grid.sh", command="srun")
+    assert ended == 0 and all({"--ntasks=4", "--ntasks-per-node=1", "--wait=0"} < set(call) for call in calls)
+    assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK' in (ROOT / "launch/slurm/grid.sh").read_text()
+
+
+@pytest.mark.parametrize("script, program", [("tpu/train.sh", "launch.train"), ("tpu/grid.sh", "launch.sweep")])
+def test_tpu_starts_again_after_a_preemption_and_after_a_lost_host(play, script, program):
+    ended, calls = play(script, "--share=law=0.3", command="gcloud", codes=[75, 255, 0, 0])
     assert ended == 0
     sent = [call[-1].removeprefix("--command=") for call in calls if "ssh" in call]
     assert all("--worker=all" in call for call in calls if "ssh" in call)
-    assert [("launch.train" in one, "pkill" in one) for one in sent] == [
+    assert [(program in one, "pkill" in one) for one in sent] == [
         (True, False), (True, False), (False, True), (True, False),
     ]  # fmt: skip
     assert shlex.split(sent[0])[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--share=law=0.3"]
     assert "--devices=64" in shlex.split(sent[0])
+    # All hosts are checked as one job; the sweeps are one a host.
+    assert [("--multihost" in part) for part in sent[0].split("&&")] == [False, True, script == "tpu/train.sh"]
 
 
-def test_tpu_gives_up_on_any_other_code(play):
-    ended, calls = play("tpu/train.sh", command="gcloud", codes=[2])
+@pytest.mark.parametrize("script", ["tpu/train.sh", "tpu/grid.sh"])
+def test_tpu_gives_up_on_any_other_code(play, script):
+    ended, calls = play(script, command="gcloud", codes=[2])
     assert ended == 2 and sum("ssh" in call for call in calls) == 1
 
 
@@ -103,6 +115,22 @@ def test_gke_asks_xpk_to_restart_on_75(play, monkeypatch):
     command = call[-1].removeprefix("--command=")
     assert shlex.split(command)[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--size=4b"]
     assert "--platform=tpu" in command and "&& exec python -m launch.train --multihost" in command
+
+
+@pytest.mark.parametrize(
+    "kind, shown",
+    [
+        ("v5litepod-8", {"--tpu-type=v5litepod-8", "--num-slices=16"}),
+        ("h100-80gb-8", {"--device-type=h100-80gb-8", "--num-nodes=16"}),
+    ],
+)
+def test_gke_has_a_sweep_on_each_host(play, monkeypatch, kind, shown):
+    monkeypatch.setitem(SETTINGS["gke/grid.sh"], "TYPE", kind)
+    ended, [call] = play("gke/grid.sh", "--config.together=0")
+    assert ended == 0 and shown | {"--restart-on-exit-codes=75", "--max-restarts=100"} < set(call)
+    command = call[-1].removeprefix("--command=")
+    assert shlex.split(command)[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--config.together=0"]
+    assert "&& exec python -m launch.sweep --config" in command and "--multihost" not in command
 
 
 def test_the_image_is_built_from_what_is_there():

@@ -71,3 +71,44 @@ def test_what_cannot_be_placed_is_named():
         make_mesh(-1, -1, 1)
     with pytest.raises(ShardingError, match="batch_size 6"):
         Layout(make_mesh()).rows(6)
+
+
+class Device:
+    """A device of a process, as a mesh sees it."""
+
+    def __init__(self, index: int, process: int):
+        self.id, self.process_index, self.platform, self.device_kind, self.client = index, process, "cpu", "", None
+
+
+@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 8, 1), (2, 2, 2), (1, 2, 4), (1, 1, 8)])
+def test_however_hosts_lie_in_the_mesh_their_rows_are_the_batch(shape):
+    """Four processes of two devices each, and a fifth without any."""
+    for seed in range(5):
+        order = np.random.default_rng(seed).permutation(8)
+        devices = np.array([Device(int(i), int(i) // 2) for i in order], object).reshape(shape)
+        layout = Layout(jax.sharding.Mesh(devices, sharding.AXES))
+        rows = [layout.rows(16, process) for process in range(5)]
+        assert rows[4].size == 0 and rows[4].dtype == np.int64
+        for process, mine in enumerate(rows[:4]):
+            places = np.argwhere(np.vectorize(lambda d: d.process_index)(devices) == process)
+            parts = {int(data * shape[1] + fsdp) for data, fsdp, _ in places}
+            size = 16 // (shape[0] * shape[1])
+            assert mine.tolist() == [row for part in sorted(parts) for row in range(part * size, (part + 1) * size)]
+        assert set(np.concatenate(rows).tolist()) == set(range(16))
+
+
+def test_rows_are_placed_in_the_order_of_the_mesh():
+    devices = jax.devices()
+    layout = Layout(make_mesh(devices=devices[::2] + devices[1::2]))
+    placed = layout.put({"x": np.arange(32, dtype=np.int32).reshape(16, 2)}, 16)["x"]
+    np.testing.assert_array_equal(placed, np.arange(32).reshape(16, 2))
+    on = {shard.device.id: shard.data[:, 0].tolist() for shard in placed.addressable_shards}
+    assert on[0] == [0, 2] and on[2] == [4, 6] and on[1] == [16, 18]
+
+
+def test_several_slices_are_refused():
+    devices = [Device(i, i) for i in range(2)]
+    for device in devices:
+        device.platform, device.slice_index = "tpu", device.id
+    with pytest.raises(ShardingError, match="several TPU slices"):
+        make_mesh(devices=devices)

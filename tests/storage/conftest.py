@@ -1,18 +1,14 @@
 """The same assertions over every storage: POSIX and memory by default, S3 and GCS where their servers are installed."""
 
 import os
-import sys
 import uuid
-from pathlib import Path
 
 import pytest
 
+from benchmarks import servers
 from cptlaw.storage import claims
 from cptlaw.storage.bucket import Bucket
 from cptlaw.storage.tasks import BucketTask, PosixTask
-
-sys.path.insert(0, str(Path(__file__).parent))
-import servers
 
 REAL = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("s3", "gcs")]
 SCHEMES = {"s3": "s3", "gcs": "gs"}

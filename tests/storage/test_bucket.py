@@ -5,8 +5,8 @@ import sys
 import threading
 
 import pytest
-import servers
 
+from benchmarks import servers
 from cptlaw.storage import bucket as bucket_module
 from cptlaw.storage.bucket import Bucket, Conflict, StorageError, is_bucket
 

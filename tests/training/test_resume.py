@@ -14,11 +14,11 @@ import pytest
 ROOT = Path(__file__).parents[2]
 
 
-def start(directory: Path, name: str, *arguments: object) -> subprocess.Popen:
+def start(directory: Path, name: str, *arguments: object, devices: int = 1) -> subprocess.Popen:
     environment = {
         **os.environ,
         "PYTHONPATH": str(ROOT),
-        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "XLA_FLAGS": f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}",
         "JAX_CPU_COLLECTIVES_IMPLEMENTATION": "gloo",
     }
     script = Path(__file__).parent / "tiny_run.py"
@@ -58,10 +58,13 @@ def test_two_processes_equal_one_and_one_continues_them(tmp_path, reference):
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
     directory = tmp_path / "run"
-    pair = [start(directory, f"{i}.json", 10, send, address, i) for i, send in enumerate(["no@0", "TERM@4"])]
+    sent = ["no@0", "TERM@4"]
+    pair = [start(directory, f"{i}.json", 10, send, address, i, devices=2) for i, send in enumerate(sent)]
     ran = [finish(directory, f"{i}.json", process, code=75) for i, process in enumerate(pair)]
     assert ran[0]["logged"] == ran[1]["logged"] and ran[0]["scores"] == ran[1]["scores"]
-    assert [process["rows"] for process in ran] == [[[0, 4]], [[4, 8]]], "each makes its own rows only"
+    assert [process["rows"] for process in ran] == [[[0, 1, 4, 5]], [[2, 3, 6, 7]]], "each makes its own rows only"
+    assert ran[0]["nats"] == ran[1]["nats"]
+    np.testing.assert_allclose(ran[0]["nats"], reference["nats"], rtol=1e-5)
     assert 4 <= len(ran[0]["logged"]) < 10
 
     alone = finish(directory, "alone.json", start(directory, "alone.json", 10, "no@0"))
