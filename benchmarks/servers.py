@@ -1,4 +1,4 @@
-"""Real servers for the tests and benchmarks of storage: SeaweedFS, which speaks S3, and fake-gcs-server (extra `servers`).
+"""Real servers to test storage on (extra `servers`): SeaweedFS, which speaks S3, and fake-gcs-server.
 
 obstore speaks the XML interface of Google's storage, of which fake-gcs-server has only reading. `_Front` stands before
 it and turns requests into those of the JSON interface: it decides nothing, the server alone says whether a condition

@@ -4,11 +4,11 @@
     python -m benchmarks.storage --on posix --kills 200 --pauses 20     # the same on a disk
     python -m benchmarks.storage --on s3 --speed                        # seconds of an operation
 
-Workers (processes) take runs as the engine does, through `storage.tasks`: a claim, rows, checkpoints, an end. What a run
-computes is a chain of hashes, of which every row holds a link, so a row that was lost, doubled, measured from the wrong
-checkpoint or written by the wrong process shows. Workers are killed with SIGKILL, or stopped with SIGSTOP for longer than
-the lease and let go on, at random moments; half of them believe to be on machines of their own, so that their death shows
-by the lease alone. Extra `servers`.
+Workers (processes) take runs as the engine does, through `storage.tasks`: a claim, rows, checkpoints, an end. What a
+run computes is a chain of hashes, of which every row holds a link, so a row that was lost, doubled, measured from the
+wrong checkpoint or written by the wrong process shows. Workers are killed with SIGKILL, or stopped with SIGSTOP for
+longer than the lease and let go on, at random moments; half of them believe to be on machines of their own, so that
+their death shows by the lease alone. Extra `servers`.
 """
 
 import argparse
@@ -90,14 +90,15 @@ def worker(place: str, host: str, log: str) -> None:
     """Takes runs until it is killed."""
     if host:
         claims.socket.gethostname = lambda: host  # type: ignore[assignment]
-    home, told = Workdir(place), Path(log).open("a")
+    home = Workdir(place)
     while True:
         runs = home.run_ids()
         random.shuffle(runs)
         for run in runs:
             task = home.task(run)
             if not task.has_ended() and (how := work(task, run)):
-                print(json.dumps({"run": run, "how": how}), file=told, flush=True)
+                with Path(log).open("a") as told:
+                    told.write(json.dumps({"run": run, "how": how}) + "\n")
         time.sleep(0.05)
 
 
@@ -192,8 +193,9 @@ def torment(place: str, kills: int, pauses: int, rng: random.Random) -> None:
     lost = sum(said["how"] == "lost" for said in told)
     again = {} if not home.in_bucket else {r: json.loads(home.task(r).read("state.json") or b"{}") for r in names}
     claimed = sum(state["generation"] for state in again.values())
+    where = place.split(":")[0] if home.in_bucket else "posix"
     print(
-        f"{place.split(':')[0] if home.in_bucket else 'posix'}: {crew.done['kills']} kills, {crew.done['pauses']} pauses, "
+        f"{where}: {crew.done['kills']} kills, {crew.done['pauses']} pauses, "
         f"{len(names)} runs, {claimed} claims, {lost} claims lost to another and told so, "
         f"{time.monotonic() - begin:.0f} s: {len(faults)} faults"
     )

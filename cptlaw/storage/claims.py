@@ -57,8 +57,10 @@ class State:
         return generation == self.generation or step <= self.cuts.get(generation, -1)
 
     def to_bytes(self) -> bytes:
+        cuts = {str(generation): step for generation, step in self.cuts.items()}
         # A swap compares contents where the server's versions are hashes of them, so no two may be equal.
-        return json.dumps(records.sealed({**dataclasses.asdict(self), "nonce": uuid.uuid4().hex})).encode()
+        fields = {**dataclasses.asdict(self), "cuts": cuts, "nonce": uuid.uuid4().hex}
+        return json.dumps(records.sealed(fields)).encode()
 
     @staticmethod
     def of(data: bytes, where: str) -> "State":

@@ -36,6 +36,14 @@ def test_one_owner_at_a_time_and_none_after_the_end(task):
         assert mine
 
 
+def test_it_may_be_claimed_often(task):
+    for turn in range(12):
+        with (one := task()).claim() as mine:
+            assert mine
+            one.append("rows", [{"step": 0, "turn": turn}])
+    assert [json.loads(line)["turn"] for line in task().lines("rows").splitlines()] == list(range(12))
+
+
 def test_who_does_not_work_on_it_may_end_it(task):
     task().end(b"cannot be trained")
     assert task().outcome() == b"cannot be trained"
