@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from cptlaw.storage.claims import Lost
 from cptlaw.storage.tasks import PosixTask, Task
 
 LEASE = 2.0
-STEPS, EVERY, BATCH = 120, 10, 6
+STEPS, EVERY, BATCH = 500, 20, 5
 WORKERS = 6
 
 
@@ -42,11 +43,12 @@ def link(run: str, step: int, before: str) -> str:
     return hashlib.sha256(f"{run} {step} {before}".encode()).hexdigest()[:16]
 
 
-def work(task: Task, run: str) -> str:
-    """Does what is left of a run, as training does; in words, how it ended."""
+def work(task: Task, run: str, tell: Callable[[str], None]) -> None:
+    """Does what is left of a run, as training does, and tells how it begins and ends."""
     with task.claim() as mine:
         if not mine:
-            return ""
+            return
+        tell("began")
         try:
             step, value = restore(task)
             while step < STEPS:
@@ -58,9 +60,9 @@ def work(task: Task, run: str) -> str:
                     save(task, step, value)
             text = task.lines("rows")
             task.end(hashlib.sha256(text).hexdigest().encode())
+            tell("ended")
         except Lost:
-            return "lost"
-    return "ended"
+            tell("lost")
 
 
 def save(task: Task, step: int, value: str) -> None:
@@ -96,9 +98,13 @@ def worker(place: str, host: str, log: str) -> None:
         random.shuffle(runs)
         for run in runs:
             task = home.task(run)
-            if not task.has_ended() and (how := work(task, run)):
+
+            def tell(how: str, run: str = run) -> None:
                 with Path(log).open("a") as told:
                     told.write(json.dumps({"run": run, "how": how}) + "\n")
+
+            if not task.has_ended():
+                work(task, run, tell)
         time.sleep(0.05)
 
 
@@ -115,9 +121,15 @@ class Crew:
         words = ["-m", "benchmarks.storage", "--worker", self.place, host, str(self.folder / f"told-{index}.jsonl")]
         return subprocess.Popen([sys.executable, *words], stdin=subprocess.DEVNULL)
 
+    def busy(self) -> list[int]:
+        """The workers that work on a run."""
+        return [i for i in range(WORKERS) if (said := self.told(f"told-{i}.jsonl")) and said[-1]["how"] == "began"]
+
     def kill(self, index: int) -> None:
         self.processes[index].kill()
         self.processes[index].wait()
+        with (self.folder / f"told-{index}.jsonl").open("a") as told:
+            told.write(json.dumps({"run": "", "how": "killed"}) + "\n")
         self.processes[index] = self.start(index)
         self.done["kills"] += 1
 
@@ -132,9 +144,9 @@ class Crew:
             if process.poll() is not None:
                 raise SystemExit(f"a worker ended with {process.returncode}")
 
-    def told(self) -> list[dict[str, Any]]:
+    def told(self, name: str = "told-*") -> list[dict[str, Any]]:
         """What the workers said; a line torn by a kill was not said."""
-        lines = [line for path in self.folder.glob("told-*") for line in path.read_text().splitlines()]
+        lines = [line for path in self.folder.glob(name) for line in path.read_text().splitlines()]
         return [json.loads(line) for line in lines if line.endswith("}")]
 
     def stop(self) -> None:
@@ -180,8 +192,8 @@ def torment(place: str, kills: int, pauses: int, rng: random.Random) -> None:
                     break
                 time.sleep(rng.uniform(0.05, 0.4))
                 crew.check()
-                if todo:
-                    index = rng.randrange(WORKERS)
+                if todo and (busy := crew.busy()):
+                    index = rng.choice(busy)
                     crew.kill(index) if todo.pop() == "kill" else crew.pause(index)
             time.sleep(2 * LEASE)  # what the paused still write
             told = crew.told()
