@@ -66,7 +66,7 @@ def _gcs():
         made = json.dumps({"name": BUCKET}).encode()
         _until(lambda: _request(port, "POST", "/storage/v1/b?project=p", made).status in (200, 409))
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Front", (_Front,), {"port": port, "parts": {}}))
-        server.daemon_threads = True
+        server.daemon_threads, server.handle_error = True, lambda *_: None  # of clients that were killed
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
             key = {"gcs_base_url": f"http://127.0.0.1:{server.server_port}", "disable_oauth": True}

@@ -255,7 +255,7 @@ def main() -> None:
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         os.environ |= {"CPTLAW_LEASE_SECONDS": str(LEASE), "CPTLAW_CACHE": f"{folder}/cache"}
-        claims.LEASE = LEASE
+        claims.LEASE, claims.SOON = LEASE, LEASE / 12
         place = f"{folder}/workdir"
         if args.on != "posix":
             os.environ |= stack.enter_context(servers.serve(args.on, folder))

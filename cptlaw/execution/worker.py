@@ -217,7 +217,8 @@ class _Worker:
     def ready(self, run: Run) -> bool:
         """Whether what the run starts from is there; when it never will be, the run is failed."""
         for needed in run.needs:
-            result = self.results.get(needed) or rundir.read_result(self.workdir.task(needed))
+            task = self.workdir.task(needed)
+            result = self.results.get(needed) or (rundir.read_result(task) if task.has_ended() else None)
             kind = "base" if needed == run.init else "trunk"
             if result is None:
                 if needed not in self.planned:

@@ -27,6 +27,8 @@ from cptlaw.storage.bucket import Bucket, Conflict, StorageError
 
 LEASE = float(os.environ.get("CPTLAW_LEASE_SECONDS", "60"))
 
+SOON = LEASE / 12  # seconds for which an answer about the claims of others will do
+
 _FIELDS: dict[str, records.Kinds] = {"generation": int, "beat": int, "cuts": dict, "holder": dict, "outcome": str}
 
 
@@ -110,9 +112,13 @@ class Register:
 
         `cut` gives the step up to which what the generation before wrote counts: that of its newest checkpoint.
         """
+        with _SEEN_LOCK:
+            known = _SEEN.get(self._where)
+        if known is not None and known.taken() and time.monotonic() - known.read < SOON:
+            return False  # many ask, again and again: an answer that is a few seconds old will do
         seen = self._look()
         state = seen.state
-        if state.outcome or (state.holder and not seen.stale()):
+        if seen.taken():
             return False
         cuts = {**state.cuts, state.generation: cut(state)} if state.generation else {}
         mine = State(state.generation + 1, cuts, me())
@@ -203,6 +209,10 @@ class _Seen:
     state: State
     since: float
     read: float
+
+    def taken(self) -> bool:
+        """Whether it has ended, or is held by a process that may be alive."""
+        return bool(self.state.outcome or (self.state.holder and not self.stale()))
 
     def stale(self) -> bool:
         """Whether its holder is dead, as far as this process can know."""

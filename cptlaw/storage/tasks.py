@@ -5,6 +5,7 @@ import fcntl
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Protocol
 
 from cptlaw import atomic, records, runs
 from cptlaw.storage.bucket import Bucket, StorageError
-from cptlaw.storage.claims import LEASE, Lost, Register, State
+from cptlaw.storage.claims import SOON, Lost, Register, State
 from cptlaw.storage.versions import Versions
 
 
@@ -169,6 +170,7 @@ class BucketTask:
 
     state.json        who owns it, and the outcome (`claims.State`)
     rows/gN/M.jsonl   what `append` was given the Mth time under claim N; NAME/ for other names
+    rows/told/        what it was given by those who did not own the work; always counts
     checkpoints/      see `versions`
     logs/gN/          the files of `path`, as they were when claim N was given back
     """
@@ -217,8 +219,7 @@ class BucketTask:
         return self._register.read().outcome.encode() or None
 
     def has_ended(self) -> bool:
-        # Many are asked, again and again: an answer that is a few seconds old will do.
-        return bool(self._register.read(within=LEASE / 12).outcome)
+        return bool(self._register.read(within=SOON).outcome)
 
     def end(self, outcome: bytes) -> None:
         if self._register.owned:
@@ -244,16 +245,17 @@ class BucketTask:
         if self._register.lost:
             raise Lost(str(self))
         self._appended += 1
-        # One who does not own the work tells of it under a name of its own.
-        own = f"{self._appended:06}" if self._register.owned else uuid.uuid4().hex
-        path = f"{self._name}/{name}/g{self._register.read().generation:06}/{own}.jsonl"
-        self._bucket.put(path, runs.lines(rows))
+        own = f"g{self._register.read().generation:06}/{self._appended:06}"
+        if not self._register.owned:  # a witness, such as the sweep of a worker that died
+            own = f"told/{time.time_ns():020}-{uuid.uuid4().hex}"
+        self._bucket.put(f"{self._name}/{name}/{own}.jsonl", runs.lines(rows))
 
     def lines(self, name: str) -> bytes:
         state, prefix = self._register.read(), f"{self._name}/{name}/"
         found = sorted(self._bucket.list(prefix))
-        texts = [(int(path.removeprefix(prefix)[1:7]), self._bucket.get(path) or b"") for path in found]
-        return b"".join(_counting(text, generation, state) for generation, text in texts)
+        folders = [path.removeprefix(prefix).split("/")[0] for path in found]
+        texts = zip(folders, self._bucket.get_all(found))
+        return b"".join(text if who == "told" else _counting(text, int(who[1:]), state) for who, text in texts)
 
     def remove(self, name: str) -> None:
         self._bucket.delete(self._bucket.list(f"{self._name}/{name}/"))

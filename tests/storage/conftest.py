@@ -6,7 +6,7 @@ import uuid
 import pytest
 
 from benchmarks import servers
-from cptlaw.storage import claims
+from cptlaw.storage import claims, tasks
 from cptlaw.storage.bucket import Bucket
 from cptlaw.storage.tasks import BucketTask, PosixTask
 
@@ -70,3 +70,10 @@ def task(request, tmp_path, started):
 def stale(monkeypatch):
     """From now on every claim looks as if its holder had been silent for long."""
     return lambda: monkeypatch.setattr(claims, "LEASE", -1.0)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch):
+    """What other claims do is seen at once."""
+    monkeypatch.setattr(claims, "SOON", 0.0)
+    monkeypatch.setattr(tasks, "SOON", 0.0)

@@ -49,6 +49,18 @@ def test_who_does_not_work_on_it_may_end_it(task):
     assert task().outcome() == b"cannot be trained"
 
 
+def test_what_is_held_by_another_is_asked_for_seldom(in_bucket, monkeypatch):
+    monkeypatch.setattr(claims, "SOON", 60.0)
+    asked = []
+    look = claims.Register._look
+    monkeypatch.setattr(claims.Register, "_look", lambda self: (asked.append(1), look(self))[1])
+    with in_bucket().claim():
+        for _ in range(20):
+            with in_bucket().claim() as mine:
+                assert not mine
+    assert len(asked) == 1
+
+
 def test_rows_are_kept_in_order_over_claims(task):
     with (first := task()).claim():
         first.append("rows", [{"step": 0, "loss": 1.5}])
