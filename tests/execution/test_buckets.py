@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import uuid
 
 import pandas as pd
 import pytest
@@ -24,9 +25,9 @@ from cptlaw.studies import scoring
 @pytest.fixture
 def in_memory(workdir, tmp_path_factory, monkeypatch):
     """The same workdir as a place in a bucket, its token stores published."""
-    bucket = Bucket("s3://memory/study", MemoryStore())
+    bucket = Bucket(f"s3://memory/{uuid.uuid4().hex}", MemoryStore())
     monkeypatch.setattr(Bucket, "open", staticmethod(lambda url: bucket))
-    return published(workdir, "s3://memory/study", tmp_path_factory.mktemp("cache"), monkeypatch)
+    return published(workdir, bucket.url, tmp_path_factory.mktemp("cache"), monkeypatch)
 
 
 def published(workdir, url, cache, monkeypatch):
@@ -58,7 +59,7 @@ def test_a_run_is_trained_stopped_and_continued_as_on_a_disk(runs, workdir, in_m
     assert steps[0] == steps[1] and len(set(steps[0])) == len(steps[0])
     assert in_memory.run_ids() == sorted([base.id, mix.id])
     assert scoring.find_run(in_memory, mix.id) == mix
-    with pytest.raises(UserError, match=f"s3://memory/study: no run 'x'; there are .*{base.id}"):
+    with pytest.raises(UserError, match=f"{in_memory}: no run 'x'; there are .*{base.id}"):
         scoring.find_run(in_memory, "x")
 
 
@@ -85,7 +86,7 @@ def test_a_result_that_is_damaged_is_named(runs, in_memory):
     directory.fail("no reason")
     assert directory.state() == rundir.FAILED and directory.result()["reason"] == "no reason"
     Bucket.open("").put(f"runs/{runs[0].id}/state.json", b"{}")
-    with pytest.raises(UserError, match=r"s3://memory/study/runs/.*/state.json: damaged: no field"):
+    with pytest.raises(UserError, match=r"s3://memory/.*/runs/.*/state.json: damaged: no field"):
         directory.state()
 
 
