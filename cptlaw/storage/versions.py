@@ -21,7 +21,10 @@ _TOGETHER = 600.0  # seconds that the first process waits for what the others wr
 
 
 class Versions:
-    """The checkpoints below `prefix` of a bucket, each of a step, that count as the register says."""
+    """The checkpoints below `prefix` of a bucket, each of a step, that count as the register says.
+
+    What is asked of a checkpoint that is gone raises FileNotFoundError; Lost when the claim is another's.
+    """
 
     def __init__(self, bucket: Bucket, prefix: str, register: Register):
         self._bucket, self._prefix, self._register = bucket, prefix, register
@@ -61,12 +64,16 @@ class Versions:
         return self._record(step, "commit.json", {"processes": int})
 
     def index(self, step: int, process: int) -> dict[str, Any]:
-        """What a process gave `write`. Raises UserError for what is damaged, FileNotFoundError for what is gone."""
+        """What a process gave `write`. Raises UserError for what is damaged."""
         return self._record(step, f"index-{process}.json", {})
 
     def read(self, step: int, process: int, ranges: list[tuple[int, int]]) -> list[bytes]:
-        """Parts [begin, end) of a process's data. Raises FileNotFoundError where it is gone."""
-        return self._bucket.get_ranges(f"{self._prefix}/{self._whole()[step]}/data-{process}.bin", ranges)
+        """Parts [begin, end) of a process's data."""
+        path = self._path(step, f"data-{process}.bin")
+        try:
+            return self._bucket.get_ranges(path, ranges)
+        except FileNotFoundError:
+            raise self._gone(path) from None
 
     def delete(self, steps: Iterable[int]) -> None:
         """Deletes checkpoints. Raises Lost when the claim is another's.
@@ -114,11 +121,22 @@ class Versions:
         return f"{self._prefix}/{step:010}-g{self._register.read().generation:06}"
 
     def _record(self, step: int, name: str, wanted: Mapping[str, records.Kinds]) -> dict[str, Any]:
-        path = f"{self._prefix}/{self._whole()[step]}/{name}"
-        data = self._bucket.get(path)
-        if data is None:
-            raise FileNotFoundError(f"{self._bucket.url}/{path}")
+        path = self._path(step, name)
+        if (data := self._bucket.get(path)) is None:
+            raise self._gone(path)
         return records.loads(data, f"{self._bucket.url}/{path}", wanted, _CURE)
+
+    def _path(self, step: int, name: str) -> str:
+        """The object `name` of a checkpoint that counts."""
+        if (version := self._whole().get(step)) is None:
+            raise self._gone(f"{self._prefix}/{step:010}")
+        return f"{self._prefix}/{version}/{name}"
+
+    def _gone(self, path: str) -> FileNotFoundError:
+        """The error for what was there a moment ago. Raises Lost when it was a successor who has removed it."""
+        if self._register.owned or self._register.lost:
+            self._register.beat()
+        return FileNotFoundError(f"{self._bucket.url}/{path}")
 
     def _clear(self, prefix: str) -> None:
         # The commit first: what is half deleted is no checkpoint.

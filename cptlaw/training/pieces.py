@@ -132,7 +132,7 @@ class Pieces:
         dtype = jax.numpy.dtype(piece["dtype"])
         try:
             (data,) = self._versions.read(step, process, [(begin, begin + piece["bytes"])])
-        except (FileNotFoundError, KeyError) as error:
+        except FileNotFoundError as error:
             raise Damaged(f"{type(error).__name__}: {error}") from None
         if hashlib.sha256(data).hexdigest() != piece["sha256"]:
             raise Damaged(f"wrong checksum of {piece['array']}")

@@ -171,6 +171,22 @@ def test_a_claim_whose_heartbeat_stands_still_is_taken_over(in_bucket, monkeypat
     silent._register._let_go()
 
 
+def test_a_checkpoint_that_a_successor_has_removed_is_no_damage(in_bucket, stale):
+    paused, successor = in_bucket(), in_bucket()
+    with paused.claim():
+        for step in (1, 2, 3):
+            save(paused, step)
+        with pytest.raises(FileNotFoundError):
+            paused.checkpoints.read(9, 0, [(0, 1)])
+        stale()
+        with successor.claim():
+            successor.checkpoints.delete([1, 2])
+            for ask in (lambda: paused.checkpoints.read(1, 0, [(0, 1)]), lambda: paused.checkpoints.facts(2)):
+                with pytest.raises(Lost):
+                    ask()
+            assert successor.checkpoints.read(3, 0, [(0, 1)]) == [b"x"]
+
+
 def test_the_newest_checkpoint_of_two_of_one_step_counts(in_bucket, stale):
     first, second = in_bucket(), in_bucket()
     with first.claim():
