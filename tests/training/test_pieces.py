@@ -1,5 +1,7 @@
 """Checkpoints in a bucket keep the promises of those in a directory."""
 
+import uuid
+
 import jax
 import numpy as np
 import pytest
@@ -41,13 +43,14 @@ def states(layout):
 
 @pytest.fixture
 def bucket():
-    return Bucket("memory:pieces", MemoryStore())
+    return Bucket(f"memory:{uuid.uuid4().hex}", MemoryStore())
 
 
 @pytest.fixture
 def task(bucket, tmp_path):
     task = BucketTask(bucket, "runs/one", tmp_path)
-    with task.claim():
+    with task.claim() as mine:
+        assert mine
         yield task
 
 
@@ -122,7 +125,9 @@ def test_what_was_killed_before_its_commit_is_no_checkpoint(task, states, layout
 
 def test_another_model_is_named(task, states, layout):
     save(task, {1: states[1]})
-    with pytest.raises(CheckpointError, match=r"pieces/runs/one/checkpoints/0000000001-g000001, params: of another"):
+    with pytest.raises(
+        CheckpointError, match=r"memory:\w+/runs/one/checkpoints/0000000001-g000001, params: of another"
+    ):
         load_params(task.checkpoints, {**abstract(layout).params, "more": abstract(layout).params["embed"]})
 
 
