@@ -125,9 +125,7 @@ def test_what_was_killed_before_its_commit_is_no_checkpoint(task, states, layout
 
 def test_another_model_is_named(task, states, layout):
     save(task, {1: states[1]})
-    with pytest.raises(
-        CheckpointError, match=r"memory:\w+/runs/one/checkpoints/0000000001-g000001, params: of another"
-    ):
+    with pytest.raises(CheckpointError, match=r"memory:.*/0000000001-g000001, params: of another"):
         load_params(task.checkpoints, {**abstract(layout).params, "more": abstract(layout).params["embed"]})
 
 
