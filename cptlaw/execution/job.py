@@ -16,6 +16,7 @@ from cptlaw.execution import rundir
 from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
+from cptlaw.storage.bucket import StorageError
 
 
 class Stopped(Exception):
@@ -23,14 +24,17 @@ class Stopped(Exception):
 
 
 class DiskFull(UserError):
-    """A disk has no space left, which is no fault of the run: it goes on from its newest checkpoint."""
+    """A disk has no space left, or a bucket does not answer, which is no fault of the run: it goes on from its newest
+    checkpoint."""
 
 
 @contextlib.contextmanager
 def full_disk_stops(workdir: Workdir) -> Iterator[None]:
-    """Turns an error that a full disk caused, whoever reports it in whatever words, into DiskFull."""
+    """Turns an error that a full disk or a bucket caused, whoever reports it in whatever words, into DiskFull."""
     try:
         yield
+    except StorageError as error:
+        raise DiskFull(f"{error}. What was saved is kept; run the same command again to continue") from error
     except Exception as error:
         if isinstance(error, DiskFull) or not _of_full_disk(error):
             raise

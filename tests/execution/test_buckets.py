@@ -15,10 +15,11 @@ from tiny_runs import longer, stopping, telling
 from benchmarks import servers
 from cptlaw.errors import UserError
 from cptlaw.execution import rundir, sweep, worker
+from cptlaw.execution.job import DiskFull
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 from cptlaw.storage import claims
-from cptlaw.storage.bucket import Bucket
+from cptlaw.storage.bucket import Bucket, StorageError
 from cptlaw.studies import scoring
 
 
@@ -79,6 +80,24 @@ def test_who_was_paused_leaves_the_run_to_its_successor(runs, in_memory, monkeyp
     directory = RunDir(in_memory, base)
     assert directory.state() == rundir.FINISHED and directory.task._register.read().generation == 2
     assert directory.newest_step() == 60
+
+
+def test_a_bucket_that_does_not_answer_fails_no_run(runs, in_memory, monkeypatch):
+    (base,) = longer([runs[1]], 60)
+    seen, put = [], Bucket.put
+
+    def broken(self, name, data):
+        if seen and seen[-1] > 64 * 20 and "checkpoints" in name:
+            raise StorageError(f"{self.url}/{name}: the bucket does not answer")
+        put(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Bucket, "put", broken)
+        with pytest.raises(DiskFull, match=r"does not answer\. What was saved is kept; run the same command again"):
+            worker.train_run(base, in_memory, telling(seen))
+    directory = RunDir(in_memory, base)
+    assert directory.result() is None and not directory.has_died()
+    assert worker.train_run(base, in_memory) and directory.state() == rundir.FINISHED
 
 
 def test_a_result_that_is_damaged_is_named(runs, in_memory):
