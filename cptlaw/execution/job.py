@@ -16,6 +16,7 @@ from cptlaw.execution import rundir
 from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
+from cptlaw.storage.bucket import StorageError
 
 RECENT_CHECKPOINTS = 2  # of a run on disk: the newest, and the one before it, should the newest be damaged
 
@@ -25,14 +26,17 @@ class Stopped(Exception):
 
 
 class DiskFull(UserError):
-    """A disk has no space left, which is no fault of the run: it goes on from its newest checkpoint."""
+    """A disk has no space left, or a bucket does not answer, which is no fault of the run: it goes on from its newest
+    checkpoint."""
 
 
 @contextlib.contextmanager
 def full_disk_stops(workdir: Workdir) -> Iterator[None]:
-    """Turns an error that a full disk caused, whoever reports it in whatever words, into DiskFull."""
+    """Turns an error that a full disk or a bucket caused, whoever reports it in whatever words, into DiskFull."""
     try:
         yield
+    except StorageError as error:
+        raise DiskFull(f"{error}. What was saved is kept; run the same command again to continue") from error
     except Exception as error:
         if isinstance(error, DiskFull) or not _of_full_disk(error):
             raise
@@ -96,11 +100,12 @@ class Job:
 
         run, cfg, optimizer, placed = self.run, self.run.config, self.optimizer, self.layout
         if run.trunk is not None:
-            folder, step = rundir.checkpoints_of(self.workdir, run.trunk), run.steps(run.first_token)
+            trunk, step = self.workdir.task(run.trunk), run.steps(run.first_token)
+            folder = trunk.checkpoints
             if not folder.exists():
                 raise UserError(
                     f"its trunk {run.trunk} has no checkpoints any more: they were removed when all its branches had "
-                    f"finished. Delete {folder.parent / 'result.json'}, so that the trunk is trained again, and retry "
+                    f"finished. Delete {trunk.verdict}, so that the trunk is trained again, and retry "
                     "this run (--retry-failed)"
                 )
             return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
@@ -327,10 +332,10 @@ def spread(devices: Sequence[Any], count: int) -> list[Any]:
 
 @functools.cache
 def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
-    path = workdir.run(run_id)
-    result = rundir.read_result(path)
+    task = workdir.task(run_id)
+    result = rundir.read_result(task)
     if result is None or result["state"] != rundir.FINISHED:
-        raise UserError(f"{path}: the base run is not finished; train it first")
+        raise UserError(f"{task}: the base run is not finished; train it first")
     return result
 
 

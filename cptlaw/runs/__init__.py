@@ -39,7 +39,7 @@ from cptlaw.runs.derived import (
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
-from cptlaw.runs.writing import FORMATS, append, digest, write
+from cptlaw.runs.writing import FORMATS, append, digest, lines, write
 
 __all__ = [
     "COEFFICIENTS",
@@ -60,6 +60,7 @@ __all__ = [
     "digest",
     "finished",
     "learnability",
+    "lines",
     "missing",
     "of_mixes",
     "plain",
