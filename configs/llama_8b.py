@@ -8,10 +8,10 @@
         bash launch/tpu/train.sh --size=8b --share=domain=0.3
 
 Ten billion tokens, half a million a step. The arithmetic, of `python -m launch.footprint --config configs/llama_8b.py
---devices 8 --gib 80` and `--devices 64 --gib 16 --tflops 197`, at 40% of the peak:
+--devices 8 --gib 80` and `--devices 64 --platform tpu --gib 16 --tflops 197`, at 40% of the peak:
 
     size   FLOPs/token  runs     tokens      FLOPs          8 x H100            64 x v5e
-    8b     4.82e+10      1   1.00e+10   4.82e+20    49.0 GiB  42.3 h     6.1 GiB  26.6 h
+    8b     4.82e+10      1   1.00e+10   4.82e+20    56.8 GiB  42.3 h     8.0 GiB  26.6 h
 
 339 H100-hours or 1,701 chip-hours of v5e; four evaluations add less than 1%. GiB are of a device in a training step; at
 twice this batch XLA's TPU compiler assigns 9.8 GiB of a v5e-64's 16 a chip, where the same estimate says 10.4. A

@@ -6,12 +6,12 @@
     CONFIG=configs/pythia.py WORKDIR=/shared/runs/pythia sbatch --array=0-7 --gpus=1 launch/slurm/grid.sh
 
 Each run has a device, or a host of 4 chips, to itself. The arithmetic, of `python -m launch.footprint --config
-configs/pythia.py --devices 1 --gib 80` and `--devices 4 --gib 16 --tflops 197`, at 40% of the peak:
+configs/pythia.py --devices 1 --gib 80` and `--devices 4 --platform tpu --gib 16 --tflops 197`, at 40% of the peak:
 
     size   FLOPs/token  runs     tokens      FLOPs          1 x H100             4 x v5e
-    70m    3.06e+08     13   2.79e+10   8.53e+18     7.4 GiB   6.0 h     2.6 GiB   7.5 h
-    160m   8.55e+08      6   1.29e+10   1.10e+19    12.6 GiB   7.7 h     5.0 GiB   9.7 h
-    410m   2.42e+09      3   6.44e+09   1.56e+19    22.3 GiB  11.0 h    10.1 GiB  13.8 h
+    70m    3.06e+08     13   2.79e+10   8.53e+18     8.9 GiB   6.0 h     2.9 GiB   7.5 h
+    160m   8.55e+08      6   1.29e+10   1.10e+19    15.0 GiB   7.7 h     5.5 GiB   9.7 h
+    410m   2.42e+09      3   6.44e+09   1.56e+19    25.8 GiB  11.0 h    11.3 GiB  13.8 h
 
 3.5e19 FLOPs: 25 H100-hours, 4 hours on 8 (the longest run takes 3.7), or 124 chip-hours of v5e; evaluations add less
 than 1%. GiB are of a device in a training step (XLA's TPU compiler assigns 2.4 a v5e chip to 70m). Expected losses:

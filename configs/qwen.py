@@ -8,12 +8,12 @@
     python -m launch.sweep --config configs/qwen.py --workdir /shared/runs/qwen            # on one node of 8 H100
 
 Every run is sharded over all devices (fsdp). The arithmetic, of `python -m launch.footprint --config configs/qwen.py
---devices 8 --gib 80` and `--devices 64 --gib 16 --tflops 197`, at 40% of the peak:
+--devices 8 --gib 80` and `--devices 64 --platform tpu --gib 16 --tflops 197`, at 40% of the peak:
 
     size   FLOPs/token  runs     tokens      FLOPs          8 x H100            64 x v5e
-    0_5b   3.09e+09     11   2.36e+10   7.29e+19     2.7 GiB   6.4 h     0.3 GiB   4.0 h
-    1_8b   9.76e+09      4   8.59e+09   8.38e+19     6.9 GiB   7.4 h     0.9 GiB   4.6 h
-    4b     2.26e+10      2   4.29e+09   9.72e+19    12.9 GiB   8.5 h     1.6 GiB   5.4 h
+    0_5b   3.09e+09     11   2.36e+10   7.29e+19     3.1 GiB   6.4 h     0.4 GiB   4.0 h
+    1_8b   9.76e+09      4   8.59e+09   8.38e+19     8.0 GiB   7.4 h     1.2 GiB   4.6 h
+    4b     2.26e+10      2   4.29e+09   9.72e+19    14.8 GiB   8.5 h     2.2 GiB   5.4 h
 
 2.5e20 FLOPs: 22 hours on 8 H100 (178 device-hours) or 14 on a v5e-64 (895 chip-hours); evaluations add less than 1%.
 At a row a chip the small sizes will not reach 40% on 64 of them. GiB are of a device in a training step. Expected

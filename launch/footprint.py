@@ -1,21 +1,39 @@
-"""Prints what a study's config needs: memory of each size on a device, FLOPs and hours of its grid. Allocates nothing.
+"""Prints what a study's config needs: memory of each size on a device, disk, FLOPs and hours of its grid.
 
-    python -m launch.footprint --config configs/qwen.py --devices 64 --gib 16 --tflops 197
+    python -m launch.footprint --config configs/qwen.py --devices 64 --platform tpu --gib 16 --tflops 197
+    python -m launch.footprint --config configs/qwen.py --topology v5e:8x8 --gib 16 --tflops 197   # asks the compiler
+    python -m launch.footprint --config configs/qwen.py --compile                                  # of what is here
 
-Memory is that of one device in a training step: the state (parameters and Adam's moments, float32) and the gradients,
-as the mesh shards them; what the backward pass keeps of the forward pass; and an estimate of what the largest piece of
-work needs meanwhile. Hours are FLOPs over devices x tflops x mfu.
+Memory is that of one device in a training step, of which nothing is allocated: the state (parameters and Adam's
+moments, float32); what the backward pass keeps of the forward pass (kept); and what is there besides at the worse of
+two moments: the loss, or the first layer's gradient, when all gradients, weights in the dtype of the computation,
+gathered weights and the layer's own arrays are. An estimate, within a tenth of what XLA assigns to models whose layers
+are scanned (benchmarks/layout.md); with --topology or --compile the compiler's own number stands beside it, and counts.
+
+JAX takes 75% of a GPU's memory, or the share that XLA_PYTHON_CLIENT_MEM_FRACTION says, and all of a TPU's. Hours are
+FLOPs over devices x tflops x mfu.
 """
 
+import dataclasses
+import math
+import os
+from collections.abc import Sequence
+
+import jax
 from absl import flags
 
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
+from cptlaw.models.sharding import mesh_sizes
 from cptlaw.studies import grid
-from cptlaw.studies.footprint import footprint, vocabulary_ids
+from cptlaw.studies.footprint import GPU_POOL, Footprint, compiled, footprint, vocabulary_ids
+from cptlaw.studies.settings import Study
 from launch import common
 
 _DEVICES = flags.DEFINE_integer("devices", 1, "How many devices a run has.", lower_bound=1)
+_PLATFORM = flags.DEFINE_enum("platform", "gpu", ["gpu", "tpu"], "What they are.")
+_TOPOLOGY = flags.DEFINE_string("topology", None, "A TPU slice, such as v5e:8x8, to compile for; needs libtpu.")
+_COMPILE = flags.DEFINE_bool("compile", False, "Compile for the devices that are here.")
 _GIB = flags.DEFINE_float("gib", 0.0, "Memory of a device; what does not fit is an error.", lower_bound=0)
 _TFLOPS = flags.DEFINE_float("tflops", 989.0, "Peak of a device, bfloat16 (H100 989, H200 989, v5e 197, v5p 459).")
 _MFU = flags.DEFINE_float("mfu", 0.4, "Share of the peak that training reaches.", lower_bound=1e-9, upper_bound=1)
@@ -23,31 +41,82 @@ _MFU = flags.DEFINE_float("mfu", 0.4, "Share of the peak that training reaches."
 
 def main() -> None:
     study = common.study()
-    head = ("size", "non-embedding", "total", "FLOPs/token", "state", "gradients", "activations", "work", "GiB in all")
+    devices = _devices()
+    count = _DEVICES.value if devices is None else len(devices)
+    platform = "tpu" if _TOPOLOGY.value else devices[0].platform if devices else _PLATFORM.value
+    head = ("size", "non-embedding", "total", "FLOPs/token", "state", "kept", "besides", "GiB in all", "compiler")
     print(("{:10}" + "{:>14}" * 8).format(*head))
     sizes = dict.fromkeys(study.grid_sizes().values())
+    found = {}
     for size in sizes:
-        found = footprint(study, size, _DEVICES.value)
-        counts = transformer.count_params(found.cfg)
-        gib = [f"{x / 2**30:.2f}" for x in (found.state, found.gradients, found.activations, found.work, found.total)]
-        flops = transformer.flops_per_token(found.cfg, study.seq_len)["training"]
+        found[size] = one = _estimate(study, size, count, platform)
+        assigned = None if devices is None else compiled(study, size, devices)
+        counts = transformer.count_params(one.cfg)
+        flops = transformer.flops_per_token(one.cfg, study.seq_len)["training"]
+        bytes_ = (one.state, one.activations, one.total - one.state - one.activations, one.total, assigned)
+        gib = ["" if x is None else f"{x / 2**30:.2f}" for x in bytes_]
         print(
             f"{size:10}{counts['non_embedding']:14,}{counts['total']:14,}{flops:14.3g}"
             + "".join(f"{g:>14}" for g in gib)
         )
-        if _GIB.value and found.total > 0.9 * _GIB.value * 2**30:
-            raise UserError(
-                f"config.sizes.{size}: {gib[-1]} GiB a device leave less than a tenth of {_GIB.value:g} free; give it "
-                "more devices on the fsdp axis, a smaller batch, or model.remat full"
-            )
+        if _GIB.value:
+            check(study, size, platform, _GIB.value, assigned or one.total, count)
+    for size, one in found.items():
+        each, disk = one.checkpoint / 1e9, one.checkpoint * one.kept / 1e9
+        print(f"{size:10}a checkpoint is {each:.3g} GB, a run keeps {one.kept}: {disk:.3g} GB of disk")
+    _grid(study, count)
+
+
+def _devices() -> Sequence[jax.Device] | None:
+    """The devices to compile for; None, nothing is compiled."""
+    if not _TOPOLOGY.value:
+        return jax.devices() if _COMPILE.value else None
+    from jax.experimental import topologies
+
+    try:
+        return topologies.get_topology_desc(_TOPOLOGY.value, "tpu").devices
+    except Exception as error:  # libtpu is not there, or knows no such slice
+        raise UserError(
+            f"--topology={_TOPOLOGY.value}: {str(error).splitlines()[0]}. It needs libtpu (jax[tpu], which works "
+            "without TPUs) and a slice such as v5e:8x8 or v5p:4x4x4"
+        ) from None
+
+
+def check(study: Study, size: str, platform: str, gib: float, needed: int, devices: int) -> None:
+    """Raises UserError when a size that needs so many bytes does not fit devices of `gib`, with what would."""
+    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_POOL)) if platform == "gpu" else 1.0
+    room = 0.95 * share * gib * 2**30
+    if needed > room:
+        raise UserError(
+            f"config.sizes.{size}: {needed / 2**30:.3g} GiB a device, but JAX has {share * gib:.3g} of the {gib:.3g} "
+            "GiB, and a twentieth is for what no estimate holds; " + _remedy(study, size, platform, room, devices)
+        )
+
+
+def _remedy(study: Study, size: str, platform: str, room: float, devices: int) -> str:
+    """What to change: a batch in the fewest parts that fit, if any do."""
+    split = math.prod(mesh_sizes(devices, **study.mesh)[:2])
+    for parts in range(max(study.microbatches, 1) + 1, study.batch_size // split + 1):
+        if study.batch_size // split % parts == 0:
+            one = _estimate(dataclasses.replace(study, microbatches=parts), size, devices, platform)
+            if one.total <= room:
+                return f"config.microbatches={parts} needs {one.total / 2**30:.3g}"
+    return "give it more devices on the fsdp axis, a smaller batch, or model.remat full"
+
+
+def _estimate(study: Study, size: str, devices: int, platform: str) -> Footprint:
+    return footprint(study, size, devices, "cuda" if platform == "gpu" else platform)
+
+
+def _grid(study: Study, devices: int) -> None:
     runs = grid.plan(study, vocabulary_ids(study), dict.fromkeys(study.names, ""))
-    rate = _DEVICES.value * _TFLOPS.value * 1e12 * _MFU.value
-    for size in sizes:
+    rate = devices * _TFLOPS.value * 1e12 * _MFU.value
+    for size in dict.fromkeys(study.grid_sizes().values()):
         mine = [run for run in runs if run.size == size]
         flops, tokens = sum(run.flops() for run in mine), sum(run.tokens - run.first_token for run in mine)
         print(f"{size:10}{len(mine)} runs, {tokens:,} tokens, {flops:.3g} FLOPs, {flops / rate / 3600:.1f} hours")
     flops = sum(run.flops() for run in runs)
-    hours, devices = flops / rate / 3600, _DEVICES.value
+    hours = flops / rate / 3600
     print(f"{len(runs)} runs, {flops:.3g} FLOPs: {hours:.1f} hours on {devices}, {hours * devices:.0f} device-hours")
 
 

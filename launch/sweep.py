@@ -46,6 +46,7 @@ def main() -> None:
     table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value, have=have)
     path = prepared.workdir.table
     runs_table.write(table, path)
+    prepared.workdir.publish()
     fit = f"cptlaw fit {path} --law {shlex.quote(prepared.study.fit.law)} --eval {prepared.study.domains[0]}"
     print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: {fit}")
 

@@ -93,10 +93,10 @@ def _claim(runs: Iterable[Run], workdir: Workdir, most: int, stack: contextlib.E
     for run in runs:
         directory = RunDir(workdir, run)
         may = program(run) is not None and (not group or program(run) == shared[0])
-        # A run that has killed its process must not take others with it again.
-        if may and not directory.has_died():
+        if may:
             with contextlib.ExitStack() as trial:
-                if trial.enter_context(directory.claim()):
+                # A run that has killed its process must not take others with it again.
+                if trial.enter_context(directory.claim()) and not directory.has_died():
                     # Only runs at the same step can go on together. A run whose checkpoints cannot be
                     # listed is left out, and fails when it is trained alone.
                     start = None

@@ -16,6 +16,9 @@ from cptlaw.execution import rundir
 from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
+from cptlaw.storage.bucket import StorageError
+
+RECENT_CHECKPOINTS = 2  # of a run on disk: the newest, and the one before it, should the newest be damaged
 
 
 class Stopped(Exception):
@@ -23,14 +26,17 @@ class Stopped(Exception):
 
 
 class DiskFull(UserError):
-    """A disk has no space left, which is no fault of the run: it goes on from its newest checkpoint."""
+    """A disk has no space left, or a bucket does not answer, which is no fault of the run: it goes on from its newest
+    checkpoint."""
 
 
 @contextlib.contextmanager
 def full_disk_stops(workdir: Workdir) -> Iterator[None]:
-    """Turns an error that a full disk caused, whoever reports it in whatever words, into DiskFull."""
+    """Turns an error that a full disk or a bucket caused, whoever reports it in whatever words, into DiskFull."""
     try:
         yield
+    except StorageError as error:
+        raise DiskFull(f"{error}. What was saved is kept; run the same command again to continue") from error
     except Exception as error:
         if isinstance(error, DiskFull) or not _of_full_disk(error):
             raise
@@ -94,11 +100,12 @@ class Job:
 
         run, cfg, optimizer, placed = self.run, self.run.config, self.optimizer, self.layout
         if run.trunk is not None:
-            folder, step = rundir.checkpoints_of(self.workdir, run.trunk), run.steps(run.first_token)
+            trunk, step = self.workdir.task(run.trunk), run.steps(run.first_token)
+            folder = trunk.checkpoints
             if not folder.exists():
                 raise UserError(
                     f"its trunk {run.trunk} has no checkpoints any more: they were removed when all its branches had "
-                    f"finished. Delete {folder.parent / 'result.json'}, so that the trunk is trained again, and retry "
+                    f"finished. Delete {trunk.verdict}, so that the trunk is trained again, and retry "
                     "this run (--retry-failed)"
                 )
             return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
@@ -107,7 +114,7 @@ class Job:
         folder = rundir.checkpoints_of(self.workdir, run.init)
         if run.phase.keep_optimizer:
             return first_state(cfg, optimizer, placed, resume=lambda abstract: next_phase(folder, abstract))
-        return first_state(cfg, optimizer, placed, weights=lambda _: _base_params(folder, cfg, placed))
+        return first_state(cfg, optimizer, placed, weights=lambda _: base_params(folder, cfg, placed))
 
     def evaluate(self, point: Any, params: Any) -> None:
         """Measures the losses after a step: rows of the runs table. Raises FloatingPointError for one that is none."""
@@ -138,7 +145,12 @@ class Job:
         keep = [run.steps(tokens) for tokens in run.keep_tokens]
         with contextlib.ExitStack() as stack:
             checkpoints = stack.enter_context(
-                Checkpoints(self.directory.checkpoints, recent=2, keep=keep, seconds=conditions.checkpoint_seconds)
+                Checkpoints(
+                    self.directory.checkpoints,
+                    recent=RECENT_CHECKPOINTS,
+                    keep=keep,
+                    seconds=conditions.checkpoint_seconds,
+                )
             )
             write = None
             if jax.process_index() == 0:  # only one process writes
@@ -320,16 +332,43 @@ def spread(devices: Sequence[Any], count: int) -> list[Any]:
 
 @functools.cache
 def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
-    path = workdir.run(run_id)
-    result = rundir.read_result(path)
+    task = workdir.task(run_id)
+    result = rundir.read_result(task)
     if result is None or result["state"] != rundir.FINISHED:
-        raise UserError(f"{path}: the base run is not finished; train it first")
+        raise UserError(f"{task}: the base run is not finished; train it first")
     return result
 
 
-@functools.lru_cache(maxsize=1)  # only of the size that is being trained, because accelerators have little memory
-def _base_params(folder: Path, cfg: Any, layout: Any) -> Any:
+HOST_BYTES = 1 << 30  # of a base's parameters, up to which the host keeps a copy for the next run
+
+
+def base_params(folder: Path, cfg: Any, layout: Any) -> Any:
+    """The parameters of a base, placed anew for every run that starts from it.
+
+    No device keeps them: while a run trains it needs its own, and the base's would be a fourth of its state again. A
+    small base, of which many runs start, is read once; one process of several has no whole copy of its own to keep.
+    """
+    import jax
+
+    from cptlaw.training.step import Optimizer, make_start
+
+    abstract = make_start(cfg, Optimizer(), layout)[1].params
+    if jax.process_count() > 1 or sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)) > HOST_BYTES:
+        return _read_base(folder, cfg, layout)
+    return jax.device_put(_base_on_host(folder, cfg, layout), jax.tree.map(lambda x: x.sharding, abstract))
+
+
+def _read_base(folder: Path, cfg: Any, layout: Any) -> Any:
     from cptlaw.training.checkpoints import load_params
     from cptlaw.training.step import Optimizer, make_start
 
     return load_params(folder, make_start(cfg, Optimizer(), layout)[1].params)
+
+
+@functools.lru_cache(maxsize=1)  # only of the size that is being trained
+def _base_on_host(folder: Path, cfg: Any, layout: Any) -> Any:
+    import jax
+    import numpy as np
+
+    # Copies: on a CPU device_get gives the device's own memory.
+    return jax.tree.map(np.array, jax.device_get(_read_base(folder, cfg, layout)))

@@ -25,6 +25,7 @@ from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import build
+from cptlaw.storage.claims import Lost
 
 _CONDITIONS = Conditions()
 
@@ -68,6 +69,8 @@ def train_run(run: Run, workdir: str | os.PathLike[str], conditions: Conditions 
                 tidy(directory, conditions.keep_checkpoint)
         except (Stopped, DiskFull):
             raise
+        except Lost:
+            return False  # this process was paused, and another one trains the run by now
         except Exception as error:
             if not directory.alone:
                 raise  # perhaps only this host failed: the job ends, and a new start continues from the checkpoints
@@ -238,7 +241,8 @@ class _Worker:
     def ready(self, run: Run) -> bool:
         """Whether what the run starts from is there; when it never will be, the run is failed."""
         for needed in run.needs:
-            result = self.results.get(needed) or rundir.read_result(self.workdir.run(needed))
+            task = self.workdir.task(needed)
+            result = self.results.get(needed) or (rundir.read_result(task) if task.has_ended() else None)
             kind = "base" if needed == run.init else "trunk"
             if result is None:
                 if needed not in self.planned:

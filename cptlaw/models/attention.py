@@ -7,9 +7,10 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 
 from cptlaw.errors import UserError
-from cptlaw.models.config import Config
+from cptlaw.models.config import OUTPUT, Config
 
 LEAST_BLOCK, BLOCKS = 128, 8  # positions of a block of queries, and how many blocks at most (of `attention`)
 
@@ -36,7 +37,11 @@ def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
 
 
 def _platform() -> str:
-    """cpu, tpu, cuda, or another's name: AMD's GPUs, too, are JAX's "gpu"."""
+    """cpu, tpu, cuda, or another's name: of the mesh in scope, which may be of devices that are not here, else of the
+    default backend. AMD's GPUs, too, are JAX's "gpu"."""
+    described = jax.sharding.get_abstract_mesh().abstract_device
+    if described is not None and described.platform in ("cpu", "tpu"):
+        return described.platform
     client = jax.devices()[0].client
     return "cuda" if "cuda" in client.platform_version else client.platform
 
@@ -110,7 +115,7 @@ def _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window):
         _part(q_BKGTC[:, :, :, at], k_BKSC[:, :, seen], v_BKSC[:, :, seen], bias_BTS[:, at, seen])
         for at, seen in spans(q_BKGTC.shape[3], window)
     ]
-    o_BKGTC = jnp.concatenate([o for o, _ in parts], axis=3)
+    o_BKGTC = checkpoint_name(jnp.concatenate([o for o, _ in parts], axis=3), OUTPUT)
     return o_BKGTC, (k_BKSC, v_BKSC, o_BKGTC, [saved for _, saved in parts])
 
 
@@ -213,6 +218,7 @@ def _splash(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, window: int, interpret: boo
         block_sizes=kernels.BlockSizes(
             block_q=side, block_kv=side, block_q_dkv=side, block_kv_dkv=side, block_q_dq=side, block_kv_dq=side
         ),
+        residual_checkpoint_name=OUTPUT,
         interpret=interpret,
     )
     q_BNTC = (q_BKGTC * np.asarray(C**-0.5, q_BKGTC.dtype)).reshape(B, K * G, T, C)
@@ -226,7 +232,7 @@ def contract_rows(a: jax.Array, b: jax.Array) -> jax.Array:
     XLA's CPU matmul takes twice as long when the transposed operand is the large one (M > K, as here), so there it
     is computed as (b' a)', behind a barrier without which the compiler would turn it round again.
     """
-    if jax.default_backend() == "cpu":
+    if _platform() == "cpu":
         product = jnp.einsum("...nk,...nm->...km", b, a, preferred_element_type=jnp.float32)
         return jax.lax.optimization_barrier(product).swapaxes(-1, -2)
     return jnp.einsum("...nm,...nk->...mk", a, b, preferred_element_type=jnp.float32)

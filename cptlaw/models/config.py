@@ -3,18 +3,31 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import jax
 
 from cptlaw import fields
 from cptlaw.fields import ConfigError, OneOf, above, at_least, between
 
-# What the backward pass keeps of each layer's forward pass.
+OUTPUT = "attention_output"  # the name of attention's output, and of what else its gradient needs of it, for `REMAT`
+
+
+def _is_attention(primitive: Any, *_: Any, **__: Any) -> bool:
+    """cuDNN's kernel, whose results JAX gives no name."""
+    return primitive.name == "dot_product_attention_fwd_wrapper"
+
+
+# What the backward pass keeps of each layer's forward pass. none: all of it. dots: the results of linear layers. full:
+# nothing but the layer's input. attention: that and attention's output (B T heads head_dim elements a layer), so that
+# the kernel's forward pass, whose work grows with T squared, does not run again.
 REMAT = {
     "none": None,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     "full": jax.checkpoint_policies.nothing_saveable,
+    "attention": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.save_only_these_names(OUTPUT), _is_attention
+    ),
 }
 ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "silu": jax.nn.silu,
@@ -23,7 +36,7 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 # Fields of Config that say how a model is computed, which is no part of what it is.
-COMPUTATION = ("dtype", "remat", "scan_layers", "loss_block", "attention")
+COMPUTATION = ("dtype", "remat", "scan_layers", "loss_block", "attention", "gradient_dtype")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +84,9 @@ class Config:
     attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "splash"))] = (
         "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
     )
+    # In what the gradients of linear layers' weights leave a device's matmul and are summed over devices, when dtype is
+    # bfloat16: bfloat16 moves half as many bytes, float32 rounds each element once less for every doubling of devices.
+    gradient_dtype: Annotated[str, OneOf(("bfloat16", "float32"))] = "bfloat16"
     # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
     # part of what the model is.
     described: str = dataclasses.field(default="", compare=False, repr=False)

@@ -1,30 +1,44 @@
-"""The memory that a size of a study needs on one device, found without allocating any."""
+"""The memory that a size of a study needs on one device and on disk: an estimate, or what a compiler assigns."""
 
 import dataclasses
 import math
+from collections.abc import Sequence
 from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
 
 from cptlaw.errors import UserError
-from cptlaw.models import loss, transformer
-from cptlaw.models.sharding import AXES, Layout, mesh_sizes
+from cptlaw.execution.job import RECENT_CHECKPOINTS
+from cptlaw.execution.run import Run
+from cptlaw.models import attention, loss, transformer
+from cptlaw.models.attention import spans
+from cptlaw.models.sharding import AXES, Layout, make_mesh, mesh_sizes
 from cptlaw.studies import grid, inputs
 from cptlaw.studies.settings import Study
-from cptlaw.training.step import loss_sums, make_start
+from cptlaw.training.step import default_microbatches, loss_sums, make_start, make_step
+
+# What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; TPUs are JAX's whole.
+GPU_POOL = 0.75
 
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:
-    """One size of a study on its mesh.
+    """One size of a study on its mesh, in bytes; those of memory are of one device, in a training step.
 
     Attributes:
       cfg, layout: the model, and its mesh.
-      state: parameters and moments, bytes a device.
-      gradients: bytes a device.
-      activations: what the backward pass keeps of the forward pass, bytes a device.
-      work: what the largest piece of a step needs meanwhile, bytes a device.
+      state: parameters and moments.
+      gradients: of all parameters, as they are sharded; with microbatches those of a part and their sum.
+      activations: what the backward pass keeps of the layers' forward passes.
+      cast: weights in the dtype of the computation, as they are sharded, which compilers make of all layers at once.
+      gathered: with parameters split over fsdp, what is whole for a while: weights of the layer that is computed and
+        of the next, and the layer's gradients before they are split.
+      layer: what a layer's backward pass makes again and makes besides.
+      loss: logits, and what of the output embedding is whole beside them, before the layers' gradients are there; with
+        microbatches the gradients of earlier parts too.
+      checkpoint: one checkpoint of a run, of all devices together.
+      kept: checkpoints of a run that are on disk at once, at most: the newest, and those of a trunk.
     """
 
     cfg: transformer.Config
@@ -32,52 +46,151 @@ class Footprint:
     state: int
     gradients: int
     activations: int
-    work: int
+    cast: int
+    gathered: int
+    layer: int
+    loss: int
+    checkpoint: int
+    kept: int
 
     @property
     def total(self) -> int:
-        return self.state + self.gradients + self.activations + self.work
+        """Memory at the worse of two moments: the loss's gradient, or that of the first layer, the last to be made."""
+        return self.state + self.activations + self.cast + max(self.loss, self.gradients + self.gathered + self.layer)
 
 
-def footprint(study: Study, size: str, devices: int) -> Footprint:
+def footprint(study: Study, size: str, devices: int, platform: str = "cuda") -> Footprint:
     """Evaluates init and step of a size abstractly, on a mesh of `devices` that need not exist.
 
-    `work` is one layer's arrays, computed again and differentiated (six of the feed-forward width and eight of the
-    model's), or two float32 blocks of logits, whichever is more.
+    `platform`, cuda, tpu or cpu, decides the attention kernel.
 
     Raises UserError for a model, a sharding or a batch that cannot be.
     """
     run = grid.base_run(study, size, vocabulary_ids(study), {})
+    mesh = jax.sharding.AbstractMesh(
+        mesh_sizes(devices, **study.mesh), AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES)
+    )
+    layout = Layout(cast(jax.sharding.Mesh, mesh))  # only its shape and axes are read
+    return estimate(run, layout, platform, _kept(study))
+
+
+def estimate(run: Run, layout: Layout, platform: str, kept: int = RECENT_CHECKPOINTS) -> Footprint:
+    """The footprint of a run on a mesh, of which the shape alone counts.
+
+    Within a tenth of what XLA assigns to a scanned model, see benchmarks/layout.md; tests/studies/test_footprint.py
+    holds it to the compiler of CPUs and tests/models/test_topologies.py to that of TPUs.
+    """
     cfg = run.config
-    sizes = mesh_sizes(devices, **study.mesh)
-    mesh = jax.sharding.AbstractMesh(sizes, AXES, axis_types=(jax.sharding.AxisType.Auto,) * len(AXES))
-    layout = Layout(cast(jax.sharding.Mesh, mesh))  # only its shape and axes are read here
     _, state = make_start(cfg, run.make_optimizer(), layout)
     split = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"]
-    if study.batch_size % split or study.eval_batch_size % split:
+    if run.batch_size % split or run.eval_batch_size % split:
         raise UserError(
-            f"config.batch_size {study.batch_size}, eval_batch_size {study.eval_batch_size}: not divisible by the "
+            f"config.batch_size {run.batch_size}, eval_batch_size {run.eval_batch_size}: not divisible by the "
             f"{split} devices that split a batch"
         )
-    parts = max(study.microbatches, 1)
-    rows = study.batch_size // split // parts
-    kept = [_residuals(cfg, state.params, rows * times, study.seq_len) for times in (1, 2)]
+    parts = max(run.microbatches, 1)
+    rows, seq_len = run.batch_size // split // parts, run.seq_len
+    own = _of_one_device(cfg, layout.mesh.shape["tensor"])
+    kernel = attention.choose(cfg, seq_len, platform)
+    itemsize = jnp.dtype(cfg.dtype).itemsize
+    gradient = jnp.dtype(cfg.gradient_dtype).itemsize if cfg.dtype == "bfloat16" else itemsize
+    weights = sum(x.size for x in jax.tree.leaves(state.params["layers"])) // cfg.layers // layout.mesh.shape["tensor"]
+    scores = rows * own.heads * itemsize * sum((at.stop - at.start) * (s.stop - s.start) for at, s in spans(seq_len))
+    activations = _kept_by_layers(own, rows, seq_len)
+    if kernel != "xla" and cfg.remat in ("none", "dots"):
+        activations -= scores  # evaluated here with the kernel of CPUs, which keeps them
+    if kernel == "splash" and cfg.remat == "attention":
+        # A TPU keeps the kernel's output in lanes of 128 channels.
+        activations += rows * seq_len * own.heads * (-cfg.head_dim % 128) * itemsize
+    widths = (3, 4) if cfg.remat == "none" else (9, 12)
+    masks = {"xla": scores, "cudnn": 2 * 2 * rows * seq_len**2, "splash": 0}
+    params = _bytes(state.params)
     return Footprint(
         cfg=cfg,
         layout=layout,
         state=_bytes(state),
-        gradients=_bytes(state.params) * min(parts, 2),  # those of a part, and their sum
-        activations=kept[1] - kept[0],  # what does not grow with the rows is parameters, counted already
-        work=rows * study.seq_len * max(_layer(cfg), _logits(cfg, study.batch_size // parts * study.seq_len)),
+        gradients=params * min(parts, 2),
+        activations=activations * cfg.layers,
+        cast=params // 2 if cfg.dtype == "bfloat16" else 0,
+        # Programs of accelerators gather ahead; those of CPUs hold one matrix at a time, which is next to nothing.
+        gathered=weights * (2 * itemsize + gradient) if layout.mesh.shape["fsdp"] > 1 and platform != "cpu" else 0,
+        # Arrays of the feed-forward width and of the model's: gradients, and what is made again. As many as the TPU
+        # compiler's programs have at once. Of attention, scores or cuDNN's bias with its gradient. Of a tied
+        # embedding, its gradient from the lookup beside that from the logits.
+        layer=rows * seq_len * itemsize * (widths[0] * own.d_ff + widths[1] * own.d_model)
+        + masks[kernel]
+        + (_bytes(state.params["embed"]) if cfg.tie_embeddings else 0),
+        loss=_loss(own, rows * seq_len, run.batch_size // parts * seq_len) + params * (parts > 1),
+        checkpoint=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        kept=kept,
     )
 
 
-def _layer(cfg: transformer.Config) -> int:
-    return jnp.dtype(cfg.dtype).itemsize * (6 * cfg.d_ff + 8 * cfg.d_model)
+def compiled(study: Study, size: str, devices: Sequence[jax.Device]) -> int:
+    """Bytes that the compiler for `devices`, which need not be here, assigns on one of them to a training step.
+
+    Its arguments (the state and a batch), its results that take the place of none of them, and its temporary arrays.
+
+    Raises UserError as `footprint` does, and when the compiler refuses a program that does not fit.
+    """
+    run = grid.base_run(study, size, vocabulary_ids(study), {})
+    return compile_step(run, Layout(make_mesh(**study.mesh, devices=devices)))[0]
 
 
-def _logits(cfg: transformer.Config, tokens: int) -> int:
-    return 2 * 4 * cfg.vocab_size // loss.blocks(cfg.vocab_size, tokens, cfg.loss_block)
+def compile_step(run: Run, layout: Layout) -> tuple[int, str]:
+    """Bytes as of `compiled`, and the program as text."""
+    cfg, optimizer = run.config, run.make_optimizer()
+    parts = run.microbatches or default_microbatches(cfg, layout, run.batch_size, run.seq_len)
+    rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.replicated)
+    step: Any = make_step(cfg, optimizer, layout, parts)
+    batch = _batch(run.batch_size, run.seq_len, layout.batch)
+    lowered = step.lower(make_start(cfg, optimizer, layout)[1], batch, rate)
+    try:
+        made = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise UserError(f"config.sizes.{run.size}: does not fit a device, says its compiler: {error}") from None
+    found = made.memory_analysis()
+    total = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
+    return total + found.temp_size_in_bytes, made.as_text()
+
+
+def _kept(study: Study) -> int:
+    """Checkpoints that a run has on disk at once, at most; a trunk keeps one for each of its branches."""
+    return RECENT_CHECKPOINTS + (len(study.eval_tokens) if study.cpt.branch_cooldown else 0)
+
+
+def _of_one_device(cfg: transformer.Config, tensor: int) -> transformer.Config:
+    """The model with the heads, the feed-forward width and the token ids that one device of a tensor axis has."""
+    return dataclasses.replace(
+        cfg,
+        head_dim=cfg.head_dim,
+        heads=cfg.heads // tensor,
+        kv_heads=cfg.kv_heads // tensor,
+        d_ff=cfg.d_ff // tensor,
+        vocab_size=cfg.vocab_size // tensor,
+    )
+
+
+def _kept_by_layers(cfg: transformer.Config, rows: int, seq_len: int) -> int:
+    """Bytes that one layer's backward pass is given of `rows` rows: what grows both with the rows and with the layers,
+    since the rest is parameters, tables and the loss."""
+
+    def kept(layers: int, times: int) -> int:
+        less = dataclasses.replace(cfg, layers=layers, scan_layers=False, vocab_size=8)
+        return _residuals(less, rows * times, seq_len)
+
+    return kept(2, 2) - kept(2, 1) - kept(1, 2) + kept(1, 1)
+
+
+def _loss(cfg: transformer.Config, own: int, tokens: int) -> int:
+    """Logits and their gradients in float32, two of each where the vocabulary is taken in blocks; the embedding of as
+    many ids, and its gradient in float32. `own` tokens are this device's, of all `tokens`."""
+    blocks = loss.blocks(cfg.vocab_size, tokens, cfg.loss_block)
+    times = 1 if blocks == 1 else 2
+    embedding = cfg.d_model * (jnp.dtype(cfg.dtype).itemsize + 4)
+    return cfg.vocab_size // blocks * times * (own * 4 * 2 + embedding)
 
 
 def vocabulary_ids(study: Study) -> int:
@@ -87,19 +200,16 @@ def vocabulary_ids(study: Study) -> int:
     return inputs.vocabulary_ids(study)
 
 
-def _residuals(cfg: transformer.Config, params: Any, rows: int, seq_len: int) -> int:
+def _batch(rows: int, seq_len: int, sharding: jax.sharding.Sharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:
+    integers = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
+    dtypes = {**dict.fromkeys(integers, jnp.int32), "mask_BT": jnp.float32}
+    return {name: jax.ShapeDtypeStruct((rows, seq_len), dtype, sharding=sharding) for name, dtype in dtypes.items()}
+
+
+def _residuals(cfg: transformer.Config, rows: int, seq_len: int) -> int:
     """Bytes that the backward pass of `rows` rows is given."""
-    batch = {
-        name: jax.ShapeDtypeStruct((rows, seq_len), dtype)
-        for name, dtype in {
-            "tokens_BT": jnp.int32,
-            "targets_BT": jnp.int32,
-            "segments_BT": jnp.int32,
-            "positions_BT": jnp.int32,
-            "mask_BT": jnp.float32,
-        }.items()
-    }
-    params = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
+    batch = _batch(rows, seq_len)
     backward = jax.eval_shape(lambda p, b: jax.vjp(lambda p: loss_sums(p, cfg, b)[0], p)[1], params, batch)
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(backward))
 

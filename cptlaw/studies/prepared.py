@@ -128,6 +128,7 @@ def prepare(
         names is not there, or a corpus cannot be read.
     """
     workdir = Workdir(workdir)
+    workdir.fetch()
     if not update_config:
         _refuse_another(study, workdir)
     inputs.check(study)
@@ -151,6 +152,7 @@ def prepare(
         },
         progress=progress,
     )
+    workdir.publish()
     runs = grid.plan(study, prepared.vocab_size, prepared.data)
     say(repeated(runs, {name: splits["train"]["tokens"] for name, splits in ledgers.items()}))
     return prepared

@@ -193,9 +193,9 @@ class Study:
         `training.step.default_microbatches`.
       mesh: sizes of the mesh axes data, fsdp and tensor, in devices; -1 is the rest. By default all are on
         data.
-      init_from: size -> Hugging Face folder whose weights are its base model, and whose config.json is its
-        architecture. The vocabulary must be that model's. Other weights must lie in a folder of another name: a run's
-        id holds the name, not the weights.
+      init_from: size -> Hugging Face folder, here or in a bucket (gs://, s3://), whose weights are its base model,
+        and whose config.json is its architecture. The vocabulary must be that model's. Other weights must lie in a
+        folder of another name: a run's id holds the name, not the weights.
       question: what the study answers, see `questions`; its `kind` is that of `cptlaw plan`, a trade-off by default.
       cross_domain: how well the grid tells of a domain that it did not train; None does not ask.
       confirm_runs: runs trained at the recommendation, each with a seed of its own that no run of the grid has.
@@ -355,7 +355,9 @@ class Study:
             cfg = hf.read_config(self.init_from[size])
         except UserError as error:
             raise ConfigError(f"config.init_from.{size}", str(error)) from error
-        return {field.name: getattr(cfg, field.name) for field in dataclasses.fields(cfg) if field.compare}
+        # The ids of runs of imported models hold all of these, and there were runs before there was gradient_dtype.
+        names = [field.name for field in dataclasses.fields(cfg) if field.compare and field.name != "gradient_dtype"]
+        return {name: getattr(cfg, name) for name in names}
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)

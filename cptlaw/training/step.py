@@ -140,7 +140,18 @@ def make_step(
     _, abstract = make_start(cfg, optimizer, layout)
     plain = plain_step(cfg, optimizer, microbatches)
 
+    shape = layout.mesh.shape
+    split = shape["data"] * shape["fsdp"]
+    # A lookup in parts of the embedding takes whole rows of every device.
+    in_parts = shape["fsdp"] * shape["tensor"] > 1
+
     def step(state: State, batch: Batch, learning_rate: jax.Array) -> tuple[State, Sums]:
+        rows = len(batch["mask_BT"])
+        if in_parts and rows % microbatches == 0 and rows // microbatches % split:
+            raise UserError(
+                f"microbatches: {microbatches} parts of a batch of {rows} rows are not divisible by the {split} "
+                "devices that split a batch"
+            )
         # The mesh is named for attention kernels, which the compiler cannot divide by itself.
         with jax.sharding.use_abstract_mesh(layout.mesh.abstract_mesh):
             return plain(state, batch, learning_rate)

@@ -1,3 +1,7 @@
+import collections
+import dataclasses
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -27,12 +31,30 @@ def test_every_mesh_gives_the_loss_of_pure_data_parallelism(mesh):
     np.testing.assert_allclose(trained(mesh), trained((8, 1, 1)), rtol=1e-5)
 
 
-def test_activations_are_never_split_anew():
-    """Without the embedding's constraint the mixed mesh has 20 of these, and gathers whole batches."""
-    layout, optimizer = Layout(make_mesh(2, 2, 2)), step.Optimizer()
-    _, abstract = step.make_start(CFG, optimizer, layout)
-    compiled = step.make_step(CFG, optimizer, layout).lower(abstract, layout.put(BATCH, 8), 1e-2).compile()
-    assert "all-to-all(" not in compiled.as_text()
+def collectives(text: str) -> collections.Counter[tuple[str, str]]:
+    """(operation, type and shape of its result) -> how many a program has, those of a tuple one by one."""
+    found: collections.Counter[tuple[str, str]] = collections.Counter()
+    for match in re.finditer(r"= (\(.*?\)|\S+) (all-gather|all-reduce|all-to-all|reduce-scatter)(?:-start)?\(", text):
+        for shape in re.findall(r"\w+\[[\d,]*\]", match[1]):
+            found[match[2], shape] += 1
+    return found
+
+
+@pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)], ids=["fsdp", "mixed"])
+def test_no_device_sees_the_whole_embedding_and_activations_move_once(mesh):
+    """A token's row goes to the device that has the token, and its gradient back. The compiler alone gathers the table,
+    and on the mixed mesh it has 20 more all-to-alls and gathers whole batches."""
+    cfg = dataclasses.replace(CFG, vocab_size=128, loss_block=32, tie_embeddings=False)
+    layout, optimizer = Layout(make_mesh(*mesh)), step.Optimizer()
+    _, abstract = step.make_start(cfg, optimizer, layout)
+    compiled = step.make_step(cfg, optimizer, layout).lower(abstract, layout.put(BATCH, 8), 1e-2).compile()
+    seen = collectives(compiled.as_text())
+    data, fsdp, tensor = mesh
+    rows = 8 // (data * fsdp)
+    exchanged = {key: n for key, n in seen.items() if key[0] == "all-to-all"}
+    assert exchanged == {("all-to-all", f"f32[{rows},16,{32 // fsdp}]"): 2 * fsdp}, "there and back"
+    tables = {f"f32[{128 // part},32]" for part in (1, tensor)}
+    assert not [key for key in seen if key[1] in tables]
 
 
 def test_parameters_and_moments_are_split_as_the_table_says():

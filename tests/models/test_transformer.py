@@ -152,7 +152,9 @@ def test_attention_gradient_equals_autodiff():
         np.testing.assert_allclose(a, b, atol=2e-6)
 
 
-@pytest.mark.parametrize("fields", [{"remat": "full"}, {"remat": "dots", "scan_layers": True}], ids=str)
+@pytest.mark.parametrize(
+    "fields", [{"remat": "full"}, {"remat": "attention"}, {"remat": "dots", "scan_layers": True}], ids=str
+)
 def test_scan_and_remat_change_no_gradient(params, fields):
     batch = packed()
 
@@ -164,6 +166,37 @@ def test_scan_and_remat_change_no_gradient(params, fields):
         gradient(CFG),
         gradient(dataclasses.replace(CFG, **fields)),
     )
+
+
+def test_what_remat_keeps_of_a_layer(params):
+    batch, bytes_of = packed(), {}
+    for remat in ("full", "attention"):
+        cfg = dataclasses.replace(CFG, remat=remat)
+        kept = jax.eval_shape(
+            lambda p, c=cfg: jax.vjp(lambda p: transformer.token_nll(p, c, batch).sum(), p)[1], params
+        )
+        bytes_of[remat] = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(kept))
+    assert (
+        bytes_of["attention"] - bytes_of["full"] == 4 * batch["tokens_BT"].size * CFG.heads * CFG.head_dim * CFG.layers
+    )
+
+
+def test_weights_gradients_are_summed_in_float32_when_asked(params):
+    """Of one device a float32 sum is no bfloat16 number; rounded to one, it is the gradient otherwise made."""
+    batch = packed()
+
+    def gradient(**fields):
+        cfg = dataclasses.replace(CFG, bias="qkv", dtype="bfloat16", **fields)
+        own = transformer.init(jax.random.key(0), cfg)
+        return jax.jit(jax.grad(lambda p: transformer.token_nll(p, cfg, batch).sum()))(own)["layers"]
+
+    rounded, exact = gradient(), gradient(gradient_dtype="float32")
+    for group, name in (("mlp", "down"), ("mlp", "gate"), ("attention", "q"), ("attention", "o")):
+        short, full = rounded[group][name], exact[group][name]
+        assert short.dtype == full.dtype == jnp.float32
+        np.testing.assert_array_equal(short, short.astype(jnp.bfloat16).astype(jnp.float32))
+        assert np.mean(full != full.astype(jnp.bfloat16).astype(jnp.float32)) > 0.9
+        np.testing.assert_allclose(short, full, rtol=0.05, atol=0.02 * float(jnp.abs(full).max()))
 
 
 @pytest.mark.parametrize(

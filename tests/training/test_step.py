@@ -95,6 +95,8 @@ def test_however_a_batch_is_split_its_gradient_is_that_of_the_whole(seed, rows):
 def test_a_batch_that_its_parts_do_not_divide_is_named(layout):
     with pytest.raises(UserError, match="3 does not divide the batch of 8"):
         one_step(layout, Batches().batch(0), microbatches=3)
+    with pytest.raises(UserError, match="4 parts of a batch of 8 rows are not divisible by the 8 devices"):
+        one_step(Layout(make_mesh(1, 8, 1)), Batches().batch(0), microbatches=4)
 
 
 def test_one_program_serves_every_learning_rate_and_seed(layout):
