@@ -24,7 +24,7 @@ import numpy as np
 from cptlaw.models import attention, transformer
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.scoring import evaluate
-from cptlaw.training import step, together
+from cptlaw.training import feed, step, together
 
 VOCAB, SEQ, ROWS, RUNS = 1024, 128, 16, 4
 SIZES = {
@@ -35,7 +35,7 @@ SIZES = {
 PARTS = step.default_microbatches(SIZES["0.8M"], Layout(make_mesh()), ROWS, SEQ)  # the same for all of them
 
 
-def plain_attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
+def plain_attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window=0):
     """The same attention left to autodiff."""
     scores_BKGTS = jnp.einsum("bkgtc,bksc->bkgts", q_BKGTC, k_BKSC) * q_BKGTC.shape[-1] ** -0.5
     p_BKGTS = jax.nn.softmax(scores_BKGTS + bias_BTS[:, None, None])
@@ -101,12 +101,13 @@ def together_trainer(cfg: transformer.Config, runs: int) -> Callable[[], None]:
     one = Layout(make_mesh(devices=jax.devices()[:1]))
     start = step.make_start(cfg, optimizer, one)[0]
     state = jax.vmap(lambda seed: start(step.make_init(cfg, one)(seed)))(seeds)
-    data = {name: np.stack([array] * runs) for name, array in batch(ROWS).items()}
-    update = together.make_steps(cfg, optimizer, mesh, PARTS)
+    data = {name: np.stack([array] * runs)[None] for name, array in batch(ROWS).items()}
+    block, span = (data, np.full((1, runs), 1e-3, np.float32)), np.array([0, 1], np.int32)
+    update = together.make_steps(cfg, optimizer, mesh, feed.Made(), PARTS)
 
     def turn() -> None:
         nonlocal state
-        state, sums = update(state, data, np.full(runs, 1e-3, np.float32))
+        state, sums = update(state, (), block, span)
         sums.nats.block_until_ready()
 
     return turn

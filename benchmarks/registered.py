@@ -27,6 +27,8 @@ from cptlaw.planning import DecisionError, measured_base, trade_off
 GENERAL, PROBE, TOKENS, TOLERANCE = "wiki", (98304.0, 196608.0, 393216.0), 786432.0, 0.03
 FITTED = 1e6  # parameters: the largest size that is ever fitted
 LAWS = ("auto", "dcpt")
+# How the general loss is fitted -> the law: as if every run had started from the planned base, or as measured.
+METHODS = {"auto, rebased": "auto", "dcpt, rebased": "dcpt", "auto": "auto", "dcpt": "dcpt"}
 POINTS = 0.05
 
 
@@ -78,8 +80,11 @@ def share(table: pd.DataFrame, size: str, names: Sequence[str]) -> None:
         below = own[(own["params"] < params) & (own["tokens"] > 0)].reset_index(drop=True)
         base, error = measured_base(own, GENERAL, params)
         line = {"domain": domain, "measured": wanted, "as at the next smaller size": measured(own, domain, smaller)[0]}
-        for law in LAWS:
-            fits = [_fit(below[below["eval"] == c].reset_index(drop=True), law, c) for c in (GENERAL, domain)]
+        of_domain = {law: _fit(below[below["eval"] == domain].reset_index(drop=True), law, domain) for law in LAWS}
+        carried = runs.rebased(own, GENERAL, params).loc[lambda rows: (rows["params"] < params) & (rows["tokens"] > 0)]
+        for law, method in METHODS.items():
+            rows = below if law == method else carried
+            fits = [_fit(rows[rows["eval"] == GENERAL].reset_index(drop=True), method, GENERAL), of_domain[method]]
             try:
                 found = trade_off(
                     *fits, params=params, tokens=TOKENS, base_loss=base, base_loss_se=error, tolerance=TOLERANCE
@@ -97,7 +102,7 @@ def share(table: pd.DataFrame, size: str, names: Sequence[str]) -> None:
         return
     made = pd.DataFrame(lines)
     print(made.to_string(index=False, float_format=lambda v: f"{v:.3g}", na_rep=""))
-    for method in (*LAWS, "as at the next smaller size"):
+    for method in (*METHODS, "as at the next smaller size"):
         near = [_near(a, b, c) for a, b, c in zip(made[method], made["measured"], made["last measured share"])]
         print(f"{method}: within {100 * POINTS:.0f} points in {sum(near)} of {len(made)} domains (6 of 8 wanted)")
 

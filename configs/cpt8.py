@@ -142,7 +142,7 @@ def get_config() -> ConfigDict:
                 "3m_bases",
             ),
             "workers": 0,
-            "together": 1,
+            "together": 0,
             "checkpoint_seconds": 120.0,
             "seed": 0,
         }

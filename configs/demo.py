@@ -81,7 +81,7 @@ def get_config(variant: str = "") -> ConfigDict:
             "fit": {"law": "auto", "bootstrap": 1000},
             "question": {"tolerance": 0.03},
             "workers": 0,
-            "together": 1,
+            "together": 0,
             "checkpoint_seconds": 60.0,
             "seed": 0,
         }

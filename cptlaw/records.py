@@ -38,7 +38,12 @@ def _finite(text: str) -> float:
 
 def write(path: str | os.PathLike[str], fields: Mapping[str, Any]) -> None:
     """Writes the fields and their seal atomically."""
-    atomic.write_text(path, json.dumps(sealed(fields), indent=1) + "\n")
+    atomic.write_bytes(path, dumps(fields))
+
+
+def dumps(fields: Mapping[str, Any]) -> bytes:
+    """The content of a file of the fields and their seal."""
+    return (json.dumps(sealed(fields), indent=1) + "\n").encode()
 
 
 def sealed(fields: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,8 +71,15 @@ def read(
         return None
     except OSError as problem:
         raise error(f"{path}: cannot be read ({problem.strerror}); {cure}") from None
-    fields = unsealed(parse(text, str(path), cure, error), str(path), cure, error)
-    require(fields, wanted, str(path), cure, error)
+    return loads(text, str(path), wanted, cure, error)
+
+
+def loads(
+    text: bytes, where: str, wanted: Mapping[str, Kinds], cure: str, error: type[UserError] = UserError
+) -> dict[str, Any]:
+    """The fields of a file's content without their seal; as `read`, and `where` names the file."""
+    fields = unsealed(parse(text, where, cure, error), where, cure, error)
+    require(fields, wanted, where, cure, error)
     return fields
 
 
@@ -112,12 +124,19 @@ def read_lines(
     Raises `error` naming the file and the line.
     """
     try:
-        lines = local(path).read_bytes().split(b"\n")[:-1]
+        text = local(path).read_bytes()
     except FileNotFoundError:
         return []
+    return loads_lines(text, str(path), wanted, cure, error)
+
+
+def loads_lines(
+    text: bytes, where: str, wanted: Mapping[str, Kinds], cure: str, error: type[UserError] = UserError
+) -> list[dict[str, Any]]:
+    """The objects of a JSONL file's content; as `read_lines`, and `where` names the file."""
     rows = []
-    for number, line in enumerate(lines, 1):
-        row = parse(line, where := f"{path}: line {number}", cure, error)
-        require(row, wanted, where, cure, error)
+    for number, line in enumerate(text.split(b"\n")[:-1], 1):
+        row = parse(line, at := f"{where}: line {number}", cure, error)
+        require(row, wanted, at, cure, error)
         rows.append(row)
     return rows

@@ -23,6 +23,7 @@ from absl import flags
 from jax.experimental import multihost_utils
 
 from cptlaw.errors import UserError
+from cptlaw.storage.bucket import Bucket
 from launch import common
 
 _DEVICES = flags.DEFINE_integer("devices", None, "How many devices there must be, over all processes.")
@@ -106,6 +107,29 @@ def disk(workdir: Path, least_gb: float) -> str:
     return f"{everywhere.min():.0f} GB free in {workdir}"
 
 
+def bucket(place: Bucket) -> str:
+    """Whether all processes see one place in a bucket, whose server keeps to conditions: so sweeps share a grid."""
+    first = jax.process_index() == 0
+    name = np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(uuid.uuid4().bytes, np.uint8))).tobytes().hex()
+    wrong = ""
+    try:
+        if first:
+            place.check(f".check-{name}-alone")
+            place.put(f".check-{name}", b"")
+        multihost_utils.sync_global_devices("written")
+        if place.get(f".check-{name}") is None:
+            wrong = f"process {jax.process_index()} does not see the first one's object"
+    except UserError as error:
+        wrong = str(error)
+    said = _gather(np.array(not wrong, np.int32)).reshape(-1)
+    if first:
+        with contextlib.suppress(UserError):
+            place.delete([f".check-{name}"])
+    if not said.all():
+        raise Problem(wrong or f"{place.url}: processes {np.flatnonzero(said == 0).tolist()} cannot use it")
+    return f"one for {jax.process_count()} process{'es' * (jax.process_count() > 1)}, with conditional writes"
+
+
 def shared(workdir: Path) -> str:
     """Whether all processes see one workdir, and each other's locks in it, by which several sweeps share a grid."""
     first = jax.process_index() == 0
@@ -157,13 +181,13 @@ def _locked(path: Path) -> bool:
 
 def main() -> None:
     faulthandler.dump_traceback_later(_TIMEOUT.value, exit=True)
-    workdir = common.workdir().root
+    workdir = common.workdir()
     checks: dict[str, Callable[[], str]] = {
         "platform": lambda: platform(_PLATFORM.value),
         "processes": lambda: count("processes", jax.process_count(), _HOSTS.value),
         "devices": lambda: count("devices", jax.device_count(), _DEVICES.value),
-        "disk": lambda: disk(workdir, _DISK.value),
-        "workdir": lambda: shared(workdir),
+        "disk": lambda: disk(workdir.root, _DISK.value),
+        "workdir": lambda: bucket(Bucket.open(workdir.place)) if workdir.in_bucket else shared(workdir.root),
         "clocks": clocks,
         "all-reduce": lambda: all_reduce(_MEGABYTES.value, _GBPS.value),
     }

@@ -119,9 +119,9 @@ def train_to_end(run: Run, workdir: Workdir, settings: Study, stop: Callable[[],
             raise SystemExit(EXIT_RELAUNCH) from None
     result = directory.result()
     if result is None:
-        raise UserError(f"{directory.path}: another process ({directory.holder()}) is training this run; wait for it")
+        raise UserError(f"{directory.task}: another process ({directory.holder()}) is training this run; wait for it")
     if result["state"] == rundir.FAILED:
-        raise UserError(f"{directory.path}: {result['reason']}. Delete its result.json to try again")
+        raise UserError(f"{directory.task}: {result['reason']}. Delete its result.json to try again")
     return directory.rows()
 
 

@@ -12,6 +12,7 @@ that table holds all rows is not trained again, nor is a base model unless a mis
 outlives the workdir that it was made in.
 """
 
+import dataclasses
 import shlex
 import signal
 from types import FrameType
@@ -27,6 +28,12 @@ from launch import common
 _RETRY = flags.DEFINE_bool("retry-failed", False, "Train failed runs again.")
 
 
+_SWEEPS = flags.DEFINE_integer(
+    "sweeps",
+    1,
+    "How many of these work on the workdir, so that none takes more runs at once than its part.",
+    lower_bound=1,
+)
 _HAVE = flags.DEFINE_string("have", None, "A runs table, by file or by name (cpt8): do not train what it holds.")
 
 
@@ -35,10 +42,11 @@ def main() -> None:
     # This process trains nothing. Its workers do not inherit the setting, and have the accelerators.
     jax.config.update("jax_platforms", "cpu")
     have = None if _HAVE.value is None else runs_table.read(tables.path(_HAVE.value))
-    prepared = common.prepare()
+    prepared = dataclasses.replace(common.prepare(), sweeps=_SWEEPS.value)
     table = mixture_study.train_grid(prepared, retry_failed=_RETRY.value, have=have)
     path = prepared.workdir.table
     runs_table.write(table, path)
+    prepared.workdir.publish()
     fit = f"cptlaw fit {path} --law {shlex.quote(prepared.study.fit.law)} --eval {prepared.study.domains[0]}"
     print(f"{path}: {table['run'].nunique()} runs, {len(table)} rows. Next: {fit}")
 

@@ -72,8 +72,8 @@ TAKES_A_PATH = {
 @pytest.mark.parametrize("what", TAKES_A_PATH)
 def test_whatever_takes_a_path_refuses_a_url_it_cannot_read(what, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match=r"s3://bucket/x.*: a URL, and only a path"):
-        TAKES_A_PATH[what]("s3://bucket/x")
+    with pytest.raises(UserError, match=r"az://bucket/x.*: a URL, and only a path"):
+        TAKES_A_PATH[what]("az://bucket/x")
     assert not list(tmp_path.iterdir())
 
 

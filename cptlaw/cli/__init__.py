@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> Any:
     for name, value in vars(args).items():
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path):
+            if isinstance(path, Path) and name != "workdir":  # which may be in a bucket
                 local(path, name.replace("_", "-"))
     for name, folder in _WRITTEN.items():
         if isinstance(path := getattr(args, name, None), Path):

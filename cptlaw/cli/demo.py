@@ -72,7 +72,7 @@ def _demo(args: argparse.Namespace) -> None:
             file=sys.stderr,
         )
         config.corpora.prose.source = "recipe:docstring_prose"
-        _run(config, Path(f"{workdir.resolve()}-offline"), args)
+        _run(config, workdir.with_name(f"{workdir.resolve().name}-offline"), args)
 
 
 def _study(args: argparse.Namespace) -> None:

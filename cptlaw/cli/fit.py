@@ -92,6 +92,11 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
     )
+    parser.add_argument(
+        "--rebase", type=tables.named, metavar="CORPUS=PARAMS",
+        help="take the losses of a corpus as if every run had started from the base model of this size, by the rows at "
+        "zero tokens: what a ceiling on the general loss at one planned size is best asked of (plan trade-off)",
+    )  # fmt: skip
     domains.pooling(parser)
     parser.add_argument("--objective", default="huber", help="huber, huber_scale, squared, squared_loss, asymmetric")
     parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold (default 1e-3)")
@@ -144,6 +149,10 @@ def _read(args: argparse.Namespace) -> Any:
         table = runs.by_domain(table, args.by_domain, args.learnability)
     elif args.learnability:
         table = runs.learnability(table, args.learnability)
+    for name, params in (args.rebase or {}).items():
+        if name not in set(table["eval"]):
+            raise UserError(f"--rebase {name}: no such corpus; the table evaluates {', '.join(table['eval'].unique())}")
+        table = runs.rebased(table, name, params)
     return table if args.thin is None else runs.thin(table, args.thin, args.seed)
 
 

@@ -54,19 +54,44 @@ class TrainBatches:
           mask_BT: float32, 1 where the target belongs to the same document as the token.
         """
         index = step * self.batch_size + np.arange(self.batch_size)[rows]
-        corpus, k = self.mixture.locate(index)
+        corpus, begin = self._places(index)
         windows_BW = np.empty((index.size, self.seq_len + 1), np.int32)
         starts_BW = np.zeros((index.size, self.seq_len + 1), bool)
-        for c, (name, store) in enumerate(self.stores.items()):
+        for c, store in enumerate(self.stores.values()):
+            (mine,) = np.nonzero(corpus == c)
+            if mine.size:
+                windows_BW[mine] = store.tokens[begin[mine, None] + np.arange(self.seq_len + 1)]
+                starts_BW[mine] = _document_starts(store, begin[mine], self.seq_len + 1)
+        return _batch(windows_BW, starts_BW)
+
+    @property
+    def streams(self) -> tuple[TokenStore, ...]:
+        """The stores, by which `windows_of` counts."""
+        return tuple(self.stores.values())
+
+    def windows_of(self, step: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the rows of `steps` batches are, from that of `step` on.
+
+        Returns:
+          streams: (steps, B) int64, an index into `streams`.
+          begins: (steps, B) int64, the first token of the window in the stream.
+        """
+        index = step * self.batch_size + np.arange(steps * self.batch_size)
+        corpus, begin = self._places(index)
+        return corpus.reshape(steps, -1), begin.reshape(steps, -1)
+
+    def _places(self, index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Corpus and first token of the sequences at `index` of the mixture."""
+        corpus, k = self.mixture.locate(index)
+        begin = np.zeros_like(k)
+        for c, name in enumerate(self.stores):
             (mine,) = np.nonzero(corpus == c)
             if mine.size:
                 epoch, within = np.divmod(k[mine], self.windows[name])
                 epochs, inverse = np.unique(epoch, return_inverse=True)
                 keys = np.array([key(self.seed, name, int(e)) for e in epochs], np.uint64)[inverse]
-                begin = permute(within, self.windows[name], keys) * self.seq_len
-                windows_BW[mine] = store.tokens[begin[:, None] + np.arange(self.seq_len + 1)]
-                starts_BW[mine] = _document_starts(store, begin, self.seq_len + 1)
-        return _batch(windows_BW, starts_BW)
+                begin[mine] = permute(within, self.windows[name], keys) * self.seq_len
+        return corpus, begin
 
 
 def eval_batches(store: TokenStore, seq_len: int, batch_size: int, max_tokens: int | None = None) -> Iterator[Batch]:

@@ -1,23 +1,28 @@
 """Runs of a queue that share one program (`training.together`); each leaves behind what it would have left alone."""
 
 import contextlib
+import functools
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
-from cptlaw.execution.job import DiskFull, Job, Stopped, full_disk_stops, tidy, watched
+from cptlaw.execution.job import DiskFull, Job, Stopped, full_disk_stops, score_group, tidy, watched
 from cptlaw.execution.run import Conditions, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 
 
 class Failed(Exception):
-    """A program failed, which says nothing about its `runs` (ids): each may yet be trained alone."""
+    """A program failed, which says nothing of its `runs` (ids): `fewer` together, or each alone, may yet be trained."""
 
     def __init__(self, runs: Sequence[str], error: Exception):
         reason = (str(error).splitlines() or [""])[0]
+        # Half of them may fit.
+        self.fewer = len(runs) // 2 if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error) else 1
+        now = f"{self.fewer} at a time" if self.fewer > 1 else "one at a time"
         super().__init__(
-            f"{len(runs)} runs are trained one at a time, since together they failed: {type(error).__name__}: {reason}"
+            f"{len(runs)} runs are trained {now}, since together they failed: {type(error).__name__}: {reason}"
         )
         self.runs = runs
 
@@ -59,13 +64,24 @@ def train_group(runs: Iterable[Run], workdir: str | os.PathLike[str], most: int,
     return True
 
 
+def most(run: Run, asked: int) -> int:
+    """How many runs like this one to train together at most, as `asked`, or where that is 0 as `together.most` says."""
+    if asked or program(run) is None:
+        return asked or 1
+    from cptlaw.training import together
+
+    return together.most(run.config, run.make_optimizer(), run.batch_size, run.seq_len, run.microbatches or 1)
+
+
 def program(run: Run) -> str | None:
     """What is the same in runs that may share a program; None for a run that shares none."""
-    if run.weights is not None or run.trunk is not None or run.keep_tokens or run.mesh:
+    if run.weights is not None or run.mesh:
         return None
-    sizes = run.seq_len, run.batch_size, run.microbatches, run.eval_batch_size
-    steps = run.steps(run.tokens), [run.steps(tokens) for tokens in run.eval_tokens]
-    return json.dumps([run.model, run.optimizer, sizes, steps], sort_keys=True)
+    sizes = run.seq_len, run.batch_size, run.microbatches, run.eval_batch_size, run.eval_max_tokens
+    # Trunks go together with trunks, and branches with those that are as long and begin at the same step.
+    lengths = [(run.first_token, run.tokens), run.eval_tokens, run.keep_tokens]
+    steps = [[run.steps(tokens) for tokens in of] for of in lengths]
+    return json.dumps([run.model, run.optimizer, sizes, steps, run.trunk is not None], sort_keys=True)
 
 
 def _claim(runs: Iterable[Run], workdir: Workdir, most: int, stack: contextlib.ExitStack) -> list[RunDir]:
@@ -77,10 +93,10 @@ def _claim(runs: Iterable[Run], workdir: Workdir, most: int, stack: contextlib.E
     for run in runs:
         directory = RunDir(workdir, run)
         may = program(run) is not None and (not group or program(run) == shared[0])
-        # A run that has killed its process must not take others with it again.
-        if may and not directory.has_died():
+        if may:
             with contextlib.ExitStack() as trial:
-                if trial.enter_context(directory.claim()):
+                # A run that has killed its process must not take others with it again.
+                if trial.enter_context(directory.claim()) and not directory.has_died():
                     # Only runs at the same step can go on together. A run whose checkpoints cannot be
                     # listed is left out, and fails when it is trained alone.
                     start = None
@@ -112,7 +128,7 @@ def _train(group: list[RunDir], workdir: Workdir, conditions: Conditions) -> boo
             layout=job.layout,
             microbatches=job.run.microbatches or None,
             eval_steps=job.eval_steps,
-            evaluate=lambda i, point, params: jobs[i].evaluate(point, params),
+            evaluate_all=functools.partial(_evaluate, jobs),
             log_every=conditions.monitor.log_steps,
             log=lambda i, metrics: records[i][1](metrics),
             spike=conditions.monitor.spike,
@@ -123,3 +139,26 @@ def _train(group: list[RunDir], workdir: Workdir, conditions: Conditions) -> boo
         job.end(result)
         tidy(job.directory)
     return any(result.status == loop.STOPPED for result in results)
+
+
+def _evaluate(
+    jobs: Sequence[Job], points: Mapping[int, Any], params: Any, params_of: Callable[[int], Any]
+) -> dict[int, str]:
+    """Adds the rows of all runs at a step; the reasons of those whose loss is no number."""
+    scores: dict[int, dict[str, Any]] = {i: {} for i in points}
+    for corpus in dict.fromkeys(corpus for i in points for corpus in jobs[i].run.evals):
+        mine = {i: jobs[i] for i in points if corpus in jobs[i].run.evals}
+        # The program scores all runs, so it is worth its while for a corpus that most of them are evaluated on.
+        if 2 * len(mine) > len(jobs):
+            found = score_group(params, mine, corpus)
+        else:
+            found = {i: job.score(corpus, params_of(i)) for i, job in mine.items()}
+        for i, score in found.items():
+            scores[i][corpus] = score
+    failed = {}
+    for i, of_run in scores.items():
+        try:
+            jobs[i].record(points[i], {corpus: of_run[corpus] for corpus in jobs[i].run.evals})
+        except FloatingPointError as error:
+            failed[i] = str(error)
+    return failed

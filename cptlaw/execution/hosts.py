@@ -26,7 +26,10 @@ class _Together(RunDir):
     @contextlib.contextmanager
     def claim(self) -> Iterator[bool]:
         with super().claim() if _first() else contextlib.nullcontext(False) as mine:
-            yield bool(multihost_utils.broadcast_one_to_all(np.array(mine)))
+            shared = bool(multihost_utils.broadcast_one_to_all(np.array(mine)))
+            if shared and not _first():
+                self.task.join()
+            yield shared
 
     def finish(self, **facts: Any) -> None:
         if _first():

@@ -7,7 +7,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from cptlaw.execution import rundir
 from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
+from cptlaw.storage.bucket import StorageError
 
 RECENT_CHECKPOINTS = 2  # of a run on disk: the newest, and the one before it, should the newest be damaged
 
@@ -25,14 +26,17 @@ class Stopped(Exception):
 
 
 class DiskFull(UserError):
-    """A disk has no space left, which is no fault of the run: it goes on from its newest checkpoint."""
+    """A disk has no space left, or a bucket does not answer, which is no fault of the run: it goes on from its newest
+    checkpoint."""
 
 
 @contextlib.contextmanager
 def full_disk_stops(workdir: Workdir) -> Iterator[None]:
-    """Turns an error that a full disk caused, whoever reports it in whatever words, into DiskFull."""
+    """Turns an error that a full disk or a bucket caused, whoever reports it in whatever words, into DiskFull."""
     try:
         yield
+    except StorageError as error:
+        raise DiskFull(f"{error}. What was saved is kept; run the same command again to continue") from error
     except Exception as error:
         if isinstance(error, DiskFull) or not _of_full_disk(error):
             raise
@@ -96,11 +100,12 @@ class Job:
 
         run, cfg, optimizer, placed = self.run, self.run.config, self.optimizer, self.layout
         if run.trunk is not None:
-            folder, step = rundir.checkpoints_of(self.workdir, run.trunk), run.steps(run.first_token)
+            trunk, step = self.workdir.task(run.trunk), run.steps(run.first_token)
+            folder = trunk.checkpoints
             if not folder.exists():
                 raise UserError(
                     f"its trunk {run.trunk} has no checkpoints any more: they were removed when all its branches had "
-                    f"finished. Delete {folder.parent / 'result.json'}, so that the trunk is trained again, and retry "
+                    f"finished. Delete {trunk.verdict}, so that the trunk is trained again, and retry "
                     "this run (--retry-failed)"
                 )
             return first_state(cfg, optimizer, placed, resume=lambda abstract: load_state(folder, abstract, step))
@@ -112,8 +117,15 @@ class Job:
         return first_state(cfg, optimizer, placed, weights=lambda _: base_params(folder, cfg, placed))
 
     def evaluate(self, point: Any, params: Any) -> None:
-        """Measures the losses after a step: rows of the runs table."""
-        self._losses = _losses(params, self.run, self.workdir, self.layout, point.step)
+        """Measures the losses after a step: rows of the runs table. Raises FloatingPointError for one that is none."""
+        self.record(point, {corpus: self.score(corpus, params) for corpus in self.run.evals})
+
+    def score(self, corpus: str, params: Any) -> Any:
+        return _score(params, self.workdir, corpus, self.run, self.layout)
+
+    def record(self, point: Any, scores: Mapping[str, Any]) -> None:
+        """Adds the rows of a step, from the `Scores` of each corpus; raises as `evaluate` does."""
+        self._losses = _losses(scores, point.step)
         at = {"tokens": point.tokens, "step": point.step, "lr": point.lr, "flops": point.flops}
         at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal}
         self.directory.add([{**self._facts, **at, **row} for row in self._losses])
@@ -214,22 +226,20 @@ def import_weights(directory: RunDir, workdir: Workdir) -> None:
     with Checkpoints(directory.checkpoints) as checkpoints:
         checkpoints.save(0, state)
     # `spent` is empty, because nothing says what the folder's pre-training took.
-    directory.finish(spent={}, losses=_losses(state.params, run, workdir, placed, 0))
+    scores = {corpus: _score(state.params, workdir, corpus, run, placed) for corpus in run.evals}
+    directory.finish(spent={}, losses=_losses(scores, 0))
 
 
 # The columns of a row before the first step.
 _BEFORE = {"tokens": 0, "step": 0, "lr": 0.0, "flops": 0.0, "lr_sum": 0.0, "lr_anneal": 0.0}
 
 
-def _losses(params: Any, run: Run, workdir: Workdir, placed: Any, step: int) -> list[dict[str, Any]]:
+def _losses(scores: Mapping[str, Any], step: int) -> list[dict[str, Any]]:
     """The loss on every corpus that is evaluated, with its standard error."""
-    losses = []
-    for corpus in run.evals:
-        scores = _score(params, workdir, corpus, run, placed)
-        if not math.isfinite(scores.loss):
-            raise FloatingPointError(f"the {corpus} loss is {scores.loss} after step {step}")
-        losses.append({"eval": corpus, "loss": scores.loss, "loss_se": scores.loss_se})
-    return losses
+    for corpus, score in scores.items():
+        if not math.isfinite(score.loss):
+            raise FloatingPointError(f"the {corpus} loss is {score.loss} after step {step}")
+    return [{"eval": corpus, "loss": score.loss, "loss_se": score.loss_se} for corpus, score in scores.items()]
 
 
 def _facts(run: Run, workdir: Workdir, base: dict[str, Any] | None) -> dict[str, Any]:
@@ -264,6 +274,15 @@ def _eval_batches(workdir: Workdir, corpus: str, seq_len: int, batch_size: int, 
     from cptlaw.data.batches import eval_batches
 
     return list(eval_batches(_store(workdir, corpus, "validation"), seq_len, batch_size, max_tokens))
+
+
+def score_group(params: Any, jobs: Mapping[int, Job], corpus: str) -> dict[int, Any]:
+    """The `Scores` of runs that train together, by their place in the stacked parameters."""
+    from cptlaw.scoring.evaluate import score_runs
+
+    run, workdir = next(iter(jobs.values())).run, next(iter(jobs.values())).workdir
+    batches = _eval_batches(workdir, corpus, run.seq_len, run.eval_batch_size, run.eval_max_tokens)
+    return score_runs(run.config, params, jobs, batches, _store(workdir, corpus, "validation").doc_bytes)
 
 
 def _score(params: Any, workdir: Workdir, corpus: str, run: Run, layout: Any) -> Any:
@@ -313,10 +332,10 @@ def spread(devices: Sequence[Any], count: int) -> list[Any]:
 
 @functools.cache
 def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
-    path = workdir.run(run_id)
-    result = rundir.read_result(path)
+    task = workdir.task(run_id)
+    result = rundir.read_result(task)
     if result is None or result["state"] != rundir.FINISHED:
-        raise UserError(f"{path}: the base run is not finished; train it first")
+        raise UserError(f"{task}: the base run is not finished; train it first")
     return result
 
 

@@ -57,6 +57,7 @@ def sweep(
     workers: int = 0,
     devices_per_run: int = 0,
     together: int = 1,
+    sweeps: int = 1,
     listed: bool = False,
     checkpoint_seconds: float = 60.0,
     monitor: Monitor = _MONITOR,
@@ -73,7 +74,9 @@ def sweep(
       workers: processes; 0 fills the machine (see `devices.share`).
       devices_per_run: how many devices a worker has to itself; 0: as many as the run's mesh says, or see
         `devices.share`.
-      together: how many runs of one size a worker trains in one program.
+      together: how many runs of one size a worker trains in one program at most; 0 chooses (see
+        `training.together.most`). None takes more than its part of what is left, so that none is idle.
+      sweeps: how many sweeps like this one work on the runs, itself included.
       listed: train them in their order here, rather than the longest first.
       checkpoint_seconds: how much work a crash may cost.
       monitor: what is watched while a run trains.
@@ -95,6 +98,7 @@ def sweep(
     options = {
         "workdir": str(workdir),
         "together": together,
+        "sweeps": sweeps,
         "listed": listed,
         "checkpoint_seconds": checkpoint_seconds,
         "monitor": dataclasses.asdict(monitor),

@@ -1,4 +1,8 @@
-"""Where a study keeps everything: the only place that knows the names of its files and directories."""
+"""Where a study keeps everything: the only place that knows the names of its files and directories.
+
+A workdir in a bucket has a copy on every machine's disk. Its files are read and written there (`fetch`, `publish`), but
+for the runs, which processes of several machines share while they work (`task`).
+"""
 
 import dataclasses
 import os
@@ -6,6 +10,9 @@ import uuid
 from pathlib import Path
 
 from cptlaw.paths import local
+from cptlaw.storage.bucket import Bucket, is_bucket
+from cptlaw.storage.copies import Copy, copy_of
+from cptlaw.storage.tasks import BucketTask, PosixTask, Task
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,16 +39,40 @@ class Workdir:
       selection.csv                            a line for each of its parts
     """
 
+    place: str
     root: Path
 
-    def __init__(self, root: str | os.PathLike[str]):
-        object.__setattr__(self, "root", local(root, "workdir"))
+    def __init__(self, place: str | os.PathLike[str]):
+        """`place` is a path, or a URL (gs://, s3://); `root` its folder on this machine."""
+        bucket = is_bucket(place)
+        object.__setattr__(self, "root", _copy(os.fspath(place)).path if bucket else local(place, "workdir"))
+        object.__setattr__(self, "place", Bucket.open(place).url if bucket else str(self.root))
 
     def __fspath__(self) -> str:
-        return str(self.root)
+        return self.place
 
     def __str__(self) -> str:
-        return str(self.root)
+        return self.place
+
+    @property
+    def in_bucket(self) -> bool:
+        return is_bucket(self.place)
+
+    def fetch(self) -> None:
+        """Brings this machine's copy up to date; on POSIX there is nothing to do."""
+        if self.in_bucket:
+            _copy(self.place).fetch()
+
+    def publish(self) -> None:
+        """Writes to the bucket what is new or other in this machine's copy; on POSIX there is nothing to do."""
+        if self.in_bucket:
+            _copy(self.place).publish()
+
+    def remove(self, file: Path) -> None:
+        """Removes a file of this machine's copy, and from the bucket."""
+        file.unlink(missing_ok=True)
+        if self.in_bucket:
+            Bucket.open(self.place).delete([file.relative_to(self.root).as_posix()])
 
     @property
     def config(self) -> Path:
@@ -61,7 +92,21 @@ class Workdir:
         return self.root / "runs"
 
     def run(self, run_id: str) -> Path:
+        """This machine's directory of a run."""
         return self.runs / run_id
+
+    def task(self, run_id: str) -> Task:
+        """A run, to be claimed, worked on and ended."""
+        if self.in_bucket:
+            return BucketTask(Bucket.open(self.place), f"runs/{run_id}", self.run(run_id))
+        return PosixTask(self.run(run_id))
+
+    def run_ids(self) -> list[str]:
+        """The runs that were begun."""
+        if not self.in_bucket:
+            return sorted(path.parent.name for path in self.runs.glob("*/run.json"))
+        names = Bucket.open(self.place).list("runs/")
+        return sorted(name.split("/")[1] for name in names if name.endswith("/run.json"))
 
     def new_plan(self) -> Path:
         """A file that no other sweep uses."""
@@ -121,3 +166,8 @@ class Workdir:
     @property
     def selection(self) -> Path:
         return self.root / "selection.csv"
+
+
+# Plans are of one machine, and a store's verified.json tells of this machine's files.
+def _copy(place: str) -> Copy:
+    return copy_of(place, lambda name: not name.startswith(("runs/", "plans/")) and not name.endswith("/verified.json"))

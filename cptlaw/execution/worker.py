@@ -6,7 +6,6 @@ leaves when its stdin closes.
 
 import contextlib
 import gc
-import itertools
 import json
 import os
 import signal
@@ -26,6 +25,7 @@ from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import build
+from cptlaw.storage.claims import Lost
 
 _CONDITIONS = Conditions()
 
@@ -69,6 +69,8 @@ def train_run(run: Run, workdir: str | os.PathLike[str], conditions: Conditions 
                 tidy(directory, conditions.keep_checkpoint)
         except (Stopped, DiskFull):
             raise
+        except Lost:
+            return False  # this process was paused, and another one trains the run by now
         except Exception as error:
             if not directory.alone:
                 raise  # perhaps only this host failed: the job ends, and a new start continues from the checkpoints
@@ -153,7 +155,8 @@ def main(plan_path: str, place: str) -> None:
     runs = [Run.of(fields) for fields in plan["runs"]]
     try:
         with contextlib.suppress(Stopped):
-            _Worker(in_turn(runs, plan["listed"]), Workdir(plan["workdir"]), plan["together"], conditions, tell).work()
+            turn, among = in_turn(runs, plan["listed"]), count * plan.get("sweeps", 1)
+            _Worker(turn, Workdir(plan["workdir"]), plan["together"], among, conditions, tell).work()
     except DiskFull as full:
         tell(full=str(full))
         code = EXIT_FULL
@@ -182,9 +185,19 @@ class _Worker:
     """Trains the runs of a plan, as long as there are any and it is not asked to stop."""
 
     def __init__(
-        self, runs: Sequence[Run], workdir: Workdir, together: int, conditions: Conditions, tell: Callable[..., Any]
+        self,
+        runs: Sequence[Run],
+        workdir: Workdir,
+        together: int,
+        among: int,
+        conditions: Conditions,
+        tell: Callable[..., Any],
     ):
-        self.workdir, self.together, self.conditions, self.tell = workdir, together, conditions, tell
+        """`among` are the workers of all sweeps."""
+        self.workdir, self.together, self.among, self.conditions, self.tell = workdir, together, among, conditions, tell
+        self.fitting: dict[
+            str | None, int
+        ] = {}  # program -> runs that its devices have memory for, where that is known
         self.queue = list(runs)
         self.planned = {run.id for run in runs}
         self.alone: set[str] = set()  # what could not be trained together
@@ -200,21 +213,36 @@ class _Worker:
 
     def take(self, run: Run) -> bool:
         """Trains the run, and with it what may share its program; whether there was something to train."""
-        if self.together > 1 and run.id not in self.alone:
-            others = (r for r in self.queue if r is not run and r.id not in self.alone and self.ready(r))
+        program = group.program(run)
+        while run.id not in self.alone and (most := self.most(run, program)) > 1:
+            others = [r for r in self.queue if r is not run and self.joins(r, program)]
+            # Its part of what there is, so that no other worker is without.
+            most = min(most, -(-(1 + len(others)) // self.among))
             try:
-                if group.train_group(itertools.chain([run], others), self.workdir, self.together, self.conditions):
+                if most > 1 and group.train_group([run, *others], self.workdir, most, self.conditions):
                     return True
+                break
             except group.Failed as failed:
-                self.alone.update(failed.runs)
+                self.fitting[program] = failed.fewer
+                if failed.fewer < 2:
+                    self.alone.update(failed.runs)
+                    del self.fitting[program]
                 self.tell(note=str(failed))
             gc.collect()  # frees the device memory that the failed program held
         return train_run(run, self.workdir, self.conditions)
 
+    def most(self, run: Run, program: str | None) -> int:
+        """How many runs to train together with this one, itself included."""
+        return self.fitting.get(program) or group.most(run, self.together)
+
+    def joins(self, run: Run, program: str | None) -> bool:
+        return group.program(run) == program is not None and run.id not in self.alone and self.ready(run)
+
     def ready(self, run: Run) -> bool:
         """Whether what the run starts from is there; when it never will be, the run is failed."""
         for needed in run.needs:
-            result = self.results.get(needed) or rundir.read_result(self.workdir.run(needed))
+            task = self.workdir.task(needed)
+            result = self.results.get(needed) or (rundir.read_result(task) if task.has_ended() else None)
             kind = "base" if needed == run.init else "trunk"
             if result is None:
                 if needed not in self.planned:

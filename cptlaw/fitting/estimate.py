@@ -105,6 +105,12 @@ def fit(
     warnings = runs.check(table) + left_out
     digest = runs.digest(table)
     corpora = evaluated(table, eval)
+    rebased = _rebased(table, corpora)
+    warnings += [
+        f"{name}: the losses are as if every run had started from a base model whose loss is {loss:.4f}; ask of runs "
+        "from that one alone"
+        for name, loss in rebased.items()
+    ]
     auto: dict[str, Any] = {}
     if law == AUTO:
         law, auto = _automatic(table, corpora, hold_out, factor, seed, progress)
@@ -160,6 +166,7 @@ def fit(
             "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
             "bootstrap": bootstrap, "resample": resample, "seed": seed, "loss_se": loss_se,
             "hold_out": hold_out if isinstance(hold_out, str) else None,
+            **({"rebased_to": rebased} if rebased else {}),
             **({"factor": {"column": factor, "levels": list(made.factor.levels)}} if made.factor else {}),
             "starts": starts if isinstance(starts, int) else len(starts), **({AUTO: auto} if auto else {}),
         },
@@ -214,6 +221,16 @@ class Conditioning:
 
     def _columns(self, rows: Rows, which: np.ndarray) -> dict[str, np.ndarray]:
         return {name: rows.x[name][which] for name in self.law.columns}
+
+
+def _rebased(table: pd.DataFrame, corpora: tuple[str, ...]) -> dict[str, float]:
+    """Corpus -> the base's loss that its losses are relative to (`runs.rebased`)."""
+    if "rebased_to" not in table:
+        return {}
+    found = {name: table.loc[table["eval"] == name, "rebased_to"].dropna().unique() for name in corpora}
+    if several := [name for name, losses in found.items() if len(losses) > 1]:
+        raise FitError(f"column rebased_to: the losses of {several[0]} are rebased to several base models; make it one")
+    return {name: float(losses[0]) for name, losses in found.items() if len(losses)}
 
 
 def _unit(rows: Rows, law: Law) -> str:

@@ -86,6 +86,7 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
             at.of(f"settings.{name}", settings.get(name), kind)
     if settings.get("seed", 0) < 0:
         at.refuse("settings.seed", "must not be negative")
+    at.numbers("settings.rebased_to", settings.get("rebased_to", {}))
     if "factor" in settings:
         factor = at.mapping("settings.factor", settings["factor"])
         at.keys("settings.factor.", factor, {"column", "levels"})

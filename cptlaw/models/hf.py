@@ -24,8 +24,8 @@ from cptlaw.models.places import Place
 from cptlaw.models.tensor_files import Index, Safetensors, Source, WeightsError
 from cptlaw.models.transformer import Params
 from cptlaw.models.tree import differences, path_name
-from cptlaw.paths import local
 from cptlaw.progress import bar as progress_bar
+from cptlaw.storage.copies import folder, new_folder
 
 if TYPE_CHECKING:
     from cptlaw.models.sharding import Layout
@@ -37,7 +37,8 @@ def load(
     """The model in a folder as downloaded: (Config, float32 params placed by the layout).
 
     Args:
-      path: holds config.json and model.safetensors, or model.safetensors.index.json and the files it names.
+      path: a folder, here or in a bucket (gs://, s3://), of which this machine then keeps a copy. It holds config.json
+        and model.safetensors, or model.safetensors.index.json and the files it names.
       fields: of the Config, that are no part of the architecture: dtype, remat, scan_layers, loss_block, attention.
 
     Raises: see `read_config` and `load_params`.
@@ -53,7 +54,7 @@ def abstract_params(cfg: Config, layout: "Layout") -> Params:
 
 def read_config(path: str | os.PathLike[str]) -> Config:
     """The Config of a folder's config.json. Raises WeightsError when it has none, else as `families.of_json`."""
-    path = local(path).expanduser()
+    path = folder(path)
     given = _read_json(path / "config.json", "name a folder as downloaded from Hugging Face")
     try:
         cfg = families.of_json(given)
@@ -79,7 +80,7 @@ def _read_json(file: Path, cure: str) -> dict[str, Any]:
 def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
     """The folder's weights as parameters of `cfg`: see `assemble`."""
     family = families.to_json(cfg)["model_type"]
-    return assemble(Safetensors(local(path)), family, cfg, abstract, progress=progress)
+    return assemble(Safetensors(folder(path)), family, cfg, abstract, progress=progress)
 
 
 def assemble(source: Source, family: str, cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
@@ -267,7 +268,7 @@ def save(
     The host holds one file's tensors at a time. With several processes all take part and the first writes.
 
     Args:
-      path: a new or an empty folder.
+      path: a new or an empty folder; a place in a bucket (gs://, s3://) that holds nothing yet.
       dtype: of the stored weights: float32 or bfloat16.
       file_bytes: what a file may hold; larger models are divided over several, with an index.
       metadata: further fields of config.json, such as eos_token_id and max_position_embeddings.
@@ -276,9 +277,23 @@ def save(
 
     Raises UserError when `path` holds something, or no Hugging Face architecture can express the config.
     """
-    path = local(path)
     if dtype not in ("float32", "bfloat16"):
         raise WeightsError(f"dtype {dtype!r}: weights are stored as float32 or bfloat16")
+    with new_folder(path) as here:
+        _together("weights are to be written")  # nobody looks whether the place is empty after another has written
+        _save(here, cfg, params, dtype, file_bytes, metadata, like)
+    _together("weights are written")
+
+
+def _together(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(what)
+
+
+def _save(
+    path: Path, cfg: Config, params: Params, dtype: str, file_bytes: int, metadata: Mapping[str, Any] | None,
+    like: str | os.PathLike[str] | None,
+) -> None:  # fmt: skip
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise WeightsError(f"{path}: exists already; name a new folder")
     if like is not None:
@@ -287,8 +302,8 @@ def save(
     described |= {"dtype" if "dtype" in described else "torch_dtype": dtype, **(metadata or {})}
     generation = json.loads(cfg.described).get("generation_config") if cfg.described else None
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        unfinished = Path(folder) / path.name
+    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as hidden:
+        unfinished = Path(hidden) / path.name
         unfinished.mkdir()
         _write(unfinished, described["model_type"], cfg, params, np.dtype(dtype), file_bytes)
         if jax.process_index() == 0:
@@ -296,8 +311,6 @@ def save(
             if generation is not None:
                 atomic.write_text(unfinished / "generation_config.json", json.dumps(generation, indent=2) + "\n")
             unfinished.replace(path)
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices("weights are written")
 
 
 def _write(folder: Path, family: str, cfg: Config, params: Params, dtype: np.dtype, file_bytes: int) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from cptlaw.errors import UserError
 from cptlaw.lfs import refuse_pointer
 from cptlaw.models.places import IGNORED
-from cptlaw.paths import local
+from cptlaw.storage.copies import folder
 
 Index = tuple[slice, ...]
 _FLOATS = ("F64", "F32", "F16", "BF16")
@@ -44,7 +44,7 @@ class Safetensors:
 
     def __init__(self, path: Path):
         """Raises WeightsError for files that are missing, damaged, no safetensors, or hold quantised weights."""
-        self.path = path = local(path).expanduser()
+        self.path = path = folder(path)
         if (path / _ONE).exists():
             opened = {_ONE: _open(path / _ONE)}
             self._file = dict.fromkeys(opened[_ONE].keys(), opened[_ONE])

@@ -11,6 +11,11 @@ def path_name(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
+def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of a tree's arrays."""
+    return {path_name(path): tuple(x.shape) for path, x in jax.tree_util.tree_leaves_with_path(tree)}
+
+
 def differences(
     wanted: Mapping[str, tuple[int, ...]], stored: Mapping[str, tuple[int, ...]], unknown: str
 ) -> list[str]:

@@ -42,6 +42,7 @@ if TYPE_CHECKING:  # a saved fit is planned with without JAX, which fitting need
 
 
 SAFE_POINTS = 361  # shares among which the surer one is looked for
+SAME_BASE = 1e-3  # relative: base losses that are one, but for how they were rounded
 BINDS = 1e-5  # relative: a predicted loss so near the ceiling is held by it
 
 
@@ -85,6 +86,8 @@ def trade_off(
     general_name, domain_name = corpus(general), corpus(domain)
     x = check_run(params, tokens)
     limit = _ceiling(base_loss, tolerance, ceiling)
+    if _rebased(general, base_loss):
+        base_loss_se = 0.0  # the losses are known relative to the base's, of the same text
     check_confidence(confidence)
     _check_error(base_loss_se)
     wide = expanded(level, general, domain)
@@ -190,17 +193,14 @@ def measured_base(table: pd.DataFrame, corpus: str, params: float) -> tuple[floa
     Raises:
       DecisionError: there is none; names the sizes that have one.
     """
-    rows = table[runs.finished(table) & (table["eval"] == corpus)]
-    rows = rows[rows["tokens"] == 0] if {"params", "tokens"} <= set(rows) else rows[:0]
-    found = rows[rows["params"] == params]
+    rows = runs.bases(table, corpus)
+    found = rows[rows["params"] == params] if len(rows) else rows
     if found.empty:
         known = ", ".join(count(n) for n in sorted(rows["params"].unique())) if len(rows) else "none"
         raise DecisionError(
             f"no base loss of {corpus} at {count(params)} parameters: a row at zero tokens gives it, and there are "
             f"such rows for {known}"
         )
-    # Every run repeats its base model's row.
-    found = found.drop_duplicates("base") if "base" in found else found[:1]
     error = float(pd.to_numeric(found["loss_se"]).iloc[0]) if "loss_se" in found else 0.0
     return float(found["loss"].mean()), error if np.isfinite(error) else 0.0
 
@@ -213,6 +213,17 @@ def _ceiling(base_loss: float, tolerance: float, ceiling: float | None) -> float
     if tolerance <= -1:
         raise DecisionError(f"tolerance {tolerance:g} leaves no loss at all; 0.03 allows a rise of 3%")
     return (1 + tolerance) * base_loss
+
+
+def _rebased(general: "Fit", base_loss: float) -> bool:
+    """Whether the fit's losses are relative to the base's (`runs.rebased`); DecisionError if to another base's."""
+    to = general.settings.get("rebased_to", {}).get(general.eval)
+    if to is not None and abs(to / base_loss - 1) > SAME_BASE:
+        raise DecisionError(
+            f"the fit of {general.eval} is rebased to a base model whose loss is {to:.4f}, and the question is of one "
+            f"with {base_loss:.4f}: fit again with --rebase and the size that is asked of"
+        )
+    return to is not None
 
 
 def _tried(general: "Fit", domain: "Fit") -> tuple[float, float]:

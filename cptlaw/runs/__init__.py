@@ -25,11 +25,21 @@ from cptlaw.runs.contract import (
     missing,
     ratio,
 )
-from cptlaw.runs.derived import COEFFICIENTS, DOMAIN, by_domain, cheapest, learnability, of_mixes, thin
+from cptlaw.runs.derived import (
+    COEFFICIENTS,
+    DOMAIN,
+    bases,
+    by_domain,
+    cheapest,
+    learnability,
+    of_mixes,
+    rebased,
+    thin,
+)
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
-from cptlaw.runs.writing import FORMATS, append, digest, write
+from cptlaw.runs.writing import FORMATS, append, digest, lines, write
 
 __all__ = [
     "COEFFICIENTS",
@@ -42,6 +52,7 @@ __all__ = [
     "TEXT",
     "TableError",
     "append",
+    "bases",
     "by_domain",
     "cheapest",
     "check",
@@ -49,12 +60,14 @@ __all__ = [
     "digest",
     "finished",
     "learnability",
+    "lines",
     "missing",
     "of_mixes",
     "plain",
     "ratio",
     "read",
     "read_columns",
+    "rebased",
     "select",
     "thin",
     "write",

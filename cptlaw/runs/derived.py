@@ -21,6 +21,53 @@ def of_mixes(df: pd.DataFrame, mixed: Collection[str], evals: Collection[str]) -
     return df[(df[others] == 0).all(axis=1) & df["eval"].isin(list(evals))].drop(columns=others)
 
 
+def bases(df: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """One row of each base model that has a loss of `corpus` before continual pre-training (zero tokens).
+
+    A base is named by the column `base`; without it, a size has one.
+    """
+    if not {"params", "tokens"} <= set(df):
+        return df[:0]
+    rows = df[finished(df) & (df["eval"] == corpus) & (df["tokens"] == 0)]
+    return rows.drop_duplicates(_base_key(df))  # every run repeats its base model's row
+
+
+def rebased(df: pd.DataFrame, corpus: str, params: float) -> pd.DataFrame:
+    """The table with the losses of `corpus` as if every run had started from the base model of `params` parameters.
+
+    A loss is multiplied by that base's over its own base's, both at zero tokens: so what base models differ by, their
+    size and their luck, is out of the table, and what is left is the rise or fall that continual pre-training brings.
+    That of a general corpus differs little between sizes (benchmarks/registered.py). The column `rebased_to` holds the
+    base's loss, the mean of several, in the rows that were changed.
+
+    Raises:
+      TableError: no base of that size, or a run whose base has no row at zero tokens.
+    """
+    key, known = _base_key(df), bases(df, corpus)
+    wanted = known.loc[known["params"] == params, "loss"]
+    if wanted.empty:
+        sizes = ", ".join(f"{size:.12g}" for size in sorted(known["params"].unique())) or "none"
+        raise TableError(
+            f"no base loss of {corpus} at {params:.12g} parameters: a row at zero tokens gives it, and there are such "
+            f"rows for {sizes}"
+        )
+    here = df["eval"] == corpus
+    own = df[key].map(known.set_index(key)["loss"])
+    if (missing := here & own.isna()).any():
+        raise TableError(
+            f"run {df.loc[missing, 'run'].iloc[0]}: its base model has no {corpus} loss at zero tokens, so its losses "
+            f"cannot be carried to the base of {params:.12g} parameters"
+        )
+    loss = float(wanted.mean())
+    factor = (loss / own).where(here, 1.0)
+    scaled = {name: df[name] * factor for name in ("loss", "loss_se") if name in df}
+    return df.assign(**scaled, rebased_to=np.where(here, loss, df.get("rebased_to", np.nan)))
+
+
+def _base_key(df: pd.DataFrame) -> str:
+    return "base" if "base" in df else "params"
+
+
 def thin(df: pd.DataFrame, rate: float = 0.02, seed: int = 0) -> pd.DataFrame:
     """Rows with late checkpoints thinned out: a run's i-th is kept with probability exp(-rate i), its first always.
 

@@ -51,7 +51,7 @@ def append(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> N
     if path.suffix != ".jsonl":
         raise TableError(f"{path}: rows can be appended to a .jsonl table only")
     path.parent.mkdir(parents=True, exist_ok=True)
-    data = "".join(json.dumps({key: plain(value) for key, value in row.items()}) + "\n" for row in rows).encode()
+    data = lines(rows)
     with path.open("a+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         start, tail = _last_line(file)
@@ -69,6 +69,11 @@ def append(path: str | os.PathLike[str], rows: Iterable[Mapping[str, Any]]) -> N
             with contextlib.suppress(OSError):
                 os.ftruncate(file.fileno(), end)
             raise
+
+
+def lines(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """The text of rows in a JSONL table."""
+    return "".join(json.dumps({key: plain(value) for key, value in row.items()}) + "\n" for row in rows).encode()
 
 
 def is_row(line: bytes) -> bool:

@@ -92,12 +92,50 @@ class Evaluator:
             waiting = nll_BT, batch
         if waiting:
             parts.append(_by_document(*waiting))
-        if not sum(part[0].size for part in parts):
-            raise UserError("nothing to score: no token of the evaluation batches has a target in its document")
-        documents, nats, tokens = (np.concatenate(arrays) for arrays in zip(*parts))
-        nats, tokens = np.bincount(documents, nats), np.bincount(documents, tokens).astype(np.int64)
-        scored = None if document_bytes is None else int(document_bytes[: tokens.size][tokens > 0].sum())
-        return Scores(nats, tokens, scored)
+        return _scores(parts, document_bytes)
+
+
+def score_runs(
+    cfg: transformer.Config,
+    params: transformer.Params,
+    runs: Iterable[int],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    document_bytes: np.ndarray | None = None,
+) -> dict[int, Scores]:
+    """`Evaluator.score` of several runs in one program.
+
+    Args:
+      params: of all, stacked along an axis R that the mesh axis `runs` splits (see `training.together`).
+      runs: places on that axis; the scores of others are not made.
+      batches, document_bytes: as of `Evaluator.score`.
+    """
+    mesh = jax.tree.leaves(params)[0].sharding.mesh
+    token_nll, everywhere = make_token_nll_of_runs(cfg, mesh), jax.NamedSharding(mesh, jax.P())
+    parts: dict[int, list[_Part]] = {run: [] for run in runs}
+    waiting: tuple[jax.Array, Mapping[str, np.ndarray]] | None = None
+
+    def arrive(nll_RBT: jax.Array, batch: Mapping[str, np.ndarray]) -> None:
+        fetched = np.asarray(nll_RBT)
+        for run, of_run in parts.items():
+            of_run.append(_by_document(fetched[run], batch))
+
+    for batch in batches:
+        nll_RBT = token_nll(params, jax.device_put({name: batch[name] for name in _INPUTS}, everywhere))
+        if waiting:
+            arrive(*waiting)
+        waiting = nll_RBT, batch
+    if waiting:
+        arrive(*waiting)
+    return {run: _scores(of_run, document_bytes) for run, of_run in parts.items()}
+
+
+def _scores(parts: list["_Part"], document_bytes: np.ndarray | None) -> Scores:
+    if not sum(part[0].size for part in parts):
+        raise UserError("nothing to score: no token of the evaluation batches has a target in its document")
+    documents, nats, tokens = (np.concatenate(arrays) for arrays in zip(*parts))
+    nats, tokens = np.bincount(documents, nats), np.bincount(documents, tokens).astype(np.int64)
+    scored = None if document_bytes is None else int(document_bytes[: tokens.size][tokens > 0].sum())
+    return Scores(nats, tokens, scored)
 
 
 _INPUTS = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
@@ -114,6 +152,21 @@ def make_token_nll(cfg: transformer.Config, layout: Layout) -> Callable[..., jax
             return transformer.token_nll(params, cfg, batch)
 
     return jax.jit(token_nll, out_shardings=layout.replicated)
+
+
+@functools.lru_cache(maxsize=16)
+def make_token_nll_of_runs(cfg: transformer.Config, mesh: jax.sharding.Mesh) -> Callable[..., jax.Array]:
+    """The compiled (params of R runs, batch) -> nll_RBT, float32, split over the runs."""
+    in_turn = mesh.devices.flat[0].platform == "cpu"  # as in `training.together.make_steps`
+
+    def token_nll(params: transformer.Params, batch: dict[str, jax.Array]) -> jax.Array:
+        def one(params: transformer.Params) -> jax.Array:
+            return transformer.token_nll(params, cfg, batch)
+
+        return jax.lax.map(one, params) if in_turn else jax.vmap(one)(params)
+
+    runs = jax.P("runs")
+    return jax.jit(jax.shard_map(token_nll, mesh=mesh, in_specs=(runs, jax.P()), out_specs=runs, check_vma=False))
 
 
 def _by_document(nll_BT: jax.Array, batch: Mapping[str, np.ndarray]) -> _Part:

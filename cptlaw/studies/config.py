@@ -239,7 +239,7 @@ def _check_devices(study: Study) -> None:
             )
     if study.together > 1 and "wandb" in study.monitor.writers:
         raise ConfigError(
-            "config.together", "wandb follows one run of a process at a time; leave it at 1, or leave wandb out"
+            "config.together", "wandb follows one run of a process at a time; set it to 1, or leave wandb out"
         )
 
 

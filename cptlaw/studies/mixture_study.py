@@ -81,12 +81,17 @@ def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") ->
     """
     table = train_grid(prepared, retry_failed=retry_failed)
     runs_table.write(table, prepared.workdir.table)
+    prepared.workdir.publish()
     parts = prepared.study.question.parts(prepared.study)
     for part in parts:
         page = prepared.workdir.report(None if len(parts) == 1 else part.name)
-        yield _answer(prepared, part, part.rows(table), page, retry_failed, command)
+        answer = _answer(prepared, part, part.rows(table), page, retry_failed, command)
+        prepared.workdir.publish()
+        yield answer
     if prepared.study.cross_domain is not None:
-        yield Said(_cross_domain(prepared, table))
+        said = Said(_cross_domain(prepared, table))
+        prepared.workdir.publish()
+        yield said
 
 
 def _cross_domain(prepared: Prepared, table: pd.DataFrame) -> str:
@@ -123,8 +128,10 @@ def _answer(
 ) -> Answer:
     study, workdir = prepared.study, prepared.workdir
     for path in (workdir.answer(part.name), workdir.confirm(part.name)):  # an earlier answer's are not this one's
-        path.unlink(missing_ok=True)
+        workdir.remove(path)
     params = {size: grid.params(study, size) for size in study.sizes}
+    for corpus, size in study.question.rebased(study).items():
+        table = runs_table.rebased(table, corpus, params[size])
     asked = Asked(study, part, table, _fits(prepared, part, table), params)
     decision, confirmed, checked, reason = None, None, None, ""
     try:

@@ -54,6 +54,7 @@ class Prepared:
       vocab_size: token ids of the vocabulary.
       data: corpus -> digest of its token store. A run's id changes with what it reads.
       progress: whether bars are shown on a terminal.
+      sweeps: how many processes like this one, itself included, train the workdir's runs at the same time.
     """
 
     study: Study
@@ -61,6 +62,7 @@ class Prepared:
     vocab_size: int
     data: dict[str, str]
     progress: bool
+    sweeps: int = 1
 
     def base(self, size: str, seed: int | None = None) -> Run:
         """The run that makes the base model of a size; `seed` is the study's if none is given."""
@@ -82,7 +84,9 @@ class Prepared:
             self.workdir,
             workers=self.study.workers,
             devices_per_run=self.study.devices_per_run,
-            together=self.study.together,
+            # wandb follows one run of a process at a time.
+            together=self.study.together or int("wandb" in self.study.monitor.writers),
+            sweeps=self.sweeps,
             listed=bool(self.study.first),
             checkpoint_seconds=self.study.checkpoint_seconds,
             monitor=self.study.monitor,
@@ -124,6 +128,7 @@ def prepare(
         names is not there, or a corpus cannot be read.
     """
     workdir = Workdir(workdir)
+    workdir.fetch()
     if not update_config:
         _refuse_another(study, workdir)
     inputs.check(study)
@@ -147,6 +152,7 @@ def prepare(
         },
         progress=progress,
     )
+    workdir.publish()
     runs = grid.plan(study, prepared.vocab_size, prepared.data)
     say(repeated(runs, {name: splits["train"]["tokens"] for name, splits in ledgers.items()}))
     return prepared

@@ -121,6 +121,10 @@ class Question:
         """Sizes whose base models' losses it needs, which the runs of the part must measure."""
         return ()
 
+    def rebased(self, study: "Study") -> dict[str, str]:
+        """Evaluated corpus -> the size to whose base model its losses are carried (`runs.rebased`)."""
+        return {}
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AtOneSize(Question):
@@ -180,6 +184,9 @@ class TradeOff(AtOneSize):
 
     def measured_bases(self, study: "Study") -> tuple[str, ...]:
         return (self.planned(study)[0],)
+
+    def rebased(self, study: "Study") -> dict[str, str]:
+        return {study.general: self.planned(study)[0]}
 
     def decide(self, asked: Asked) -> Decision:
         run = self.run(asked)
@@ -354,6 +361,9 @@ class Mixture(AtOneSize):
 
     def measured_bases(self, study: "Study") -> tuple[str, ...]:
         return (self.planned(study)[0],) if self.tolerances else ()
+
+    def rebased(self, study: "Study") -> dict[str, str]:
+        return {name: self.planned(study)[0] for name in self.tolerances if name == study.general}
 
     def limits(self, study: "Study") -> tuple[np.ndarray, np.ndarray]:
         """Smallest and largest share of the general corpus and each domain. Raises DecisionError where none fits."""

@@ -34,7 +34,7 @@ def load_run(directory: RunDir) -> tuple[transformer.Params, transformer.Config,
       UserError: the run is not finished, or its checkpoints were not kept.
     """
     if directory.state() != rundir.FINISHED:
-        raise UserError(f"{directory.path}: the run is {directory.state()}; finish it first")
+        raise UserError(f"{directory.task}: the run is {directory.state()}; finish it first")
     mesh: Mapping[str, Any] = directory.run.mesh
     cfg, layout = directory.run.config, Layout(make_mesh(**mesh))
     abstract = make_start(cfg, Optimizer(), layout)[1].params
@@ -69,6 +69,7 @@ def score_run(
     store = TokenStore.open(workdir.store(corpus, split))
     params, cfg, layout = load_run(RunDir(workdir, run))
     sizes: np.ndarray = build.load_vocabulary(workdir.data).token_bytes()
+    workdir.fetch()  # shards that an earlier process has published
     score_lib.score(
         params,
         cfg,
@@ -81,6 +82,7 @@ def score_run(
         progress=progress,
         **options,
     )
+    workdir.publish()
     return out
 
 
@@ -90,10 +92,9 @@ def find_run(workdir: Workdir, run_id: str) -> Run:
     Raises:
       UserError: there is none.
     """
-    if not (workdir.run(run_id) / "run.json").is_file():
-        known = sorted(p.parent.name for p in workdir.runs.glob("*/run.json"))
+    if run_id not in (known := workdir.run_ids()):
         raise UserError(f"{workdir}: no run {run_id!r}; there are {', '.join(known) or 'none'}")
-    return rundir.read_run(workdir.run(run_id))
+    return rundir.read_run(workdir.task(run_id))
 
 
 def main(workdir: str, run_id: str, corpus: str, split: str, chunk: str, progress: str) -> int:

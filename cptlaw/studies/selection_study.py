@@ -75,8 +75,10 @@ def run(prepared: Prepared, plan: Plan, *, retry_failed: bool = False, command: 
     for lab, mine, table, answer, measures, round_ in zip(labs, cells, tables, answers, confirmed, again):
         done.append(found := _found(lab, mine, table, answer, measures, round_))
         _write_report(lab, found, command)
+        prepared.workdir.publish()
         yield found
     atomic.write_text(prepared.workdir.selection, summary(done).to_csv(index=False))
+    prepared.workdir.publish()
 
 
 @dataclasses.dataclass(frozen=True)

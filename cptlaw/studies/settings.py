@@ -193,9 +193,9 @@ class Study:
         `training.step.default_microbatches`.
       mesh: sizes of the mesh axes data, fsdp and tensor, in devices; -1 is the rest. By default all are on
         data.
-      init_from: size -> Hugging Face folder whose weights are its base model, and whose config.json is its
-        architecture. The vocabulary must be that model's. Other weights must lie in a folder of another name: a run's
-        id holds the name, not the weights.
+      init_from: size -> Hugging Face folder, here or in a bucket (gs://, s3://), whose weights are its base model,
+        and whose config.json is its architecture. The vocabulary must be that model's. Other weights must lie in a
+        folder of another name: a run's id holds the name, not the weights.
       question: what the study answers, see `questions`; its `kind` is that of `cptlaw plan`, a trade-off by default.
       cross_domain: how well the grid tells of a domain that it did not train; None does not ask.
       confirm_runs: runs trained at the recommendation, each with a seed of its own that no run of the grid has.
@@ -208,10 +208,11 @@ class Study:
       devices_per_run: GPUs, or TPU chips, that a worker has to itself. 0: as many as `mesh` multiplies to, and without
         a mesh 1; or an equal part of the machine's, if `workers` says for how many. A model that is not divided by
         `mesh` is trained data-parallel on them.
-      together: runs of one size that a worker trains in one program, which changes their numbers by rounding alone
-        (1e-5). A small model leaves most of an accelerator idle, so 8 may be right there; on a CPU more than 1 gain
-        nothing (benchmarks/cpu_step.py). Imported models, trunks and branches of `cpt.branch_cooldown`, all runs if
-        `mesh` is given, and a run whose process has died are trained alone.
+      together: runs of one size that a worker trains in one program at most, which changes their numbers by rounding
+        alone (1e-5). A small model leaves most of an accelerator idle, so 0 takes as many as fill its time and its
+        memory (`training.together.most`), and on a CPU 1. Trunks of `cpt.branch_cooldown` go with trunks, and branches
+        with those of their length. Imported models, all runs if `mesh` is given, and a run whose process has died are
+        trained alone.
       checkpoint_seconds: seconds between two checkpoints: the work that a crash may cost.
       monitor: what is watched while runs train.
     """
@@ -250,7 +251,7 @@ class Study:
     first: tuple[str, ...] = ()
     workers: Annotated[int, at_least(0)] = 0
     devices_per_run: Annotated[int, at_least(0)] = 0
-    together: Annotated[int, at_least(1)] = 1
+    together: Annotated[int, at_least(0)] = 0
     checkpoint_seconds: Annotated[float, at_least(0)] = 60.0
     monitor: Monitor = dataclasses.field(default_factory=Monitor)
 

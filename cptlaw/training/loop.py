@@ -81,14 +81,18 @@ class Program(Protocol):
     def start(self) -> tuple[int, Any]:
         """The number of steps that are done, and the state after them."""
 
-    def step(self, step: int, state: Any) -> tuple[Any, Sums]:
-        """The state after `step` steps, and what the last of them measured; donates the state before."""
+    def advance(self, step: int, until: int, state: Any) -> tuple[int, Any, Sums]:
+        """Goes on from `step` steps, to `until` steps at most: how many are done then, the state after them, and what
+        the last of them measured. Donates the state before."""
 
     def state_of(self, state: Any, run: int) -> State:
         """The state of one of the runs."""
 
     def params_of(self, state: Any, run: int) -> transformer.Params:
         """The parameters of one of the runs."""
+
+
+Evaluate = Callable[[Mapping[int, Point], Any], Mapping[int, str]]
 
 
 def train(
@@ -118,7 +122,7 @@ def train(
         cfg,
         [member],
         program,
-        evaluate=lambda _, point, params: evaluate(point, params),
+        evaluate=one_by_one(lambda _, point, params: evaluate(point, params), program),
         log=lambda _, metrics: log(metrics),
         **options,
     )
@@ -131,7 +135,7 @@ def run(
     program: Program,
     *,
     eval_steps: Collection[int] = (),
-    evaluate: Callable[[int, Point, transformer.Params], Any],
+    evaluate: Evaluate,
     log_every: int = 10,
     log: Callable[[int, Metrics], Any],
     spike: Spike | None = None,
@@ -145,26 +149,29 @@ def run(
     Args:
       eval_steps: numbers of updates after which `evaluate` is called; 0 is before the first. An evaluation comes
         before the checkpoint of its step, so a crash may repeat it, with the same result, but never skip it.
-      evaluate: called with the index of the run, where it is, and its parameters.
+      evaluate: called with where each run is that has not failed, by its index, and the state of all. Gives the
+        reasons of those to fail, by index.
       log_every: steps between calls of `log`, which come one step late: the host never waits for the device.
       log: called with the index of the run and its metrics, whose speed is that of all runs together.
       spike: which losses end a run; None, only those that are no number. The last checkpoint is then a sound one.
-      should_stop: asked after every step; see `on_sigterm`.
-      on_step: called before every step with its number and the state before it, which is that of all runs.
+      should_stop: asked after every step, or where a program takes several at once, when they are done; see
+        `on_sigterm`. No program goes beyond a step that is logged, evaluated or kept.
+      on_step: called as often, before the step, with its number and the state before it, which is that of all runs.
     """
     steps = members[0].schedule.steps
+    looked_at = sorted({*eval_steps, *(s for m in members if m.checkpoints for s in m.checkpoints.keep), steps})
     watch = _Watch(cfg, members, program.mesh, log_every, log, spike)
     step, state = program.start()
     watch.start(step)
     if step == 0 and 0 in eval_steps:
-        watch.measure(0, state, program, evaluate)
+        watch.measure(0, state, evaluate)
     late: tuple[int, Sums] | None = None
     stop = False
     while step < steps and watch.alive() and not stop:
-        step += 1
-        on_step(step, state)
+        on_step(step + 1, state)
+        until = min((step // log_every + 1) * log_every, *(s for s in looked_at if s > step), steps)
         with jax.transfer_guard("disallow"):  # a transfer must be asked for by name
-            state, sums = program.step(step, state)
+            step, state, sums = program.advance(step, until, state)
         if late:
             watch.report(*late)
         logs, last = step % log_every == 0, step == steps
@@ -178,7 +185,7 @@ def run(
             late = None
         with watch.clock.paused():
             if step in eval_steps:
-                watch.measure(step, state, program, evaluate)
+                watch.measure(step, state, evaluate)
             for i in watch.alive():
                 checkpoints = members[i].checkpoints
                 # A run whose loss is high is not saved until its loss is sound again.
@@ -244,13 +251,26 @@ class _Watch:
             except Diverged as diverged:
                 self.failed[i] = Result(FAILED, diverged.point, {}, str(diverged))
 
-    def measure(self, step: int, state: Any, program: Program, evaluate: Callable[..., Any]) -> None:
+    def measure(self, step: int, state: Any, evaluate: Evaluate) -> None:
         """Evaluates every run, and fails those whose loss is no number."""
-        for i in self.alive():
+        points = {i: self.at[i](step) for i in self.alive()}
+        for i, reason in evaluate(points, state).items():
+            self.failed[i] = Result(FAILED, points[i], {}, reason)
+
+
+def one_by_one(evaluate: Callable[[int, Point, transformer.Params], Any], program: Program) -> Evaluate:
+    """Evaluates each run with its own parameters; FloatingPointError fails it."""
+
+    def all_runs(points: Mapping[int, Point], state: Any) -> dict[int, str]:
+        failed = {}
+        for i, point in points.items():
             try:
-                evaluate(i, self.at[i](step), program.params_of(state, i))
+                evaluate(i, point, program.params_of(state, i))
             except FloatingPointError as error:
-                self.failed[i] = Result(FAILED, self.at[i](step), {}, str(error))
+                failed[i] = str(error)
+        return failed
+
+    return all_runs
 
 
 class _Alone:
@@ -271,9 +291,9 @@ class _Alone:
         state = self.member.start(self.abstract)
         return int(state.step), state
 
-    def step(self, step: int, state: State) -> tuple[State, Sums]:
-        batch = self.layout.put(self.member.batches.batch(step - 1, self.rows), self.size)
-        return self.update(state, batch, self.layout.replicate(self.learning_rates[step - 1]))
+    def advance(self, step: int, until: int, state: State) -> tuple[int, State, Sums]:
+        batch = self.layout.put(self.member.batches.batch(step, self.rows), self.size)
+        return step + 1, *self.update(state, batch, self.layout.replicate(self.learning_rates[step]))
 
     def state_of(self, state: State, run: int) -> State:
         return state

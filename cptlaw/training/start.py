@@ -1,7 +1,6 @@
 """Where a run without a checkpoint of its own starts."""
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import jax.numpy as jnp
@@ -9,7 +8,8 @@ import jax.numpy as jnp
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout
 from cptlaw.models.transformer import Params
-from cptlaw.training.checkpoints import check_same, load_state
+from cptlaw.models.tree import shapes
+from cptlaw.training.checkpoints import Place, check_same, load_state
 from cptlaw.training.step import Optimizer, State, make_init, make_start
 
 
@@ -37,10 +37,10 @@ def first_state(
     if weights is None:
         return start(make_init(cfg, layout, optimizer.mup_base)(seed))
     params = weights(abstract.params)
-    check_same("the weights to start from", abstract.params, params)
+    check_same("the weights to start from", abstract.params, shapes(params))
     return start(params)
 
 
-def next_phase(directory: str | os.PathLike[str], abstract: State) -> State:
+def next_phase(directory: Place, abstract: State) -> State:
     """The newest state in another run's checkpoints, its optimizer's moments kept, at step 0 of a new schedule."""
     return dataclasses.replace(load_state(directory, abstract), step=jnp.zeros((), jnp.int32))

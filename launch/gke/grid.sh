@@ -22,4 +22,4 @@ alone="unset MEGASCALE_COORDINATOR_ADDRESS MEGASCALE_NUM_SLICES MEGASCALE_SLICE_
 read -ra more <<<"${XPK_ARGS:-}"
 xpk workload create --cluster="$CLUSTER" --zone="$ZONE" --workload="$NAME" "${kind[@]}" --docker-image="$IMAGE" \
     --max-restarts=100 --restart-on-exit-codes=75 --termination-grace-period-seconds=300 ${more[@]+"${more[@]}"} \
-    --command="$alone && python -m launch.checks $checks && exec python -m launch.sweep $quoted"
+    --command="$alone && python -m launch.checks $checks && exec python -m launch.sweep --sweeps=$SLICES $quoted"

@@ -23,11 +23,12 @@ trap : TERM # Slurm sends SIGTERM to the sweeps too, and this script must outliv
 
 # Since Slurm 22.05 a step does not take over --cpus-per-task, and all workers of a node would share one core.
 export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK:-1}"
+sweeps=$((${SLURM_ARRAY_TASK_COUNT:-1} * ${SLURM_JOB_NUM_NODES:-1}))
 # Every sweep sees all GPUs of its node. --wait=0: the sweeps of other nodes go on when one has nothing left to take.
 step=(srun --ntasks="${SLURM_JOB_NUM_NODES:-1}" --ntasks-per-node=1 --gpu-bind=none --kill-on-bad-exit=0 --wait=0)
 
 "${step[@]}" python -m launch.checks --workdir="$WORKDIR" --platform=gpu || exit
-"${step[@]}" python -m launch.sweep --config="$CONFIG" --workdir="$WORKDIR" "$@"
+"${step[@]}" python -m launch.sweep --sweeps="$sweeps" --config="$CONFIG" --workdir="$WORKDIR" "$@"
 code=$? # the highest of all sweeps
 if [ "$code" -eq 75 ]; then
     exec scontrol requeue "$SLURM_JOB_ID"

@@ -28,7 +28,7 @@ def one_device(monkeypatch):
         "cptlaw.execution.rundir.RunDir.add",
         "cptlaw.execution.rundir.RunDir.finish",
         "cptlaw.training.checkpoints.Checkpoints.save",
-        "cptlaw.records.write",
+        "cptlaw.atomic.write_bytes",
     ],
 )
 def test_wherever_it_is_noticed_the_run_stays_resumable_with_its_checkpoints(runs, workdir, monkeypatch, place):

@@ -169,6 +169,65 @@ def test_what_fails_together_is_trained_one_at_a_time(mixes, workdir, one_device
     assert "4 runs are trained one at a time, since together they failed: " in capsys.readouterr().err
 
 
+def test_trunks_train_together_and_so_do_their_branches(make_config, workdir, forget):
+    config = make_config(
+        grid={"small": {"domain_shares": (0.0, 0.5, 1.0)}}, held_out__size="small", cpt__branch_cooldown=0.5,
+        optimizer={"eps": 1e-3},
+    )  # fmt: skip
+    base, *rest = grid.plan(config_lib.parse(config), 32, {"prose": "p", "code": "c"})
+    trunks = [run for run in rest if run.keep_tokens]
+    lengths = [[run for run in rest if run.trunk and run.tokens == tokens] for tokens in (128, 256)]
+    train_alone([base, *trunks, *lengths[0], *lengths[1]], workdir)
+    alone = sweep.collect(rest, workdir)
+    forget([run for run in rest if run.trunk])
+    for run in trunks:
+        RunDir(workdir, run).retry()
+        RunDir(workdir, run).drop_checkpoints()
+    told = []
+    for part in (trunks, *lengths):
+        assert train_together(part, workdir, progress=lambda runs, run, tokens: told.append((len(runs), tokens)))
+        assert states(part, workdir) == [rundir.FINISHED] * 3
+    assert set(told) == {(3, 0), (3, 64), (3, 128)}, "a branch counts its own tokens"
+    assert {int(path.name) for path in RunDir(workdir, trunks[0]).checkpoints.iterdir()} == {1, 2}
+    assert_same(sweep.collect(rest, workdir), alone)
+
+
+def test_a_corpus_that_few_are_evaluated_on_is_scored_for_them_alone(mixes, workdir, forget):
+    base, others = mixes
+    own = [
+        dataclasses.replace(run, evals=("prose", "code") if run.shares.get("code") == 1 else ("prose",))
+        for run in others
+    ]
+    train_alone([base, *own], workdir)
+    alone = sweep.collect(own, workdir)
+    forget(own)
+    assert train_together(own, workdir)
+    assert_same(sweep.collect(own, workdir), alone)
+
+
+def test_a_worker_takes_its_part_and_fewer_where_memory_is_short(mixes, workdir, monkeypatch):
+    """Of four runs two workers take two each; what does not fit is tried with half as many, and then alone."""
+    base, others = mixes
+    train_alone([base], workdir)
+    tried, notes, real = [], [], group.train_group
+
+    def short(runs, workdir, most, conditions):
+        tried.append((len(runs), most))
+        if most > 2:
+            raise group.Failed([run.id for run in runs], RuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
+        return real(runs, workdir, most, conditions)
+
+    monkeypatch.setattr(group, "train_group", short)
+    taking = worker._Worker(others, Workdir(workdir), 8, 2, Conditions(**OPTIONS), lambda **said: notes.append(said))
+    assert taking.take(others[0])
+    assert tried == [(4, 2)] and states(others, workdir).count(rundir.FINISHED) == 2
+    for run in others[:2]:
+        RunDir(workdir, run).retry()
+    taking = worker._Worker(others, Workdir(workdir), 8, 1, Conditions(**OPTIONS), lambda **said: notes.append(said))
+    assert taking.take(others[0])
+    assert tried[1:] == [(4, 4), (4, 2)] and "are trained 2 at a time, since together" in notes[0]["note"]
+
+
 @pytest.mark.slow
 def test_runs_whose_process_was_killed_go_on_alone(make_runs, workdir, one_device, forget):
     base, others = make_runs(1200, peak_lr=1e-4)  # so small that rounding stays so
@@ -222,7 +281,10 @@ def test_what_may_share_a_program(mixes):
         {"model": {**run.model, "layers": 2}},
     ):
         assert group.program(dataclasses.replace(run, **change)) not in (None, group.program(run))
-    for change in ({"mesh": {"data": -1}}, {"trunk": "trunk"}, {"keep_tokens": (64,)}, {"weights": "folder"}):
+    for change in ({"trunk": "trunk"}, {"keep_tokens": (64,)}):
+        changed, same = (dataclasses.replace(r, **change) for r in (run, other))
+        assert group.program(changed) == group.program(same) not in (None, group.program(run))
+    for change in ({"mesh": {"data": -1}}, {"weights": "folder"}):
         assert group.program(dataclasses.replace(run, **change)) is None
 
 
@@ -242,7 +304,7 @@ def test_how_many_train_together_is_about_no_run(make_config, workdir):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"together": 0}, r"config\.together: must be at least 1, not 0"),
+        ({"together": -1}, r"config\.together: must be at least 0, not -1"),
         ({"together": 2, "monitor": {"writers": ("wandb",)}}, r"config\.together: wandb follows one run"),
     ],
 )

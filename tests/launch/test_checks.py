@@ -9,7 +9,9 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from obstore.store import MemoryStore
 
+from cptlaw.storage.bucket import Bucket
 from launch import checks
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,15 @@ def test_eight_devices(tmp_path):
     assert checks.shared(tmp_path) == "one for 1 process, with locks"
     assert checks.clocks() == "0.00 seconds apart"
     assert not list(tmp_path.glob(".check*"))
+
+
+def test_a_bucket_is_checked_for_what_claims_rest_on(monkeypatch):
+    place = Bucket("s3://memory/x", MemoryStore())
+    assert checks.bucket(place) == "one for 1 process, with conditional writes"
+    assert not place.list()
+    monkeypatch.setattr(Bucket, "_swap", lambda self, name, data, mode: self.put(name, data) or {"e_tag": "0"})
+    with pytest.raises(checks.Problem, match="s3://memory/x: its server ignores conditional writes"):
+        checks.bucket(place)
 
 
 def test_what_is_wrong_is_said(tmp_path, monkeypatch):

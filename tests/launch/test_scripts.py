@@ -29,7 +29,7 @@ SETTINGS = {
     "slurm/train.sh": {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "16"},
     "slurm/grid.sh": {"SLURM_JOB_ID": "7", "SLURM_JOB_NUM_NODES": "4", "SLURM_CPUS_PER_TASK": "64"},
     "tpu/train.sh": {"TPU": "cpt", "ZONE": "z", "CHIPS": "64", "WAIT": "0"},
-    "tpu/grid.sh": {"TPU": "cpt", "ZONE": "z", "CHIPS": "64", "WAIT": "0"},
+    "tpu/grid.sh": {"TPU": "cpt", "ZONE": "z", "CHIPS": "64", "HOSTS": "16", "WAIT": "0"},
     "gke/train.sh": {
         "CLUSTER": "c", "ZONE": "z", "IMAGE": "i", "NAME": "n", "TYPE": "v5litepod-64", "DEVICES": "64"
     },
@@ -83,6 +83,7 @@ def test_slurm_trains_nothing_where_the_checks_fail(play):
 def test_slurm_has_a_sweep_on_each_node_with_all_of_its_cores(play):
     ended, calls = play("slurm/grid.sh", command="srun")
     assert ended == 0 and all({"--ntasks=4", "--ntasks-per-node=1", "--wait=0"} < set(call) for call in calls)
+    assert "--sweeps=4" in calls[1]
     assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK' in (ROOT / "launch/slurm/grid.sh").read_text()
 
 
@@ -97,6 +98,7 @@ def test_tpu_starts_again_after_a_preemption_and_after_a_lost_host(play, script,
     ]  # fmt: skip
     assert shlex.split(sent[0])[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--share=law=0.3"]
     assert "--devices=64" in shlex.split(sent[0])
+    assert ("--sweeps=16" in sent[0]) == (script == "tpu/grid.sh")
     # All hosts are checked as one job; the sweeps are one a host.
     assert [("--multihost" in part) for part in sent[0].split("&&")] == [False, True, script == "tpu/train.sh"]
 
@@ -130,7 +132,7 @@ def test_gke_has_a_sweep_on_each_host(play, monkeypatch, kind, shown):
     assert ended == 0 and shown | {"--restart-on-exit-codes=75", "--max-restarts=100"} < set(call)
     command = call[-1].removeprefix("--command=")
     assert shlex.split(command)[-3:] == ["--config=configs/x.py", "--workdir=/shared/a b", "--config.together=0"]
-    assert "&& exec python -m launch.sweep --config" in command and "--multihost" not in command
+    assert "&& exec python -m launch.sweep --sweeps=16 --config" in command and "--multihost" not in command
 
 
 def test_the_image_is_built_from_what_is_there():

@@ -5,12 +5,14 @@ import jax
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
+from obstore.store import MemoryStore
 from safetensors.numpy import load_file, save_file
 from tiny_models import FAMILIES, GOLDEN, LENGTHS, TOKENS, weight
 
 from cptlaw.errors import UserError
 from cptlaw.models import families, hf, transformer
 from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.storage.bucket import Bucket
 
 ONE = Layout(make_mesh(data=1, devices=jax.devices()[:1]))
 GOLDEN_LOGITS = {name: np.array(x) for name, x in json.loads(GOLDEN.read_text()).items()}
@@ -136,6 +138,21 @@ def test_what_is_saved_is_what_was_loaded(family, tmp_path):
         np.testing.assert_array_equal(again[name], x)
     assert hf.read_config(tmp_path / "b") == families.of_json(FAMILIES[family])
     assert json.loads((tmp_path / "b" / "config.json").read_text())["eos_token_id"] == 3
+
+
+def test_weights_go_to_a_bucket_and_come_back(tmp_path, monkeypatch):
+    bucket = Bucket("gs://weights/tiny", MemoryStore())
+    monkeypatch.setattr(Bucket, "open", staticmethod(lambda url: bucket))
+    monkeypatch.setenv("CPTLAW_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "a").mkdir()
+    write(tmp_path / "a", FAMILIES["llama3"])
+    cfg, params = hf.load(tmp_path / "a", ONE)
+    hf.save("gs://weights/tiny", cfg, params, file_bytes=10_000)
+    assert {"config.json", "model.safetensors.index.json"} < set(bucket.list())
+    again, same = hf.load("gs://weights/tiny", ONE)
+    assert again.described and jax.tree.all(jax.tree.map(np.array_equal, params, same))
+    with pytest.raises(UserError, match="gs://weights/tiny: exists already; name a new folder"):
+        hf.save("gs://weights/tiny", cfg, params)
 
 
 def test_bfloat16_halves_the_file(tmp_path):

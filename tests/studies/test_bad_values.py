@@ -99,7 +99,7 @@ BAD = [
     ({"workers": -3}, "workers", "at least 0"),
     ({"workers": 2.5}, "workers", "expected int"),
     ({"devices_per_run": -1}, "devices_per_run", "at least 0"),
-    ({"together": 0}, "together", "at least 1"),
+    ({"together": -1}, "together", "at least 0"),
     ({"checkpoint_seconds": -1}, "checkpoint_seconds", "at least 0"),
     ({"checkpoint_seconds": NAN}, "checkpoint_seconds", "not nan"),
     ({"checkpoint_seconds": INF}, "checkpoint_seconds", "not inf"),

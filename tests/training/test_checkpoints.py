@@ -6,7 +6,7 @@ from tiny_run import CFG
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.training import checkpoints as checkpoints_module
-from cptlaw.training import step
+from cptlaw.training import orbax_directory, step
 from cptlaw.training.checkpoints import CheckpointError, Checkpoints, CheckpointWarning, UnreadableError, load_params
 
 ADAMW = step.Optimizer()
@@ -63,14 +63,14 @@ def test_a_slow_disk_is_written_to_less_often(tmp_path, states, monkeypatch):
     now = 0.0
     monkeypatch.setattr(checkpoints_module.time, "monotonic", lambda: now)
     with Checkpoints(tmp_path, seconds=5.0) as checkpoints:
-        real = checkpoints._manager.save
+        real = checkpoints._kept.save
 
         def slow(*args, **kwargs):
             nonlocal now
             now += 2.0
             return real(*args, **kwargs)
 
-        monkeypatch.setattr(checkpoints._manager, "save", slow)
+        monkeypatch.setattr(checkpoints._kept, "save", slow)
         now = 5.0
         assert checkpoints.due()
         checkpoints.save(1, states[1])
@@ -113,15 +113,15 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(tmp_path, states, lay
 
 
 def test_a_silent_change_is_caught_by_its_checksum(tmp_path, states, layout):
-    before = checkpoints_module._checksums(states[1].params)
+    before = orbax_directory._checksums(states[1].params)
     flipped = jax.tree.map(np.array, states[1].params)
     flipped["layers"]["mlp"]["up"].view(np.uint32)[1, 5, 7] ^= 1 << 20
-    differ = np.flatnonzero(np.asarray(before) != np.asarray(checkpoints_module._checksums(flipped)))
+    differ = np.flatnonzero(np.asarray(before) != np.asarray(orbax_directory._checksums(flipped)))
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(flipped)]
     assert [paths[i] for i in differ] == ["['layers']['mlp']['up']"]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(checkpoints_module, "_checksums", lambda tree, real=checkpoints_module._checksums: real(tree) + 1)
+        patch.setattr(orbax_directory, "_checksums", lambda tree, real=orbax_directory._checksums: real(tree) + 1)
         save(tmp_path, {1: states[1]})
     with pytest.raises(CheckpointError, match="wrong checksum of embed, final_norm, layers/attention/k"):
         load_params(tmp_path, abstract(layout).params)
@@ -149,7 +149,7 @@ def test_storage_that_does_not_answer_is_not_taken_for_damage(tmp_path, states, 
         raise error
 
     with Checkpoints(tmp_path) as checkpoints:
-        monkeypatch.setattr(checkpoints_module.ocp.Checkpointer, "restore", restore)
+        monkeypatch.setattr(orbax_directory.ocp.Checkpointer, "restore", restore)
         with pytest.raises(UnreadableError, match=r"cannot be read now .*nothing was removed"):
             checkpoints.restore(abstract(layout))
         monkeypatch.undo()
@@ -182,5 +182,5 @@ def test_missing_checkpoints_are_named(tmp_path, states, layout):
 def test_checksums_of_a_sharded_array_gather_nothing(layout):
     mesh = make_mesh(data=1, fsdp=8)
     sharded = jax.ShapeDtypeStruct((4, 64, 128), np.float32, sharding=jax.NamedSharding(mesh, jax.P(None, "fsdp")))
-    text = checkpoints_module._checksums.lower({"w": sharded}).compile().as_text()
+    text = orbax_directory._checksums.lower({"w": sharded}).compile().as_text()
     assert "all-reduce" in text and "all-gather" not in text

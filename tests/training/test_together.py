@@ -9,6 +9,7 @@ import pytest
 from tiny_run import CFG, Batches
 
 from cptlaw.errors import UserError
+from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.schedules import Schedule
 from cptlaw.training import loop, together
@@ -140,8 +141,50 @@ def test_a_high_loss_keeps_its_run_from_being_saved_and_no_other(tmp_path):
     assert saved_steps(tmp_path / "0")[-1] == 6
 
 
+def test_runs_that_no_device_number_divides_fill_the_devices():
+    """Eleven runs on eight devices: two on each of six, the last of them there twice."""
+    members = [dataclasses.replace(MEMBERS[i % 4], schedule=Schedule(1e-2 / (1 + i), 6, warmup=2)) for i in range(11)]
+    results, _ = run(members)
+    assert len(results) == 11
+    for i in (0, 4, 10):
+        same, _ = run(members[i : i + 1])
+        assert_same(results[i].params, same[0].params)
+
+
+@pytest.mark.parametrize(
+    "layers, d_model, vocab, batch, kind, gib, runs",
+    [
+        (
+            4,
+            128,
+            1024,
+            4,
+            "NVIDIA H100 80GB HBM3",
+            60,
+            together._MOST,
+        ),  # 1M, 512 tokens a step: launches, no arithmetic
+        (6, 512, 50304, 64, "NVIDIA H100 80GB HBM3", 60, 1),  # 70M: it fills the device by itself
+        (4, 256, 1024, 16, "an unknown device", 60, 4),
+        (4, 128, 1024, 4, "NVIDIA H100 80GB HBM3", 0.5, 5),  # memory decides
+    ],
+)
+def test_the_number_follows_from_size_and_memory(monkeypatch, layers, d_model, vocab, batch, kind, gib, runs):
+    class Device:
+        platform, device_kind, client = "gpu", kind, jax.devices()[0].client
+
+        def memory_stats(self):
+            return {"bytes_limit": gib * 2**30}
+
+    seq_len = 2048 if runs == 1 else 128
+    cfg = transformer.Config(vocab, d_model=d_model, layers=layers, heads=4, kv_heads=4, d_ff=4 * d_model)
+    assert together.most(cfg, ADAMW, batch, seq_len) == 1, "a CPU has no launches to hide"
+    monkeypatch.setattr(jax, "devices", lambda: [Device()])
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    assert together.most(cfg, ADAMW, batch, seq_len) == runs
+
+
 def test_each_device_trains_whole_runs():
-    assert [together.make_mesh(runs).size for runs in (1, 2, 5, 8, 9, 12, 16)] == [1, 2, 5, 8, 3, 6, 8]
+    assert [together.make_mesh(runs).size for runs in (1, 2, 5, 8, 9, 12, 16)] == [1, 2, 5, 8, 5, 6, 8]
 
 
 def test_one_that_diverges_fails_alone():
