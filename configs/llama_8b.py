@@ -13,9 +13,9 @@ Ten billion tokens, half a million a step. The arithmetic, of `python -m launch.
     size   FLOPs/token  runs     tokens      FLOPs          8 x H100            64 x v5e
     8b     4.82e+10      1   1.00e+10   4.82e+20    56.8 GiB  42.3 h     8.0 GiB  26.6 h
 
-339 H100-hours or 1,701 chip-hours of v5e; four evaluations add less than 1%. GiB are of a device in a training step; at
-twice this batch XLA's TPU compiler assigns 9.8 GiB of a v5e-64's 16 a chip, where the same estimate says 10.4. A
-checkpoint is 96 GB. Expected losses: your corpora's own.
+339 H100-hours or 1,701 chip-hours of v5e; four evaluations add less than 1%. GiB are of a device in a training step, an
+estimate; XLA's TPU compiler assigns 8.07 a chip (`--topology v5e:8x8`). A checkpoint is 96 GB, and two are kept.
+Expected losses: your corpora's own.
 """
 
 from ml_collections import ConfigDict

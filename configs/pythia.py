@@ -14,7 +14,7 @@ configs/pythia.py --devices 1 --gib 80` and `--devices 4 --platform tpu --gib 16
     410m   2.42e+09      3   6.44e+09   1.56e+19    25.8 GiB  11.0 h    11.3 GiB  13.8 h
 
 3.5e19 FLOPs: 25 H100-hours, 4 hours on 8 (the longest run takes 3.7), or 124 chip-hours of v5e; evaluations add less
-than 1%. GiB are of a device in a training step (XLA's TPU compiler assigns 2.4 a v5e chip to 70m). Expected losses:
+than 1%. GiB are of a device in a training step. Expected losses:
 none have been measured.
 
 Choices:

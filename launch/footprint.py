@@ -10,8 +10,8 @@ two moments: the loss, or the first layer's gradient, when all gradients, weight
 gathered weights and the layer's own arrays are. An estimate, within a tenth of what XLA assigns to models whose layers
 are scanned (benchmarks/layout.md); with --topology or --compile the compiler's own number stands beside it, and counts.
 
-JAX takes 75% of a GPU's memory, or the share that XLA_PYTHON_CLIENT_MEM_FRACTION says, and all of a TPU's. Hours are
-FLOPs over devices x tflops x mfu.
+Of a GPU's memory JAX takes the share that XLA_PYTHON_CLIENT_MEM_FRACTION says, which launchers set to 0.9 (without them
+it is 0.75), and all of a TPU's. Hours are FLOPs over devices x tflops x mfu.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from cptlaw.errors import UserError
 from cptlaw.models import transformer
 from cptlaw.models.sharding import mesh_sizes
 from cptlaw.studies import grid
-from cptlaw.studies.footprint import GPU_POOL, Footprint, compiled, footprint, vocabulary_ids
+from cptlaw.studies.footprint import Footprint, compiled, footprint, vocabulary_ids
 from cptlaw.studies.settings import Study
 from launch import common
 
@@ -84,7 +84,7 @@ def _devices() -> Sequence[jax.Device] | None:
 
 def check(study: Study, size: str, platform: str, gib: float, needed: int, devices: int) -> None:
     """Raises UserError when a size that needs so many bytes does not fit devices of `gib`, with what would."""
-    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_POOL)) if platform == "gpu" else 1.0
+    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", common.GPU_POOL)) if platform == "gpu" else 1.0
     room = 0.95 * share * gib * 2**30
     if needed > room:
         raise UserError(

@@ -18,9 +18,6 @@ from cptlaw.studies import grid, inputs
 from cptlaw.studies.settings import Study
 from cptlaw.training.step import default_microbatches, loss_sums, make_start, make_step
 
-# What JAX takes of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise; TPUs are JAX's whole.
-GPU_POOL = 0.75
-
 
 @dataclasses.dataclass(frozen=True)
 class Footprint:

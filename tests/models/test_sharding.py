@@ -1,12 +1,11 @@
-import collections
 import dataclasses
-import re
 
 import jax
 import numpy as np
 import pytest
 from tiny_run import CFG, Batches
 
+from benchmarks.layout import collectives
 from cptlaw.models import sharding
 from cptlaw.models.sharding import Layout, ShardingError, make_mesh
 from cptlaw.training import step
@@ -29,15 +28,6 @@ def trained(mesh: tuple[int, int, int], microbatches: int = 1) -> list[float]:
 @pytest.mark.parametrize("mesh", [(1, 8, 1), (4, 1, 2), (2, 2, 2)], ids=["fsdp", "data+tensor", "mixed"])
 def test_every_mesh_gives_the_loss_of_pure_data_parallelism(mesh):
     np.testing.assert_allclose(trained(mesh), trained((8, 1, 1)), rtol=1e-5)
-
-
-def collectives(text: str) -> collections.Counter[tuple[str, str]]:
-    """(operation, type and shape of its result) -> how many a program has, those of a tuple one by one."""
-    found: collections.Counter[tuple[str, str]] = collections.Counter()
-    for match in re.finditer(r"= (\(.*?\)|\S+) (all-gather|all-reduce|all-to-all|reduce-scatter)(?:-start)?\(", text):
-        for shape in re.findall(r"\w+\[[\d,]*\]", match[1]):
-            found[match[2], shape] += 1
-    return found
 
 
 @pytest.mark.parametrize("mesh", [(1, 8, 1), (2, 2, 2)], ids=["fsdp", "mixed"])

@@ -64,10 +64,10 @@ def test_what_does_not_fit_is_refused_with_what_would(make_config, monkeypatch):
     )
     fits = 1.01 * whole / 0.95
     launcher.check(study, "small", "tpu", fits, int(whole * 2**30), 8)
-    launcher.check(study, "small", "gpu", fits / 0.75, int(whole * 2**30), 8)
+    launcher.check(study, "small", "gpu", fits / 0.9, int(whole * 2**30), 8)
     with pytest.raises(UserError, match=r"config\.sizes\.small: .* JAX has .* config\.microbatches=2 needs"):
-        launcher.check(study, "small", "gpu", 1.01 * halves / 0.95 / 0.75, int(whole * 2**30), 8)
+        launcher.check(study, "small", "gpu", 1.01 * halves / 0.95 / 0.9, int(whole * 2**30), 8)
     with pytest.raises(UserError, match="more devices on the fsdp axis, a smaller batch"):
         launcher.check(study, "small", "gpu", 1e-6, int(whole * 2**30), 8)
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.9")
-    launcher.check(study, "small", "gpu", fits / 0.9, int(whole * 2**30), 8)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
+    launcher.check(study, "small", "gpu", fits / 0.75, int(whole * 2**30), 8)
