@@ -6,9 +6,10 @@
 #       DEVICES=64 CONFIG=configs/qwen.py WORKDIR=/shared/runs/qwen \
 #       bash launch/gke/train.sh --size=4b --share=domain=0.3
 #
-# TYPE is a TPU type, or a GPU type such as h100-80gb-8 with ACCELERATOR=cuda13 in the image. WORKDIR is on a volume
-# that `xpk storage attach` has mounted into the cluster's workloads (Filestore; a bucket shows no locks). Arguments go
-# to launch.train. Follow it with `xpk workload list` and in Cloud Logging; XPK_ARGS takes more of xpk's own flags.
+# TYPE is a TPU type, or a GPU type such as h100-80gb-8 with ACCELERATOR=cuda13 in the image. WORKDIR is
+# gs://BUCKET/FOLDER (docs/storage.md), or on a Filestore volume that `xpk storage attach` has mounted into the
+# workloads; a mounted bucket shows no locks. Arguments go to launch.train. Follow it with `xpk workload list` and in
+# Cloud Logging; XPK_ARGS takes more of xpk's own flags.
 set -euo pipefail
 : "${CLUSTER:?the cluster}" "${ZONE:?its zone}" "${IMAGE:?the image}" "${NAME:?a name for the workload}"
 : "${TYPE:?the accelerator, such as v5litepod-64}" "${DEVICES:?how many there are of it}"
