@@ -2,6 +2,7 @@
 
     python -m benchmarks.together --host              # host time of a step of 64 tiny runs, two ways of feeding them
     python -m benchmarks.together --cpu               # one core: runs in one program against one after the other
+    python -m benchmarks.together --sweep             # the same by whole sweeps, on all cores
     python -m benchmarks.together --grid              # eight forced devices: a grid's runs over them, and all in one
 
 All ways of a comparison are compiled first and then take turns, so that a busy machine slows all of them. Ratios are of
@@ -10,9 +11,12 @@ medians, of processor time where it says so. What it printed is in benchmarks/to
 
 import argparse
 import os
+import resource
 import statistics
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 if "--grid" in os.sys.argv:  # before JAX starts
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
@@ -22,10 +26,14 @@ import jax
 import numpy as np
 
 from cptlaw.data.batches import TrainBatches
-from cptlaw.data.store import TokenStore
+from cptlaw.data.store import TokenStore, Writer
+from cptlaw.execution import sweep
+from cptlaw.execution.run import Run
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.schedules import Schedule
+from cptlaw.studies import config
+from cptlaw.studies import grid as grid_lib
 from cptlaw.training import feed, loop, step, together
 
 VOCAB, SEQ, ROWS = 1024, 128, 16
@@ -176,14 +184,58 @@ def grid(seconds: float) -> None:
         )
 
 
+def study(workdir: Path, mixes: int, steps: int) -> tuple[Run, list[Run]]:
+    """A base model of 27k parameters and runs from it, their stores written."""
+    for name, of in STORES.items():
+        for split, documents in (("train", len(of.doc_bytes)), ("validation", 40)):
+            with Writer(workdir / "data" / name / split, VOCAB) as writer:
+                for first, end in zip(of.offsets[:documents], of.offsets[1:]):
+                    writer.add(of.tokens[first:end], text_bytes=4)
+                writer.finish(name, split, {})
+    phase = {"peak_lr": 1e-3, "warmup_tokens": 0}
+    settings = config.parse(
+        {
+            "name": "together", "corpora": {"prose": "-", "code": "-"}, "general": "prose", "domains": ("code",),
+            "model": {"d_model": 32, "layers": 2, "heads": 2, "kv_heads": 1, "d_ff": 96}, "sizes": {"27k": {}},
+            "base": {"tokens": SEQ * ROWS, **phase}, "cpt": {"tokens": steps * SEQ * ROWS, **phase},
+            "eval_tokens": (steps // 2 * SEQ * ROWS, steps * SEQ * ROWS), "seq_len": SEQ, "batch_size": ROWS,
+            "grid": {"27k": {"domain_shares": tuple(np.linspace(0, 1, mixes).tolist())}},
+            "held_out": {"size": "27k", "tokens": steps * SEQ * ROWS},
+        }
+    )  # fmt: skip
+    base, *runs = grid_lib.plan(settings, VOCAB, {"prose": "", "code": ""})
+    return base, runs
+
+
+def whole_sweep(seconds: float) -> None:
+    """A grid of tiny models on this machine's cores, by `sweep.sweep`: all that a user waits for."""
+    mixes, steps = 12, 60
+    print(f"a sweep of {mixes} runs of 27k, {steps} steps, two evaluations, on {len(os.sched_getaffinity(0))} cores")
+    found: dict[int, list[tuple[float, float]]] = {1: [], 6: []}
+    for turn in range(2):  # the first fills the cache of compiled programs
+        for count, times in found.items():
+            with tempfile.TemporaryDirectory() as folder:
+                base, runs = study(Path(folder), mixes, steps)
+                sweep.sweep([base], folder, workers=1, progress=False)
+                at, used = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+                sweep.sweep(runs, folder, together=count, progress=False)
+                now = resource.getrusage(resource.RUSAGE_CHILDREN)
+                spent = now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime
+                if turn:
+                    times.append((time.perf_counter() - at, spent))
+    for count, times in found.items():
+        wall, spent = (min(values) for values in zip(*times))
+        print(f"  together={count}: {wall:.0f} s, processor time {spent:.0f} s")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("host", "cpu", "grid"):
+    for name in ("host", "cpu", "grid", "sweep"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for the turns of one comparison")
     args = parser.parse_args()
     print(f"jax {jax.__version__}, {os.getloadavg()[0]:.1f} load at the start")
-    for name, measure in {"host": host, "cpu": cpu, "grid": grid}.items():
+    for name, measure in {"host": host, "cpu": cpu, "grid": grid, "sweep": whole_sweep}.items():
         if getattr(args, name):
             measure(args.seconds)
 

@@ -44,12 +44,14 @@ class Devices:
         it is forced to be several devices.
       variable: the environment variable that shows a process some of them; "" where there is none.
       memory: bytes of one that JAX uses at most; None where it does not say.
+      note: what the user should know of them, or "".
     """
 
     platform: str
     names: tuple[str, ...] = ()
     variable: str = ""
     memory: int | None = None
+    note: str = ""
 
     @property
     def count(self) -> int:
@@ -110,7 +112,10 @@ def find() -> Devices:
     listed = _listed()
     platform, version, count, memory = _ask(listed.environment(0, 1))
     if platform == "cpu":
-        return _cpu()
+        if listed.platform != "gpu":
+            return _cpu()
+        note = f"{listed.count} GPUs are here, but JAX runs on the CPU: is jax[cuda13] installed, is JAX_PLATFORMS set?"
+        return dataclasses.replace(_cpu(), note=note)
     if listed.platform == platform:
         return dataclasses.replace(listed, memory=memory)
     if platform == "gpu":  # that no driver's tool has listed

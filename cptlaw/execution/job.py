@@ -17,6 +17,7 @@ from cptlaw.execution.run import Conditions, Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
 from cptlaw.storage.bucket import StorageError
+from cptlaw.storage.versions import Versions
 
 RECENT_CHECKPOINTS = 2  # of a run on disk: the newest, and the one before it, should the newest be damaged
 
@@ -342,7 +343,7 @@ def _base(workdir: Workdir, run_id: str) -> dict[str, Any]:
 HOST_BYTES = 1 << 30  # of a base's parameters, up to which the host keeps a copy for the next run
 
 
-def base_params(folder: Path, cfg: Any, layout: Any) -> Any:
+def base_params(folder: Path | Versions, cfg: Any, layout: Any) -> Any:
     """The parameters of a base, placed anew for every run that starts from it.
 
     No device keeps them: while a run trains it needs its own, and the base's would be a fourth of its state again. A
@@ -358,7 +359,7 @@ def base_params(folder: Path, cfg: Any, layout: Any) -> Any:
     return jax.device_put(_base_on_host(folder, cfg, layout), jax.tree.map(lambda x: x.sharding, abstract))
 
 
-def _read_base(folder: Path, cfg: Any, layout: Any) -> Any:
+def _read_base(folder: Path | Versions, cfg: Any, layout: Any) -> Any:
     from cptlaw.training.checkpoints import load_params
     from cptlaw.training.step import Optimizer, make_start
 
@@ -366,7 +367,7 @@ def _read_base(folder: Path, cfg: Any, layout: Any) -> Any:
 
 
 @functools.lru_cache(maxsize=1)  # only of the size that is being trained
-def _base_on_host(folder: Path, cfg: Any, layout: Any) -> Any:
+def _base_on_host(folder: Path | Versions, cfg: Any, layout: Any) -> Any:
     import jax
     import numpy as np
 

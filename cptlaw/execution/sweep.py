@@ -35,8 +35,8 @@ _MONITOR = Monitor()
 # How long a worker may take to save; clusters give a job five minutes.
 SAVE_SECONDS = 280
 
-# Of a parameter: itself, its gradient, Adam's moments, and the base model's, which stays on the device; float32.
-_STATE_BYTES = 5 * 4
+# Of a parameter: itself, its gradient and Adam's two moments, float32.
+_STATE_BYTES = 4 * 4
 
 # How often a worker that is killed before it takes a run is started again.
 STARTS = 3
@@ -91,6 +91,8 @@ def sweep(
         return _summary(directories)
     verify_stores([directories[name].run for name in left], workdir)
     machine = devices.find()
+    if machine.note:
+        tqdm.write(machine.note, file=sys.stderr)
     # Runs of one size need as many devices as each other, and no run waits for one of another size.
     parts: dict[int, list[Run]] = {}
     for run in runs:

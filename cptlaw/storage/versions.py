@@ -32,6 +32,12 @@ class Versions:
     def __str__(self) -> str:
         return f"{self._bucket.url}/{self._prefix}"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Versions) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
     def exists(self) -> bool:
         return bool(self.steps())
 

@@ -86,7 +86,9 @@ def test_gpus_without_the_drivers_tool_are_counted_by_their_files(machine):
 
 
 def test_gpus_that_jax_has_no_plugin_for_are_none(machine):
-    assert machine(["cpu", "cpu", 1, None], smi=GPUS).platform == "cpu"
+    found = machine(["cpu", "cpu", 1, None], smi=GPUS)
+    assert (found.platform, found.count) == ("cpu", 0)
+    assert found.note == "3 GPUs are here, but JAX runs on the CPU: is jax[cuda13] installed, is JAX_PLATFORMS set?"
 
 
 @pytest.mark.parametrize(
