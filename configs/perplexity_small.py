@@ -22,7 +22,7 @@ What one run of it found (final losses less those of random text, nats, 95% inte
 
 The choice is the quadratic surface's in both; random text was recommended, because no predicted gain was sure, and
 that was right. Left-out subsets are missed by 0.062 and 0.028 nats by the law, and by 0.014 and 0.006 by the surface.
-Low and high perplexity are worse than random text by 0.08 to 0.26 nats.
+Low and high perplexity are worse than random text by 0.07 to 0.25 nats.
 
 Choices:
 - Log-perplexity, not perplexity, is the law's unit: a chunk's perplexity is in the hundreds, and mu^(a0 + a1 sigma)
