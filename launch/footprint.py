@@ -14,8 +14,6 @@ Of a GPU's memory JAX takes the share that XLA_PYTHON_CLIENT_MEM_FRACTION says, 
 it is 0.75), and all of a TPU's. Hours are FLOPs over devices x tflops x mfu.
 """
 
-import dataclasses
-import math
 import os
 from collections.abc import Sequence
 
@@ -24,9 +22,8 @@ from absl import flags
 
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
-from cptlaw.models.sharding import mesh_sizes
 from cptlaw.studies import grid
-from cptlaw.studies.footprint import Footprint, compiled, footprint, vocabulary_ids
+from cptlaw.studies.footprint import check_fits, compiled, footprint, vocabulary_ids
 from cptlaw.studies.settings import Study
 from launch import common
 
@@ -44,12 +41,13 @@ def main() -> None:
     devices = _devices()
     count = _DEVICES.value if devices is None else len(devices)
     platform = "tpu" if _TOPOLOGY.value else devices[0].platform if devices else _PLATFORM.value
+    platform = "cuda" if platform == "gpu" else platform
     head = ("size", "non-embedding", "total", "FLOPs/token", "state", "kept", "besides", "GiB in all", "compiler")
     print(("{:10}" + "{:>14}" * 8).format(*head))
     sizes = dict.fromkeys(study.grid_sizes().values())
     found = {}
     for size in sizes:
-        found[size] = one = _estimate(study, size, count, platform)
+        found[size] = one = footprint(study, size, count, platform)
         assigned = None if devices is None else compiled(study, size, devices)
         counts = transformer.count_params(one.cfg)
         flops = transformer.flops_per_token(one.cfg, study.seq_len)["training"]
@@ -60,7 +58,7 @@ def main() -> None:
             + "".join(f"{g:>14}" for g in gib)
         )
         if _GIB.value:
-            check(study, size, platform, _GIB.value, assigned or one.total, count)
+            check_fits(study, size, platform, _GIB.value, assigned or one.total, count, _pool(platform))
     for size, one in found.items():
         each, disk = one.checkpoint / 1e9, one.checkpoint * one.kept / 1e9
         print(f"{size:10}a checkpoint is {each:.3g} GB, a run keeps {one.kept}: {disk:.3g} GB of disk")
@@ -82,30 +80,10 @@ def _devices() -> Sequence[jax.Device] | None:
         ) from None
 
 
-def check(study: Study, size: str, platform: str, gib: float, needed: int, devices: int) -> None:
-    """Raises UserError when a size that needs so many bytes does not fit devices of `gib`, with what would."""
-    share = float(os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", common.GPU_POOL)) if platform == "gpu" else 1.0
-    room = 0.95 * share * gib * 2**30
-    if needed > room:
-        raise UserError(
-            f"config.sizes.{size}: {needed / 2**30:.3g} GiB a device, but JAX has {share * gib:.3g} of the {gib:.3g} "
-            "GiB, and a twentieth is for what no estimate holds; " + _remedy(study, size, platform, room, devices)
-        )
-
-
-def _remedy(study: Study, size: str, platform: str, room: float, devices: int) -> str:
-    """What to change: a batch in the fewest parts that fit, if any do."""
-    split = math.prod(mesh_sizes(devices, **study.mesh)[:2])
-    for parts in range(max(study.microbatches, 1) + 1, study.batch_size // split + 1):
-        if study.batch_size // split % parts == 0:
-            one = _estimate(dataclasses.replace(study, microbatches=parts), size, devices, platform)
-            if one.total <= room:
-                return f"config.microbatches={parts} needs {one.total / 2**30:.3g}"
-    return "give it more devices on the fsdp axis, a smaller batch, or model.remat full"
-
-
-def _estimate(study: Study, size: str, devices: int, platform: str) -> Footprint:
-    return footprint(study, size, devices, "cuda" if platform == "gpu" else platform)
+def _pool(platform: str) -> float:
+    """The share of a device's memory that JAX takes."""
+    given = os.environ.get("XLA_PYTHON_CLIENT_MEM_FRACTION", common.GPU_POOL)
+    return float(given) if platform == "cuda" else 1.0
 
 
 def _grid(study: Study, devices: int) -> None:

@@ -214,3 +214,29 @@ def _residuals(cfg: transformer.Config, rows: int, seq_len: int) -> int:
 def _bytes(tree: Any) -> int:
     """Bytes of a tree's shards on one device."""
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def check_fits(
+    study: Study, size: str, platform: str, gib: float, needed: int, devices: int, pool: float = 1.0
+) -> None:
+    """Raises UserError when a size that needs so many bytes does not fit devices of `gib`, with what would.
+
+    `pool` is the share of a device's memory that JAX takes.
+    """
+    room = 0.95 * pool * gib * 2**30
+    if needed > room:
+        raise UserError(
+            f"config.sizes.{size}: {needed / 2**30:.3g} GiB a device, but JAX has {pool * gib:.3g} of the {gib:.3g} "
+            "GiB, and a twentieth is for what no estimate holds; " + _remedy(study, size, platform, room, devices)
+        )
+
+
+def _remedy(study: Study, size: str, platform: str, room: float, devices: int) -> str:
+    """What to change: a batch in the fewest parts that fit, if any do."""
+    split = math.prod(mesh_sizes(devices, **study.mesh)[:2])
+    for parts in range(max(study.microbatches, 1) + 1, study.batch_size // split + 1):
+        if study.batch_size // split % parts == 0:
+            one = footprint(dataclasses.replace(study, microbatches=parts), size, devices, platform)
+            if one.total <= room:
+                return f"config.microbatches={parts} needs {one.total / 2**30:.3g}"
+    return "give it more devices on the fsdp axis, a smaller batch, or model.remat full"

@@ -12,8 +12,7 @@ from cptlaw.errors import UserError
 from cptlaw.execution.run import Phase, Run
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.studies import config as config_lib
-from cptlaw.studies.footprint import compile_step, estimate, footprint
-from launch import footprint as launcher
+from cptlaw.studies.footprint import check_fits, compile_step, estimate, footprint
 
 MODEL = {
     **{"vocab_size": 512, "d_model": 128, "layers": 2, "heads": 2, "kv_heads": 2, "d_ff": 512},
@@ -55,19 +54,16 @@ def test_the_terms_that_only_accelerators_have():
     assert tpu.kept == 2 and tpu.checkpoint == pytest.approx(12 * (8192 * 256 + 2 * layer), rel=1e-3)
 
 
-def test_what_does_not_fit_is_refused_with_what_would(make_config, monkeypatch):
-    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+def test_what_does_not_fit_is_refused_with_what_would(make_config):
     study = config_lib.parse(make_config(batch_size=64, seq_len=256, base__tokens=1 << 15, cpt__tokens=1 << 15,
                              eval_tokens=(1 << 14, 1 << 15)))  # fmt: skip
     whole, halves = (
         footprint(dataclasses.replace(study, microbatches=parts), "small", 8, "cuda").total / 2**30 for parts in (1, 2)
     )
     fits = 1.01 * whole / 0.95
-    launcher.check(study, "small", "tpu", fits, int(whole * 2**30), 8)
-    launcher.check(study, "small", "gpu", fits / 0.9, int(whole * 2**30), 8)
+    check_fits(study, "small", "tpu", fits, int(whole * 2**30), 8)
+    check_fits(study, "small", "cuda", fits / 0.9, int(whole * 2**30), 8, pool=0.9)
     with pytest.raises(UserError, match=r"config\.sizes\.small: .* JAX has .* config\.microbatches=2 needs"):
-        launcher.check(study, "small", "gpu", 1.01 * halves / 0.95 / 0.9, int(whole * 2**30), 8)
+        check_fits(study, "small", "cuda", 1.01 * halves / 0.95 / 0.9, int(whole * 2**30), 8, pool=0.9)
     with pytest.raises(UserError, match="more devices on the fsdp axis, a smaller batch"):
-        launcher.check(study, "small", "gpu", 1e-6, int(whole * 2**30), 8)
-    monkeypatch.setenv("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.75")
-    launcher.check(study, "small", "gpu", fits / 0.75, int(whole * 2**30), 8)
+        check_fits(study, "small", "cuda", 1e-6, int(whole * 2**30), 8)
