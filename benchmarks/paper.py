@@ -25,7 +25,7 @@ import pandas as pd
 
 from cptlaw import atomic, cache, cores, laws, runs
 from cptlaw.errors import UserError
-from cptlaw.fitting import estimate, folds, unseen
+from cptlaw.fitting import Fit, estimate, folds, unseen
 from cptlaw.fitting.condition import condition
 from cptlaw.fitting.objective import Objective
 from cptlaw.fitting.rows import Rows, bases, collect
@@ -102,8 +102,13 @@ def chosen(rows: Rows, corpus: str, masks: list[np.ndarray]) -> np.ndarray:
     (mask,) = masks
     frame = rows.frame.reset_index(drop=True)
     fit = estimate.fit(frame, "auto", corpus, bootstrap=0, hold_out=mask)
-    x = {"params": frame["params"], "tokens": frame["tokens"], "ratio": runs.ratio(frame)}
-    return fit.predict(**{name: x[name].to_numpy() for name in fit.law.columns}).point
+    return fit.predict(**law_columns(fit, frame)).point
+
+
+def law_columns(fit: Fit, rows: pd.DataFrame) -> dict[str, np.ndarray]:
+    """What the fit's law reads of rows of a runs table."""
+    known = rows.assign(ratio=runs.ratio(rows, str(fit.eval)))
+    return {name: known[name].to_numpy() for name in fit.law.columns}
 
 
 def corrected(law: laws.Law, rows: Rows, masks: list[np.ndarray]) -> np.ndarray:

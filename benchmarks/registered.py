@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from benchmarks.paper import constant_rate
+from benchmarks.paper import constant_rate, law_columns
 from cptlaw import cache, fitting, runs, tables
 from cptlaw.errors import UserError
 from cptlaw.fitting import Fit, rivals, unseen
@@ -151,12 +151,7 @@ def _asked(title: str, domain: str, corpus: str, train: pd.DataFrame, test: pd.D
     lines = []
     for law in LAWS:
         fit = _fit(train, law, corpus)
-        x = {
-            "params": test["params"].to_numpy(),
-            "tokens": test["tokens"].to_numpy(),
-            "ratio": test[f"w_{corpus}"].to_numpy(),
-        }
-        x = {name: x[name] for name in fit.law.columns}
+        x = law_columns(fit, test)
         said = fit.predict(target="base" if title == "size" else "run", **x)
         inside = (said.low <= truth) & (truth <= said.high)
         error = np.abs(np.log(said.point / truth)).mean()
