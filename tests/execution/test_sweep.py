@@ -175,6 +175,7 @@ def test_a_sweep_that_goes_away_at_a_log_step_fails_no_run(runs, workdir, monkey
     assert RunDir(workdir, base).state() in (rundir.PENDING, rundir.RESUMABLE)
 
 
+@pytest.mark.slow
 def test_a_sigterm_to_a_worker_saves_and_another_goes_on(runs, workdir, forget):
     """As systemd and some clusters send it: to every process of the job, not to the sweep alone."""
     both = longer([runs[1], runs[3]], 1200)

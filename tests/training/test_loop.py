@@ -133,7 +133,11 @@ def test_a_loss_spike_stops_the_run_before_it_is_kept(layout, tmp_path):
     assert train(layout, **options)[0].status == loop.FINISHED, "off unless asked for"
 
 
-@pytest.mark.parametrize("stops", [(4,), (17, 18), (19,), (1, 2, 3, 11, 16, 17)], ids=str)
+@pytest.mark.parametrize(
+    "stops",
+    [(1, 2, 3, 11, 16, 17), *(pytest.param(at, marks=pytest.mark.slow) for at in ((4,), (17, 18), (19,)))],
+    ids=str,
+)
 def test_whether_a_run_diverges_does_not_depend_on_when_it_was_stopped(layout, tmp_path, stops):
     """Every second loss counts; the window is full from step 4 on, and steps 18 and 20 are high."""
     spike = Spike(deviations=2.0, patience=2, window=2)
