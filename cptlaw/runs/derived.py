@@ -49,7 +49,7 @@ def rebased(df: pd.DataFrame, corpus: str, params: float) -> pd.DataFrame:
         sizes = ", ".join(f"{size:.12g}" for size in sorted(known["params"].unique())) or "none"
         raise TableError(
             f"no base loss of {corpus} at {params:.12g} parameters: a row at zero tokens gives it, and there are such "
-            f"rows for {sizes}"
+            f"rows for {sizes}" + ("" if len(known) else " (does --where leave them out?)")
         )
     here = df["eval"] == corpus
     own = df[key].map(known.set_index(key)["loss"])

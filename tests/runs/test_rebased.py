@@ -53,6 +53,8 @@ def test_several_bases_of_the_size_are_their_mean_and_without_their_names_a_size
 def test_what_has_no_base_is_named(table):
     with pytest.raises(TableError, match=r"no base loss of prose at 5000000 parameters.*1000000, 4000000, 16000000"):
         runs.rebased(table, "prose", 5e6)
+    with pytest.raises(TableError, match=r"such rows for none \(does --where leave them out"):
+        runs.rebased(table[table["tokens"] > 0], "prose", 16e6)
     without = table[~((table["run"] == "s0.2") & (table["tokens"] == 0))].assign(
         base=lambda rows: np.where(rows["run"] == "s0.2", "lost", rows["base"])
     )
