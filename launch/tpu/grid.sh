@@ -10,28 +10,10 @@
 # On exit code 75 (saved, asks to be started again) and 255 (a host went away) it waits until the slice is READY and
 # starts again; any other code ends it. Each host ends when the whole grid is trained, and writes the same runs.csv.
 set -uo pipefail
-: "${TPU:?the name of the slice}" "${ZONE:?its zone}" "${CHIPS:?how many chips it has}" "${HOSTS:?how many hosts}"
-: "${CONFIG:?the study, such as configs/pythia.py}" "${WORKDIR:?a directory that all hosts mount}"
+# shellcheck source=launch/tpu/slice.sh
+source "$(dirname "${BASH_SOURCE[0]}")/slice.sh"
+: "${HOSTS:?how many hosts the slice has}"
 
-state() { gcloud compute tpus tpu-vm describe "$TPU" --zone="$ZONE" --format='value(state)'; }
-everywhere() { gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker=all --command="$1"; }
-
-quoted=$(printf '%q ' "--config=$CONFIG" "--workdir=$WORKDIR" "$@")
-# The hosts are checked as one job, which shows that they share the workdir and its locks, and then work apart.
-checks="--multihost --platform=tpu --devices=$CHIPS --workdir=$(printf '%q' "$WORKDIR") --min-gbps=${MIN_GBPS:-0}"
-python=.venv/bin/python
-job="cd cptlaw && $python -m launch.checks $checks && exec $python -m launch.sweep --sweeps=$HOSTS $quoted"
-
-for ((attempt = 1; attempt <= ${ATTEMPTS:-100}; attempt++)); do
-    until [ "$(state)" = READY ]; do sleep "${WAIT:-60}"; done
-    everywhere "$job" && exit 0
-    code=$?
-    echo "attempt $attempt ended with exit code $code" >&2
-    case $code in
-        75) ;;
-        # Sweeps of other hosts may still be at work: they save, and their workers with them, and all start again.
-        255) everywhere "pkill -TERM -f 'launch[.]sweep'; while pgrep -f 'cptlaw[.]execution' >/dev/null; do sleep 1; done" ;;
-        *) exit "$code" ;;
-    esac
-done
-exit "$code"
+# Sweeps of other hosts may still be at work: they save, and their workers with them, and all start again.
+until_done "pkill -TERM -f 'launch[.]sweep'; while pgrep -f 'cptlaw[.]execution' >/dev/null; do sleep 1; done" \
+    "launch.sweep --sweeps=$HOSTS" "$@"
