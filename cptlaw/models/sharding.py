@@ -45,7 +45,6 @@ def make_mesh(
     devices = jax.devices() if devices is None else devices
     if devices[0].platform == "tpu" and len({getattr(d, "slice_index", 0) for d in devices}) > 1:
         raise ShardingError("the devices are of several TPU slices; a run takes one slice")
-    # Not jax.make_mesh, which takes the nodes of a GPU cluster for slices and refuses them, and refuses axes that no
     # Not jax.make_mesh: from JAX 0.11 on it takes the nodes of a GPU cluster for slices and refuses more than one (jax
     # pull request 37863), and it refuses axes that a torus has no dimensions for, such as 8 x 8 on a v5p of 4 x 4 x 4.
     placed = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)

@@ -16,7 +16,8 @@ from cptlaw.models.attention import spans
 from cptlaw.models.sharding import AXES, Layout, make_mesh, mesh_sizes
 from cptlaw.studies import grid, inputs
 from cptlaw.studies.settings import Study
-from cptlaw.training.step import default_microbatches, loss_sums, make_start, make_step
+from cptlaw.training.memory import abstract_batch, residual_bytes, tree_bytes
+from cptlaw.training.step import default_microbatches, make_start, make_step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +119,7 @@ def estimate(run: Run, layout: Layout, platform: str, kept: int = RECENT_CHECKPO
         + masks[kernel]
         + (_bytes(state.params["embed"]) if cfg.tie_embeddings else 0),
         loss=_loss(own, rows * seq_len, run.batch_size // parts * seq_len) + params * (parts > 1),
-        checkpoint=sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state)),
+        checkpoint=tree_bytes(state),
         kept=kept,
     )
 
@@ -140,7 +141,7 @@ def compile_step(run: Run, layout: Layout) -> tuple[int, str]:
     parts = run.microbatches or default_microbatches(cfg, layout, run.batch_size, run.seq_len)
     rate = jax.ShapeDtypeStruct((), jnp.float32, sharding=layout.replicated)
     step: Any = make_step(cfg, optimizer, layout, parts)
-    batch = _batch(run.batch_size, run.seq_len, layout.batch)
+    batch = abstract_batch(run.batch_size, run.seq_len, layout.batch)
     lowered = step.lower(make_start(cfg, optimizer, layout)[1], batch, rate)
     try:
         made = lowered.compile()
@@ -176,7 +177,7 @@ def _kept_by_layers(cfg: transformer.Config, rows: int, seq_len: int) -> int:
 
     def kept(layers: int, times: int) -> int:
         less = dataclasses.replace(cfg, layers=layers, scan_layers=False, vocab_size=8)
-        return _residuals(less, rows * times, seq_len)
+        return residual_bytes(less, rows * times, seq_len)
 
     return kept(2, 2) - kept(2, 1) - kept(1, 2) + kept(1, 1)
 
@@ -195,20 +196,6 @@ def vocabulary_ids(study: Study) -> int:
     if study.vocabulary.kind == "file" and set(study.grid_sizes().values()) <= set(study.init_from):
         return 1
     return inputs.vocabulary_ids(study)
-
-
-def _batch(rows: int, seq_len: int, sharding: jax.sharding.Sharding | None = None) -> dict[str, jax.ShapeDtypeStruct]:
-    integers = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
-    dtypes = {**dict.fromkeys(integers, jnp.int32), "mask_BT": jnp.float32}
-    return {name: jax.ShapeDtypeStruct((rows, seq_len), dtype, sharding=sharding) for name, dtype in dtypes.items()}
-
-
-def _residuals(cfg: transformer.Config, rows: int, seq_len: int) -> int:
-    """Bytes that the backward pass of `rows` rows is given."""
-    params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
-    batch = _batch(rows, seq_len)
-    backward = jax.eval_shape(lambda p, b: jax.vjp(lambda p: loss_sums(p, cfg, b)[0], p)[1], params, batch)
-    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(backward))
 
 
 def _bytes(tree: Any) -> int:

@@ -10,14 +10,6 @@ import jax.numpy as jnp
 from cptlaw.models import loss, transformer
 from cptlaw.training.step import Optimizer, loss_sums, new_state
 
-_INPUTS = {
-    "tokens_BT": jnp.int32,
-    "targets_BT": jnp.int32,
-    "segments_BT": jnp.int32,
-    "positions_BT": jnp.int32,
-    "mask_BT": jnp.float32,
-}
-
 
 @functools.lru_cache(maxsize=64)
 def run_bytes(
@@ -30,16 +22,28 @@ def run_bytes(
     state = jax.eval_shape(lambda: new_state(transformer.init(jax.random.key(0), cfg), optimizer))
     part = max(1, rows // microbatches)
     # What does not grow with the rows is parameters, which the state counts.
-    kept = _residual_bytes(cfg, state.params, 2 * part, seq_len) - _residual_bytes(cfg, state.params, part, seq_len)
+    kept = residual_bytes(cfg, 2 * part, seq_len) - residual_bytes(cfg, part, seq_len)
     blocks = loss.blocks(cfg.vocab_size, part * seq_len, cfg.loss_block)
     logits = 2 * 4 * part * seq_len * -(-cfg.vocab_size // blocks)
-    return _bytes(state) + min(microbatches, 2) * _bytes(state.params), kept + logits
+    return tree_bytes(state) + min(microbatches, 2) * tree_bytes(state.params), kept + logits
 
 
-def _residual_bytes(cfg: transformer.Config, params: Any, rows: int, seq_len: int) -> int:
-    batch = {name: jax.ShapeDtypeStruct((rows, seq_len), dtype) for name, dtype in _INPUTS.items()}
-    return _bytes(jax.eval_shape(lambda p, b: jax.vjp(lambda p: loss_sums(p, cfg, b)[0], p)[1], params, batch))
+def residual_bytes(cfg: transformer.Config, rows: int, seq_len: int) -> int:
+    """Bytes that the backward pass of `rows` rows is given."""
+    params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))
+    batch = abstract_batch(rows, seq_len)
+    return tree_bytes(jax.eval_shape(lambda p, b: jax.vjp(lambda p: loss_sums(p, cfg, b)[0], p)[1], params, batch))
 
 
-def _bytes(tree: Any) -> int:
+def abstract_batch(
+    rows: int, seq_len: int, sharding: jax.sharding.Sharding | None = None
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays (rows, seq_len) of a training batch, none of which is made."""
+    integers = ("tokens_BT", "targets_BT", "segments_BT", "positions_BT")
+    dtypes = {**dict.fromkeys(integers, jnp.int32), "mask_BT": jnp.float32}
+    return {name: jax.ShapeDtypeStruct((rows, seq_len), dtype, sharding=sharding) for name, dtype in dtypes.items()}
+
+
+def tree_bytes(tree: Any) -> int:
+    """Bytes of all arrays of a tree, of all devices together."""
     return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(tree))
