@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 import jax
 import numpy as np
@@ -80,18 +80,14 @@ class Evaluator:
         the result then does not depend on the order or shape of batches, or on the devices. A batch is fetched
         while the next is computed.
         """
-        parts: list[_Part] = []
-        waiting: tuple[jax.Array, Mapping[str, np.ndarray]] | None = None
-        for batch in batches:
+
+        def launched(batch: Mapping[str, np.ndarray]) -> jax.Array:
             size = len(batch["mask_BT"])
             rows = self.layout.rows(size)
             mine = {name: batch[name][rows] for name in _INPUTS}
-            nll_BT = self._token_nll(params, self.layout.put(mine, size))
-            if waiting:
-                parts.append(_by_document(*waiting))
-            waiting = nll_BT, batch
-        if waiting:
-            parts.append(_by_document(*waiting))
+            return self._token_nll(params, self.layout.put(mine, size))
+
+        parts = [_by_document(nll_BT, batch) for nll_BT, batch in _fetched(launched, batches)]
         return _scores(parts, document_bytes)
 
 
@@ -112,21 +108,28 @@ def score_runs(
     mesh = jax.tree.leaves(params)[0].sharding.mesh
     token_nll, everywhere = make_token_nll_of_runs(cfg, mesh), jax.NamedSharding(mesh, jax.P())
     parts: dict[int, list[_Part]] = {run: [] for run in runs}
-    waiting: tuple[jax.Array, Mapping[str, np.ndarray]] | None = None
 
-    def arrive(nll_RBT: jax.Array, batch: Mapping[str, np.ndarray]) -> None:
-        fetched = np.asarray(nll_RBT)
+    def launched(batch: Mapping[str, np.ndarray]) -> jax.Array:
+        return token_nll(params, jax.device_put({name: batch[name] for name in _INPUTS}, everywhere))
+
+    for nll_RBT, batch in _fetched(launched, batches):
         for run, of_run in parts.items():
-            of_run.append(_by_document(fetched[run], batch))
-
-    for batch in batches:
-        nll_RBT = token_nll(params, jax.device_put({name: batch[name] for name in _INPUTS}, everywhere))
-        if waiting:
-            arrive(*waiting)
-        waiting = nll_RBT, batch
-    if waiting:
-        arrive(*waiting)
+            of_run.append(_by_document(nll_RBT[run], batch))
     return {run: _scores(of_run, document_bytes) for run, of_run in parts.items()}
+
+
+def _fetched(
+    launched: Callable[[Mapping[str, np.ndarray]], jax.Array], batches: Iterable[Mapping[str, np.ndarray]]
+) -> Iterator[tuple[np.ndarray, Mapping[str, np.ndarray]]]:
+    """What is computed of each batch, on the host, and the batch: fetched while the next is computed."""
+    waiting: tuple[jax.Array, Mapping[str, np.ndarray]] | None = None
+    for batch in batches:
+        computed = launched(batch)
+        if waiting:
+            yield np.asarray(waiting[0]), waiting[1]
+        waiting = computed, batch
+    if waiting:
+        yield np.asarray(waiting[0]), waiting[1]
 
 
 def _scores(parts: list["_Part"], document_bytes: np.ndarray | None) -> Scores:
@@ -169,8 +172,8 @@ def make_token_nll_of_runs(cfg: transformer.Config, mesh: jax.sharding.Mesh) -> 
     return jax.jit(jax.shard_map(token_nll, mesh=mesh, in_specs=(runs, jax.P()), out_specs=runs, check_vma=False))
 
 
-def _by_document(nll_BT: jax.Array, batch: Mapping[str, np.ndarray]) -> _Part:
+def _by_document(nll_BT: np.ndarray, batch: Mapping[str, np.ndarray]) -> _Part:
     scored = batch["mask_BT"] > 0
     documents, inverse = np.unique(batch["documents_BT"][scored], return_inverse=True)
-    nats = np.bincount(inverse, np.asarray(nll_BT)[scored].astype(np.float64), documents.size)
+    nats = np.bincount(inverse, nll_BT[scored].astype(np.float64), documents.size)
     return documents, nats, np.bincount(inverse, minlength=documents.size)
