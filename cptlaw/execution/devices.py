@@ -6,6 +6,7 @@ of the first. Each worker is shown devices of its own by variables that are set 
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -181,10 +182,14 @@ def _cpu() -> Devices:
 def _ask(variables: Mapping[str, str | None]) -> tuple[str, str, int, int | None]:
     """What JAX says of its devices in a process with these variables, which ends at once."""
     # The probe must not take the memory of a GPU that a worker is about to take.
-    environment = changed({**variables, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"})
+    return _answer(tuple(sorted(changed({**variables, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}).items())))
+
+
+@functools.cache  # a study sweeps several times, and each answer takes JAX's start
+def _answer(environment: tuple[tuple[str, str], ...]) -> tuple[str, str, int, int | None]:
     try:
         probe = subprocess.run(
-            [sys.executable, "-c", _PROBE], capture_output=True, text=True, env=environment, timeout=_SECONDS
+            [sys.executable, "-c", _PROBE], capture_output=True, text=True, env=dict(environment), timeout=_SECONDS
         )
         said = probe.stderr.strip()
     except subprocess.TimeoutExpired:

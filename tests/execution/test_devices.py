@@ -39,6 +39,7 @@ def machine(monkeypatch, tmp_path):
             asked.append(options["env"])
             return subprocess.CompletedProcess(command, 0, "a line of a plug-in\n" + json.dumps(says), "")
 
+        devices._answer.cache_clear()
         monkeypatch.setattr(subprocess, "run", run)
         for name in files:
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,8 @@ def machine(monkeypatch, tmp_path):
         return devices.find()
 
     machine.asked = asked
-    return machine
+    yield machine
+    devices._answer.cache_clear()
 
 
 H100 = ["gpu", "PJRT C API cuda 13000", 1, 60 * 2**30]
