@@ -1,6 +1,6 @@
 """The figures of a selection study: how chosen text fared, which means and spreads it has, and the landscape."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,11 @@ RULES = {"choice": style.ACCENT, "law": style.SIZES[3], "random": style.MUTED, "
          "mid": style.SIZES[4], "high": style.BAD}  # fmt: skip
 
 
+def _drawn(rules: Collection[str]) -> dict[str, str]:
+    """The colour of each of these rules, in the order of RULES."""
+    return {rule: colour for rule, colour in RULES.items() if rule in rules}
+
+
 def fared(confirmed: pd.DataFrame, corpora: Sequence[str]) -> Drawing:
     """Final losses of the confirming runs, a dot a seed.
 
@@ -30,7 +35,7 @@ def fared(confirmed: pd.DataFrame, corpora: Sequence[str]) -> Drawing:
     """
     last = confirmed[confirmed["tokens"] == confirmed["tokens"].max()]
     data = last[["eval", "subset", "seed", "loss"]].reset_index(drop=True)
-    rules = {rule: colour for rule, colour in RULES.items() if (data["subset"] == rule).any()}
+    rules = _drawn(data["subset"].unique())
 
     def draw(narrow: bool) -> Figure:
         figure, panels = subplots(len(corpora), narrow, 1 if narrow else 2, height=2.6)
@@ -139,9 +144,7 @@ def histogram(pool: Pool, chosen: Mapping[str, np.ndarray]) -> Drawing:
     def draw(narrow: bool) -> Figure:
         figure, (axes,) = subplots(1, narrow, 1, height=2.9, width=NARROW if narrow else 7.2)
         axes.stairs(data["pool"], edges, fill=True, color=style.RULE, label="pool")
-        for rule, colour in RULES.items():
-            if rule not in data:
-                continue
+        for rule, colour in _drawn(chosen).items():
             axes.stairs(data[rule], edges, color=colour, lw=1.5, label=rule)
         axes.legend()
         axes.set(xlabel=f"{pool.unit} of a chunk", ylabel="share of the chunks")

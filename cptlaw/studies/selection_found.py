@@ -1,6 +1,7 @@
 """What a selection study found for one base model and domain, and what its confirming runs can tell."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 
 import numpy as np
@@ -65,12 +66,14 @@ class Found:
         mine = self.gaps[(self.gaps["eval"] == self.domain) & (self.gaps["rule"] == rule)].set_index("chosen")
         return mine.loc[chosen if chosen in mine.index else CHOICE]
 
+    @functools.cached_property
+    def gaps_again(self) -> pd.DataFrame | None:
+        """How much lower the losses are of what was chosen again than of the first choice, as of `gaps`."""
+        return None if self.again is None else gaps(self.again, chosen=(AGAIN,), rules=(FIRST,))
+
     def second_round(self) -> pd.Series | None:
-        """How much lower the domain loss is of what was chosen again than of the first choice: a line as of `gaps`."""
-        if self.again is None:
-            return None
-        lines = gaps(self.again, chosen=(AGAIN,), rules=(FIRST,)).set_index("eval")
-        return lines.loc[self.domain]
+        """The line of `gaps_again` of the domain loss."""
+        return None if self.gaps_again is None else self.gaps_again.set_index("eval").loc[self.domain]
 
     def text(self) -> str:
         """The answer and how it fared, for a terminal."""

@@ -3,17 +3,17 @@
 import os
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from cptlaw import atomic
 from cptlaw.paths import local
 from cptlaw.planning.best_subset import BEST, option
+from cptlaw.planning.numbers import interval
 from cptlaw.report import html, style, subsets
 from cptlaw.report.answer import rejections
 from cptlaw.report.figures import Drawing
 from cptlaw.report.html import Markup, tag
-from cptlaw.studies.selection_found import AGAIN, FIRST, Found, compared, gaps
+from cptlaw.studies.selection_found import Found, compared
 
 
 def write(
@@ -114,22 +114,25 @@ def _lines(lines: pd.DataFrame) -> Markup:
 
 
 def _second_round(found: Found) -> list[Markup]:
-    if found.again is None:
+    if found.gaps_again is None:
         return []
     lead = (
         "The base was trained on its choice once, its text scored under the result and chosen again, as far from its "
         "mean, in its standard deviations, as before. From there it went on with the new choice, or with the first one."
     )
-    lines = gaps(found.again, chosen=(AGAIN,), rules=(FIRST,))
-    return [tag("h2", "Does a second round help?"), tag("p", lead), _lines(lines)]
+    return [tag("h2", "Does a second round help?"), tag("p", lead), _lines(found.gaps_again)]
 
 
 def _moments(found: Found) -> Markup:
-    spans = {key: np.quantile(values, [0.05, 0.95]) for key, values in found.decision.samples.items()}
+    level = found.decision.level
+    spans = {key: interval(values, level) for key, values in found.decision.samples.items()}
     named = {f"the choice, by {found.winner.law.name}": option(found.decision, BEST)}
     rows = [[name, f"{mean:.4g}", f"{std:.4g}"] for name, (mean, std) in named.items()]
     rows.append(
-        ["its resamples, 90% of them", *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread"))]
+        [
+            f"its resamples, {level:.0%} of them",
+            *(f"{spans[k][0]:.4g} to {spans[k][1]:.4g}" for k in ("mean", "spread")),
+        ]
     )
     named = {
         "the law's own": option(found.of_law, BEST),

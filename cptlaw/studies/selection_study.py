@@ -9,6 +9,7 @@ on it once, and its text scored and chosen again. Every step resumes. What it le
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,7 @@ def run(prepared: Prepared, plan: Plan, *, retry_failed: bool = False, command: 
     labs = [
         _Lab(prepared, plan, base, d, _pool(prepared, plan, base, d, "train")) for base in bases for d in study.domains
     ]
-    cells = [layout(lab.pool.region(plan.fraction), plan) for lab in labs]
+    cells = [layout(lab.region, plan) for lab in labs]
     tables = trainer.measure([(lab, _of_cells(plan, mine)) for lab, mine in zip(labs, cells)], "subsets")
     answers = [_answer(lab, mine, table) for lab, mine, table in zip(labs, cells, tables)]
     confirmed = trainer.measure(
@@ -102,6 +103,11 @@ class _Lab:
         size = [self.base.size] if len(self.prepared.study.sizes) > 1 else []
         seed = [f"b{self.base.seed}"] if self.plan.base_seeds else []
         return "-".join([*size, *seed, self.domain])
+
+    @functools.cached_property
+    def region(self) -> landscape.Region:
+        """The means and spreads that subsets of the pool can have."""
+        return self.pool.region(self.plan.fraction)
 
     @property
     def study(self) -> Study:
@@ -227,7 +233,7 @@ def _answer(lab: _Lab, cells: Mapping[str, tuple[float, float]], table: pd.DataF
     best = min((law for law in candidates if "ppl_mean" in law.columns), key=lambda law: error[law.name])
     winner = fits[domain] if best is candidates[0] else fit(best, domain)
     question: dict[str, Any] = {"tokens": lab.study.cpt.tokens, "random": lab.pool.moments()}
-    question["reachable"] = inside(lab.pool.region(plan.fraction), cells).tolist()
+    question["reachable"] = inside(lab.region, cells).tolist()
     decision, of_law = (best_subset(one, **question, miss=error[one.law.name]) for one in (winner, fits[domain]))
     decision.save(workdir.subset(lab.part))
     return _Answer(fits, rankings, winner, decision, of_law)
@@ -250,7 +256,7 @@ def _second_round(trainer: _Trainer, labs: Sequence[_Lab], answers: Sequence[_An
         updated = dataclasses.replace(lab, base=base, pool=_pool(lab.prepared, lab.plan, base, lab.domain, "train"))
         (mean, std), (now, wide) = lab.pool.moments(), updated.pool.moments()
         target = now + (rule["target"][0] - mean) * wide / std, rule["target"][1] * wide / std
-        target = updated.pool.region(lab.plan.fraction).nearest(*target)
+        target = updated.region.nearest(*target)
         asked.append((updated, {AGAIN: ({"method": "tilt", "target": target}, lab.plan.confirm_seeds)}))
         asked.append((dataclasses.replace(lab, base=base), {FIRST: (rule, lab.plan.confirm_seeds)}))
     tables = trainer.measure(asked, "second round")
@@ -281,7 +287,7 @@ def _found(
         pool=pool,
         test=_pool(lab.prepared, plan, lab.base, lab.domain, "validation"),
         fraction=plan.fraction,
-        region=pool.region(plan.fraction),
+        region=lab.region,
         cells=cells,
         table=table,
         confirmed=confirmed,
