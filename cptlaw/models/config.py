@@ -44,7 +44,8 @@ class Config:
     """Architecture. Parameters are float32; `dtype` is that of the computation (float32 or bfloat16).
 
     The defaults are Llama's. Qwen2 has bias "qkv"; Qwen3 has qk_norm; Mistral has sliding_window; GPT-NeoX has norm
-    "layer", bias "all", activation "gelu", gated false, parallel_residual, and rotary_fraction 0.25.
+    "layer", bias "all", activation "gelu", gated false, parallel_residual, and rotary_fraction 0.25. OLMo 2 has
+    norm_placement "post", and qk_norm over the whole projection.
     """
 
     vocab_size: Annotated[int, at_least(1)]
@@ -71,7 +72,7 @@ class Config:
     activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "silu"
     gated: bool = True  # the feed-forward layer multiplies its activation with a second projection
     parallel_residual: bool = False  # attention and feed-forward read the same input
-    qk_norm: bool = False  # RMSNorm of each head's queries and keys
+    qk_norm: bool = False  # RMSNorm of queries and keys
     sliding_window: Annotated[int, at_least(0)] = 0  # keys a query sees, itself included; 0: all
     # Share of a head's channels that carry position.
     rotary_fraction: Annotated[float, between(0, 1, open_low=True)] = 1.0
@@ -87,6 +88,11 @@ class Config:
     # In what the gradients of linear layers' weights leave a device's matmul and are summed over devices, when dtype is
     # bfloat16: bfloat16 moves half as many bytes, float32 rounds each element once less for every doubling of devices.
     gradient_dtype: Annotated[str, OneOf(("bfloat16", "float32"))] = "bfloat16"
+    # The fields from here on are younger than runs whose ids hold the ones above (`studies.settings.Study`).
+    # Where a layer normalises: what attention and the feed-forward layer read ("pre"), what they give ("post"), or both.
+    norm_placement: Annotated[str, OneOf(("pre", "post", "both"))] = "pre"
+    # What qk_norm takes the mean square of: a head's channels, or those of all heads together.
+    qk_norm_over: Annotated[str, OneOf(("head", "projection"))] = "head"
     # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
     # part of what the model is.
     described: str = dataclasses.field(default="", compare=False, repr=False)
@@ -106,6 +112,10 @@ class Config:
                 "model.head_dim",
                 f"rotary embeddings need an even number of channels, but {self.head_dim} channels a head and "
                 f"rotary_fraction {self.rotary_fraction:g} make {self.rotary_dim}",
+            )
+        if self.norm_placement != "pre" and (self.norm == "layer" or self.parallel_residual):
+            raise ConfigError(
+                "model.norm_placement", f'"{self.norm_placement}" needs norm "rms" and parallel_residual false'
             )
         if self.rope_scaling == "llama3" and self.rope_low_freq_factor >= self.rope_high_freq_factor:
             raise ConfigError(

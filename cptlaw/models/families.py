@@ -12,13 +12,20 @@ from typing import Any
 from cptlaw.errors import UserError
 from cptlaw.models.config import COMPUTATION, Config
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
 _CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
+}
+FAMILIES = tuple(_CLASSES)
+# What all models of a family have, and no field of their config.json decides.
+_TRAITS: dict[str, dict[str, Any]] = {
+    "qwen3": {"qk_norm": True},
+    "olmo2": {"norm_placement": "post", "qk_norm": True, "qk_norm_over": "projection"},
+    "gpt_neox": {"norm": "layer", "gated": False},
 }
 _ACTIVATIONS = {
     "silu": "silu",
@@ -42,10 +49,11 @@ _SIZES = {
 _LLAMA3 = {"rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor"}
 # What a family's config class has in the place of a field that config.json leaves out.
 _DEFAULTS: dict[str, Any] = {
-    "num_key_value_heads": {"llama": None, "mistral": 8, "qwen2": 32, "qwen3": 32},
-    "head_dim": {"llama": None, "mistral": None, "qwen2": None, "qwen3": 128},
-    "hidden_act": {"llama": "silu", "mistral": "silu", "qwen2": "silu", "qwen3": "silu", "gpt_neox": "gelu"},
-    "attention_bias": {"llama": False, "qwen3": False, "gpt_neox": True},
+    "num_key_value_heads": {"mistral": 8, "qwen2": 32, "qwen3": 32},
+    "head_dim": {"qwen3": 128},
+    "hidden_act": {"gpt_neox": "gelu"},
+    "rms_norm_eps": {"olmo2": 1e-5},
+    "attention_bias": {"qwen2": True, "gpt_neox": True},
     "sliding_window": {"mistral": 4096, "qwen2": 4096, "qwen3": 4096},
 }
 
@@ -61,6 +69,10 @@ class _Json:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"config.json: {name} is {value!r}; a number is needed")
         return value
+
+    def default(self, name: str, others: Any = None) -> Any:
+        """What the family's config class has in the place of a field; `others` of families that have no own."""
+        return _DEFAULTS[name].get(self.family, others)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.given.get(name, default)
@@ -90,7 +102,7 @@ def of_json(given: Mapping[str, Any]) -> Config:
     if family not in FAMILIES:
         raise _unsupported("model_type", family, FAMILIES)
     neox = family == "gpt_neox"
-    activation = given.get("hidden_act", _DEFAULTS["hidden_act"][family])
+    activation = given.get("hidden_act", json_.default("hidden_act", "silu"))
     if activation not in _ACTIVATIONS:
         raise _unsupported("hidden_act", activation, _ACTIVATIONS)
     for name in ("quantization_config", "compression_config", "per_layer_config"):
@@ -109,15 +121,15 @@ def of_json(given: Mapping[str, Any]) -> Config:
         **fields,
         kv_heads=kv_heads or sizes["heads"],
         head_dim=head_dim or 0,
-        norm_eps=json_.number("layer_norm_eps", 1e-5) if neox else json_.number("rms_norm_eps", 1e-6),
+        norm_eps=json_.number("layer_norm_eps", 1e-5)
+        if neox
+        else json_.number("rms_norm_eps", json_.default("rms_norm_eps", 1e-6)),
         tie_embeddings=json_.flag("tie_word_embeddings", False),
-        norm="layer" if neox else "rms",
         bias=_bias(json_),
         activation=_ACTIVATIONS[activation],
-        gated=not neox,
         parallel_residual=neox and json_.flag("use_parallel_residual", True),
-        qk_norm=family == "qwen3",
         sliding_window=_window(json_, sizes["layers"]),
+        **_TRAITS.get(family, {}),
     )
     return dataclasses.replace(config, described=json.dumps({"config": dict(given)}, sort_keys=True))
 
@@ -191,7 +203,7 @@ def _original_context(given: Mapping[str, Any], scaling: Mapping[str, Any]) -> i
 
 def _bias(json_: _Json) -> str:
     family = json_.family
-    attention = json_.flag("attention_bias", _DEFAULTS["attention_bias"].get(family, family == "qwen2"))
+    attention = json_.flag("attention_bias", json_.default("attention_bias", False))
     if family in ("qwen2", "gpt_neox"):
         if not attention:
             raise _unsupported("attention_bias", False, ["True"])
@@ -254,15 +266,25 @@ def _same(a: Config, b: Config) -> bool:
     return dataclasses.replace(a, **{name: getattr(b, name) for name in COMPUTATION}) == b
 
 
+def _family(cfg: Config) -> str:
+    """The family that can express the Config, or comes nearest."""
+    ours = {field.name: field.default for field in dataclasses.fields(Config)}
+    names = {name for traits in _TRAITS.values() for name in traits}
+
+    def agree(family: str) -> int:
+        traits = ours | _TRAITS.get(family, {})
+        return sum(getattr(cfg, name) == traits[name] for name in names)
+
+    family = max(FAMILIES, key=agree)
+    if family != "llama":
+        return family
+    if cfg.bias == "qkv":
+        return "qwen2"
+    return "mistral" if cfg.sliding_window else "llama"
+
+
 def _to_json(cfg: Config) -> dict[str, Any]:
-    if cfg.norm == "layer":
-        family = "gpt_neox"
-    elif cfg.qk_norm:
-        family = "qwen3"
-    elif cfg.bias == "qkv":
-        family = "qwen2"
-    else:
-        family = "mistral" if cfg.sliding_window else "llama"
+    family = _family(cfg)
     made = {theirs: getattr(cfg, ours) for ours, theirs in _SIZES.items()}
     made |= {
         "model_type": family,

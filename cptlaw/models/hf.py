@@ -79,7 +79,8 @@ def _read_json(file: Path, cure: str) -> dict[str, Any]:
 
 def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
     """The folder's weights as parameters of `cfg`: see `assemble`."""
-    family = families.to_json(cfg)["model_type"]
+    # A Config does not say which of two families that compute the same it came from; their tensors may differ.
+    family = json.loads(read_config(path).described)["config"]["model_type"]
     return assemble(Safetensors(folder(path)), family, cfg, abstract, progress=progress)
 
 

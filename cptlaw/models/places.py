@@ -38,6 +38,13 @@ _LLAMA = {
     "layers/mlp/up_bias": Place("model.layers.{}.mlp.up_proj.bias", "f -> f"),
     "layers/mlp/down_bias": Place("model.layers.{}.mlp.down_proj.bias", "d -> d"),
 }
+_OLMO2 = _LLAMA | {
+    # The name that Llama gives to the norm before the feed-forward layer is here that of the one after attention.
+    "layers/attention_post_norm": Place("model.layers.{}.post_attention_layernorm.weight", "d -> d"),
+    "layers/mlp_post_norm": Place("model.layers.{}.post_feedforward_layernorm.weight", "d -> d"),
+    "layers/attention/q_norm": Place("model.layers.{}.self_attn.q_norm.weight", "(k g c) -> k g c"),
+    "layers/attention/k_norm": Place("model.layers.{}.self_attn.k_norm.weight", "(k c) -> k c"),
+}
 _NEOX = {
     "embed": Place("gpt_neox.embed_in.weight", "v d -> v d"),
     "unembed": Place("embed_out.weight", "v d -> v d"),
@@ -61,6 +68,10 @@ _NEOX = {
     "layers/mlp/down": Place("gpt_neox.layers.{}.mlp.dense_4h_to_h.weight", "d f -> f d"),
     "layers/mlp/down_bias": Place("gpt_neox.layers.{}.mlp.dense_4h_to_h.bias", "d -> d"),
 }
-PLACES = {"llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "gpt_neox": _NEOX}
+PLACES = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
+    "olmo2": _OLMO2,
+    "gpt_neox": _NEOX,
+}
 # Tensors of a checkpoint that hold nothing to learn (masks and tables that old versions saved).
 IGNORED = r"rotary_emb\.inv_freq$|\.attention\.(bias|masked_bias)$"

@@ -59,7 +59,9 @@ def token_nll(params: Params, cfg: Config, batch: dict[str, jax.Array]) -> jax.A
 def count_params(cfg: Config) -> dict[str, int]:
     """Parameters: `total`, and `non_embedding` (without input and output embeddings), the N of scaling laws."""
     norm = cfg.d_model * (2 if cfg.norm == "layer" else 1)
-    layer = _weights(cfg) + _biases(cfg) + 2 * norm + (2 * cfg.head_dim if cfg.qk_norm else 0)
+    norms = 4 if cfg.norm_placement == "both" else 2
+    normed_heads = 2 if cfg.qk_norm_over == "head" else cfg.heads + cfg.kv_heads
+    layer = _weights(cfg) + _biases(cfg) + norms * norm + (normed_heads * cfg.head_dim if cfg.qk_norm else 0)
     non_embedding = cfg.layers * layer + norm
     embedding = cfg.vocab_size * cfg.d_model * (1 if cfg.tie_embeddings else 2)
     return {"total": non_embedding + embedding, "non_embedding": non_embedding}
@@ -130,12 +132,19 @@ def _bias(present: bool, *shape: int) -> nnx.Param | None:
     return nnx.Param(jnp.zeros(shape)) if present else None
 
 
-def _norm(x: jax.Array, scale: nnx.Param, bias: nnx.Param | None, eps: float) -> jax.Array:
-    """RMSNorm, or with a bias LayerNorm; float32 inside."""
+def _scale(present: bool, *shape: int) -> nnx.Param | None:
+    return nnx.Param(jnp.ones(shape)) if present else None
+
+
+def _norm(x: jax.Array, scale: nnx.Param | None, bias: nnx.Param | None, eps: float) -> jax.Array:
+    """RMSNorm over the dimensions that the scale has, or with a bias LayerNorm; float32 inside. Without a scale nothing."""
+    if scale is None:
+        return x
     y = x.astype(jnp.float32)
+    axes = tuple(range(-scale[...].ndim, 0))
     if bias is not None:
-        y -= jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * _aligned(scale[...], y)
+        y -= jnp.mean(y, axis=axes, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + eps) * _aligned(scale[...], y)
     return (y if bias is None else y + _aligned(bias[...], y)).astype(x.dtype)
 
 
@@ -192,18 +201,23 @@ class Attention(nnx.Module):
         self.k_bias = _bias(cfg.bias != "none", K, C)
         self.v_bias = _bias(cfg.bias != "none", K, C)
         self.o_bias = _bias(cfg.bias == "all", D)
-        self.q_norm = nnx.Param(jnp.ones(C)) if cfg.qk_norm else None
-        self.k_norm = nnx.Param(jnp.ones(C)) if cfg.qk_norm else None
+        heads = cfg.qk_norm_over == "projection"
+        self.q_norm = _scale(cfg.qk_norm, *((K, G, C) if heads else (C,)))
+        self.k_norm = _scale(cfg.qk_norm, *((K, C) if heads else (C,)))
 
     def __call__(self, x_BTD: jax.Array, rotate: Rotate, attend: attention.Attend) -> jax.Array:
-        q_BKGTC = _linear(x_BTD, self.q, self.q_bias, self.cfg).transpose(0, 2, 3, 1, 4)
-        k_BKSC = _linear(x_BTD, self.k, self.k_bias, self.cfg).swapaxes(1, 2)
+        q_BTKGC = self._normed(_linear(x_BTD, self.q, self.q_bias, self.cfg), self.q_norm, "projection")
+        q_BKGTC = q_BTKGC.transpose(0, 2, 3, 1, 4)
+        k_BSKC = self._normed(_linear(x_BTD, self.k, self.k_bias, self.cfg), self.k_norm, "projection")
+        k_BKSC = k_BSKC.swapaxes(1, 2)
         v_BKSC = _linear(x_BTD, self.v, self.v_bias, self.cfg).swapaxes(1, 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BKGTC = _norm(q_BKGTC, self.q_norm, None, self.cfg.norm_eps)
-            k_BKSC = _norm(k_BKSC, self.k_norm, None, self.cfg.norm_eps)
+        q_BKGTC = self._normed(q_BKGTC, self.q_norm, "head")
+        k_BKSC = self._normed(k_BKSC, self.k_norm, "head")
         o_BKGTC = attend(rotate(q_BKGTC), rotate(k_BKSC[:, :, None])[:, :, 0], v_BKSC)
         return _linear(o_BKGTC.transpose(0, 3, 1, 2, 4), self.o, self.o_bias, self.cfg, inputs=3)
+
+    def _normed(self, x: jax.Array, scale: nnx.Param | None, over: str) -> jax.Array:
+        return _norm(x, scale if self.cfg.qk_norm_over == over else None, None, self.cfg.norm_eps)
 
 
 class MLP(nnx.Module):
@@ -231,24 +245,28 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One pre-norm residual layer, sequential or parallel (GPT-J, GPT-NeoX)."""
+    """One residual layer, sequential or parallel (GPT-J, GPT-NeoX), with norms before, after or around its two parts."""
 
     def __init__(self, cfg: Config, key: jax.Array):
         keys = jax.random.split(key)
         self.eps = cfg.norm_eps
         self.parallel = cfg.parallel_residual
-        self.attention_norm = nnx.Param(jnp.ones(cfg.d_model))
+        before, after = cfg.norm_placement != "post", cfg.norm_placement != "pre"
+        self.attention_norm = _scale(before, cfg.d_model)
         self.attention_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         self.attention = Attention(cfg, keys[0])
-        self.mlp_norm = nnx.Param(jnp.ones(cfg.d_model))
+        self.attention_post_norm = _scale(after, cfg.d_model)
+        self.mlp_norm = _scale(before, cfg.d_model)
         self.mlp_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         self.mlp = MLP(cfg, keys[1])
+        self.mlp_post_norm = _scale(after, cfg.d_model)
 
     def __call__(self, x_BTD: jax.Array, rotate: Rotate, attend: attention.Attend) -> jax.Array:
         y_BTD = _norm(x_BTD, self.attention_norm, self.attention_norm_bias, self.eps)
-        a_BTD = x_BTD + self.attention(y_BTD, rotate, attend)
+        a_BTD = x_BTD + _norm(self.attention(y_BTD, rotate, attend), self.attention_post_norm, None, self.eps)
         read_BTD = x_BTD if self.parallel else a_BTD
-        return a_BTD + self.mlp(_norm(read_BTD, self.mlp_norm, self.mlp_norm_bias, self.eps))
+        m_BTD = self.mlp(_norm(read_BTD, self.mlp_norm, self.mlp_norm_bias, self.eps))
+        return a_BTD + _norm(m_BTD, self.mlp_post_norm, None, self.eps)
 
 
 class Transformer(nnx.Module):

@@ -355,9 +355,11 @@ class Study:
             cfg = hf.read_config(self.init_from[size])
         except UserError as error:
             raise ConfigError(f"config.init_from.{size}", str(error)) from error
-        # The ids of runs of imported models hold all of these, and there were runs before there was gradient_dtype.
-        names = [field.name for field in dataclasses.fields(cfg) if field.compare and field.name != "gradient_dtype"]
-        return {name: getattr(cfg, name) for name in names}
+        # The ids of runs of imported models hold all fields that there were then; younger ones where they are used.
+        names = [field.name for field in dataclasses.fields(cfg) if field.compare]
+        held = names[: names.index("gradient_dtype")]
+        default = {field.name: field.default for field in dataclasses.fields(cfg)}
+        return {n: getattr(cfg, n) for n in names if n in held or getattr(cfg, n) != default[n]}
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)

@@ -30,6 +30,9 @@ def config(family, **change):
     [
         ("llama2", {"rms_norm_eps": ...}, "norm_eps", 1e-6),
         ("pythia", {"layer_norm_eps": ...}, "norm_eps", 1e-5),
+        ("olmo2", {"rms_norm_eps": ...}, "norm_eps", 1e-5),
+        ("olmo2", {"num_key_value_heads": ...}, "kv_heads", 4),
+        ("olmo2", {"sliding_window": 4}, "sliding_window", 0),
         ("llama2", {"rope_theta": ...}, "rope_theta", 10_000.0),
         ("pythia", {"rotary_emb_base": ...}, "rope_theta", 10_000.0),
         ("pythia", {"rotary_pct": ...}, "rotary_fraction", 0.25),
@@ -108,6 +111,7 @@ def test_a_field_means_what_it_means_to_transformers(family, change, field, valu
         ("pythia", {"attention_bias": False}, "attention_bias False"),
         ("qwen3", {"attention_bias": True}, "attention_bias True"),
         ("mistral", {"attention_bias": True}, "attention_bias True"),
+        ("olmo2", {"attention_bias": True}, "attention_bias True"),
         ("llama2", {"mlp_bias": True}, "attention_bias False is not supported, only True, as mlp_bias"),
         ("llama2", {"attention_bias": "yes"}, "attention_bias is 'yes'; true or false is needed"),
         ("llama2", {"tie_word_embeddings": None}, "tie_word_embeddings is None; true or false"),
@@ -170,7 +174,7 @@ EXTRA = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3", "pythia"])
+@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3", "olmo2", "pythia"])
 def test_an_export_gives_back_every_field(family, tmp_path):
     (tmp_path / "a").mkdir()
     given = config(family, **EXTRA, architectures=[families._CLASSES[FAMILIES[family]["model_type"]]])

@@ -121,7 +121,7 @@ def test_config_json_says_all(family):
     assert families.of_json(made) == cfg and made["model_type"] == FAMILIES[family]["model_type"]
 
 
-@pytest.mark.parametrize("family", ["llama3", "smollm2", "pythia"])
+@pytest.mark.parametrize("family", ["llama3", "smollm2", "olmo2", "pythia"])
 def test_what_is_saved_is_what_was_loaded(family, tmp_path):
     (tmp_path / "a").mkdir()
     stored = write(tmp_path / "a", FAMILIES[family])

@@ -65,6 +65,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": _SIZE | {"model_type": "mistral", "sliding_window": 4, "head_dim": 4},
     "qwen2": _SIZE | {"model_type": "qwen2", "tie_word_embeddings": True, "use_sliding_window": False},
     "qwen3": _SIZE | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
+    "olmo2": _SIZE | {"model_type": "olmo2"},
     "pythia": _NEOX | {"use_parallel_residual": True},
     "neox_sequential": _NEOX | {"use_parallel_residual": False},
 }

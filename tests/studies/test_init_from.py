@@ -36,6 +36,7 @@ def test_a_study_continues_the_weights_of_a_folder(make_config, folder, workdir)
     base, mix = grid.plan(study, 32, DATA)
     assert base.tokens == 0 and base.flops() == 0 and base.weights == folder
     assert base.model["d_ff"] == 24 and base.model["vocab_size"] == 40 and base.model["remat"] == "full"
+    assert base.model["qk_norm"] is False and "norm_placement" not in base.model, "the ids of runs hold the model"
     assert worker.train_run(base, workdir) and worker.train_run(mix, workdir)
     table = sweep.collect([base, mix], workdir)
     assert table["tokens"].tolist() == [0, 0, 128, 128, 256, 256]
