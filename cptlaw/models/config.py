@@ -89,7 +89,7 @@ class Config:
     # bfloat16: bfloat16 moves half as many bytes, float32 rounds each element once less for every doubling of devices.
     gradient_dtype: Annotated[str, OneOf(("bfloat16", "float32"))] = "bfloat16"
     # The fields from here on are younger than runs whose ids hold the ones above (`studies.settings.Study`).
-    # Where a layer normalises: what attention and the feed-forward layer read ("pre"), what they give ("post"), or both.
+    # Where a layer has norms: before attention and the feed-forward layer, after them, or both.
     norm_placement: Annotated[str, OneOf(("pre", "post", "both"))] = "pre"
     # What qk_norm takes the mean square of: a head's channels, or those of all heads together.
     qk_norm_over: Annotated[str, OneOf(("head", "projection"))] = "head"

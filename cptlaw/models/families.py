@@ -18,6 +18,7 @@ _CLASSES = {
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
 }
 FAMILIES = tuple(_CLASSES)
@@ -52,9 +53,9 @@ _DEFAULTS: dict[str, Any] = {
     "num_key_value_heads": {"mistral": 8, "qwen2": 32, "qwen3": 32},
     "head_dim": {"qwen3": 128},
     "hidden_act": {"gpt_neox": "gelu"},
-    "rms_norm_eps": {"olmo2": 1e-5},
+    "rms_norm_eps": {"olmo2": 1e-5, "phi3": 1e-5},
     "attention_bias": {"qwen2": True, "gpt_neox": True},
-    "sliding_window": {"mistral": 4096, "qwen2": 4096, "qwen3": 4096},
+    "sliding_window": {"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096},
 }
 
 
@@ -147,7 +148,7 @@ def _rope(json_: _Json) -> dict[str, Any]:
             raise UserError(
                 f"config.json: {field} is {where[field]!r}, but {theta:g} would be taken; keep the one that is right"
             )
-    if not neox and share != 1:
+    if json_.family not in ("gpt_neox", "phi3") and share != 1:
         raise _unsupported("partial_rotary_factor", share, ["1"])
     if given.get("partial_rotary_factor", share) != share:
         raise _unsupported("partial_rotary_factor", given["partial_rotary_factor"], [f"{share}, as {share_name}"])
@@ -183,8 +184,16 @@ def _rope_kind(given: Mapping[str, Any]) -> tuple[str, str]:
     for field, value in said.items():
         if value not in (None, kind):
             raise UserError(f"config.json: {name} says {kind!r}, and {field} {value!r}; keep the one that is right")
+    if kind in ("longrope", "su"):
+        raise UserError(
+            f"config.json: {name} {kind!r} is not supported; take the model's version of the original context, such as "
+            "Phi-3-mini-4k"
+        )
     if kind not in ("default", "linear", "llama3"):
         raise _unsupported(name, kind, ("default", "linear", "llama3"))
+    # Whatever else Phi-3's file says, transformers takes for longrope or refuses.
+    if kind != "default" and given.get("model_type") == "phi3":
+        raise _unsupported(name, kind, ["default of phi3"])
     if kind == "default" and scaling.get("factor", 1) != 1:
         factor = scaling["factor"]
         raise UserError(f"config.json: {name} has the factor {factor!r} and no rope_type; name its rope_type")
@@ -229,7 +238,7 @@ def _window(json_: _Json, layers: int) -> int:
     if not isinstance(kinds, list) or len(kinds) != layers or len(set(map(str, kinds))) > 1:
         said = ", ".join(sorted(set(map(str, kinds)))) if isinstance(kinds, list) else kinds
         raise _unsupported("layer_types", said, [f"full attention, or one window, in all {layers} layers"])
-    if kinds[0] == "full_attention" and (window is None or family != "mistral"):
+    if kinds[0] == "full_attention" and (window is None or family not in ("mistral", "phi3")):
         return 0
     if kinds[0] != "sliding_attention" or window is None:
         raise _unsupported("layer_types", kinds[0], [f"what sliding_window, {window}, makes of {family}"])
@@ -280,6 +289,8 @@ def _family(cfg: Config) -> str:
         return family
     if cfg.bias == "qkv":
         return "qwen2"
+    if cfg.rotary_fraction < 1:
+        return "phi3"
     return "mistral" if cfg.sliding_window else "llama"
 
 
@@ -309,6 +320,8 @@ def _to_json(cfg: Config) -> dict[str, Any]:
     else:
         made |= {"rms_norm_eps": cfg.norm_eps, "num_key_value_heads": cfg.kv_heads, "head_dim": cfg.head_dim}
         made |= {"sliding_window": cfg.sliding_window or None}
+    if family == "phi3":
+        made["partial_rotary_factor"] = cfg.rotary_fraction
     if family == "llama":
         made |= {"attention_bias": cfg.bias == "all", "mlp_bias": cfg.bias == "all"}
     if family in ("qwen2", "qwen3"):

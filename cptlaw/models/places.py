@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a parameter lies: tensor name ({} is the layer), its layout, and its part of the layout's axis n."""
+    """Where a parameter lies: tensor name ({} is the layer), its layout, and its part of the tensor.
+
+    The part is a place along the layout's axis n; or, where `stacked` has the letters of the rows of each of the
+    matrices that lie one below the other in the tensor, one of these.
+    """
 
     name: str
     layout: str
     part: int = 0
+    stacked: tuple[str, ...] = ()
 
 
 _LLAMA = {
@@ -45,6 +50,14 @@ _OLMO2 = _LLAMA | {
     "layers/attention/q_norm": Place("model.layers.{}.self_attn.q_norm.weight", "(k g c) -> k g c"),
     "layers/attention/k_norm": Place("model.layers.{}.self_attn.k_norm.weight", "(k c) -> k c"),
 }
+_QKV, _GATE_UP = ("kgc", "kc", "kc"), ("f", "f")
+_PHI3 = _LLAMA | {
+    "layers/attention/q": Place("model.layers.{}.self_attn.qkv_proj.weight", "(k g c) d -> d k g c", 0, _QKV),
+    "layers/attention/k": Place("model.layers.{}.self_attn.qkv_proj.weight", "(k c) d -> d k c", 1, _QKV),
+    "layers/attention/v": Place("model.layers.{}.self_attn.qkv_proj.weight", "(k c) d -> d k c", 2, _QKV),
+    "layers/mlp/gate": Place("model.layers.{}.mlp.gate_up_proj.weight", "f d -> d f", 0, _GATE_UP),
+    "layers/mlp/up": Place("model.layers.{}.mlp.gate_up_proj.weight", "f d -> d f", 1, _GATE_UP),
+}
 _NEOX = {
     "embed": Place("gpt_neox.embed_in.weight", "v d -> v d"),
     "unembed": Place("embed_out.weight", "v d -> v d"),
@@ -71,6 +84,7 @@ _NEOX = {
 PLACES = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
     "olmo2": _OLMO2,
+    "phi3": _PHI3,
     "gpt_neox": _NEOX,
 }
 # Tensors of a checkpoint that hold nothing to learn (masks and tables that old versions saved).

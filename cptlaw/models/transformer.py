@@ -137,7 +137,7 @@ def _scale(present: bool, *shape: int) -> nnx.Param | None:
 
 
 def _norm(x: jax.Array, scale: nnx.Param | None, bias: nnx.Param | None, eps: float) -> jax.Array:
-    """RMSNorm over the dimensions that the scale has, or with a bias LayerNorm; float32 inside. Without a scale nothing."""
+    """RMSNorm over the scale's dimensions, or with a bias LayerNorm, or without a scale nothing; float32 inside."""
     if scale is None:
         return x
     y = x.astype(jnp.float32)
@@ -245,7 +245,7 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One residual layer, sequential or parallel (GPT-J, GPT-NeoX), with norms before, after or around its two parts."""
+    """One residual layer, sequential or parallel (GPT-J, GPT-NeoX); norms before its two parts, after them, or both."""
 
     def __init__(self, cfg: Config, key: jax.Array):
         keys = jax.random.split(key)

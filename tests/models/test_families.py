@@ -33,6 +33,15 @@ def config(family, **change):
         ("olmo2", {"rms_norm_eps": ...}, "norm_eps", 1e-5),
         ("olmo2", {"num_key_value_heads": ...}, "kv_heads", 4),
         ("olmo2", {"sliding_window": 4}, "sliding_window", 0),
+        ("phi3", {"rms_norm_eps": ...}, "norm_eps", 1e-5),
+        ("phi3", {"sliding_window": ...}, "sliding_window", 0),
+        ("phi3", {"partial_rotary_factor": ...}, "rotary_fraction", 1.0),
+        (
+            "phi3",
+            {"partial_rotary_factor": ..., "rope_parameters": {"partial_rotary_factor": 0.5}},
+            "rotary_fraction",
+            0.5,
+        ),
         ("llama2", {"rope_theta": ...}, "rope_theta", 10_000.0),
         ("pythia", {"rotary_emb_base": ...}, "rope_theta", 10_000.0),
         ("pythia", {"rotary_pct": ...}, "rotary_fraction", 0.25),
@@ -112,6 +121,10 @@ def test_a_field_means_what_it_means_to_transformers(family, change, field, valu
         ("qwen3", {"attention_bias": True}, "attention_bias True"),
         ("mistral", {"attention_bias": True}, "attention_bias True"),
         ("olmo2", {"attention_bias": True}, "attention_bias True"),
+        ("phi3", {"rope_scaling": {"type": "longrope", "long_factor": [1]}}, "'longrope' .* take the model's"),
+        ("phi3", {"rope_scaling": {"type": "su", "long_factor": [1]}}, "rope_scaling 'su' .* take the model's"),
+        ("phi3", {"rope_scaling": LINEAR}, "rope_scaling 'linear' is not supported, only default of phi3"),
+        ("phi3", {"layer_types": ["full_attention"] * 2}, "layer_types 'full_attention'"),
         ("llama2", {"mlp_bias": True}, "attention_bias False is not supported, only True, as mlp_bias"),
         ("llama2", {"attention_bias": "yes"}, "attention_bias is 'yes'; true or false is needed"),
         ("llama2", {"tie_word_embeddings": None}, "tie_word_embeddings is None; true or false"),
@@ -174,7 +187,7 @@ EXTRA = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3", "olmo2", "pythia"])
+@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3", "olmo2", "phi3", "pythia"])
 def test_an_export_gives_back_every_field(family, tmp_path):
     (tmp_path / "a").mkdir()
     given = config(family, **EXTRA, architectures=[families._CLASSES[FAMILIES[family]["model_type"]]])

@@ -79,7 +79,7 @@ def dot_flops(jaxpr) -> tuple[int, int]:
     return flops[0], flops[1]
 
 
-@pytest.mark.parametrize("family", ["llama3", "pythia"])
+@pytest.mark.parametrize("family", ["llama3", "phi3", "pythia"])
 def test_every_device_reads_only_its_slices(family, tmp_path, monkeypatch):
     write(tmp_path, FAMILIES[family])
     layout = Layout(make_mesh(data=2, fsdp=2, tensor=2))
@@ -121,7 +121,7 @@ def test_config_json_says_all(family):
     assert families.of_json(made) == cfg and made["model_type"] == FAMILIES[family]["model_type"]
 
 
-@pytest.mark.parametrize("family", ["llama3", "smollm2", "olmo2", "pythia"])
+@pytest.mark.parametrize("family", ["llama3", "smollm2", "olmo2", "phi3", "pythia"])
 def test_what_is_saved_is_what_was_loaded(family, tmp_path):
     (tmp_path / "a").mkdir()
     stored = write(tmp_path / "a", FAMILIES[family])

@@ -66,6 +66,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "qwen2": _SIZE | {"model_type": "qwen2", "tie_word_embeddings": True, "use_sliding_window": False},
     "qwen3": _SIZE | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
     "olmo2": _SIZE | {"model_type": "olmo2"},
+    # The padding id of its config class is beyond the tiny vocabulary.
+    "phi3": _SIZE | {"model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 4, "pad_token_id": 0},
     "pythia": _NEOX | {"use_parallel_residual": True},
     "neox_sequential": _NEOX | {"use_parallel_residual": False},
 }
