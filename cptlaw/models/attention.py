@@ -18,8 +18,9 @@ LEAST_BLOCK, BLOCKS = 128, 8  # positions of a block of queries, and how many bl
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
-    """The attention of all layers over one batch; what it needs of the segments is made once.
+def prepare(cfg: Config, segments_BT: jax.Array, window: int) -> Attend:
+    """The attention of all layers that have this window (0: none) over one batch; what it needs of the segments is made
+    once.
 
     xla: scores in memory, block by block of queries, with a gradient written for CPUs.
     cudnn: flash attention; scores stay on the chip. It takes no segments but a mask of B T S elements in bfloat16, read
@@ -29,11 +30,11 @@ def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
     kernel = choose(cfg, segments_BT.shape[1], _platform())
     if kernel == "cudnn":
         same_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
-        return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=cfg.sliding_window)
+        return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=window)
     if kernel == "splash":
-        return functools.partial(splash, segments_BT=segments_BT, window=cfg.sliding_window)
-    bias_BTS = mask_bias(segments_BT, cfg.sliding_window)
-    return lambda q_BKGTC, k_BKSC, v_BKSC: attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, cfg.sliding_window)
+        return functools.partial(splash, segments_BT=segments_BT, window=window)
+    bias_BTS = mask_bias(segments_BT, window)
+    return lambda q_BKGTC, k_BKSC, v_BKSC: attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window)
 
 
 def _platform() -> str:

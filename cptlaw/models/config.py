@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 
@@ -34,6 +34,16 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu": functools.partial(jax.nn.gelu, approximate=False),
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
+
+
+class Kind(NamedTuple):
+    """What the attention of one layer may have of its own: keys that a query sees (0: all), and rotary positions."""
+
+    window: int
+    rotary: bool
+
+
+KINDS = ("full", "sliding", "nope", "sliding_nope")
 
 # Fields of Config that say how a model is computed, which is no part of what it is.
 COMPUTATION = ("dtype", "remat", "scan_layers", "loss_block", "attention", "gradient_dtype")
@@ -76,12 +86,12 @@ class Config:
     sliding_window: Annotated[int, at_least(0)] = 0  # keys a query sees, itself included; 0: all
     # Share of a head's channels that carry position.
     rotary_fraction: Annotated[float, between(0, 1, open_low=True)] = 1.0
-    rope_scaling: Annotated[str, OneOf(("none", "linear", "llama3"))] = "none"
+    rope_scaling: Annotated[str, OneOf(("none", "linear", "llama3", "yarn"))] = "none"
     rope_factor: Annotated[float, above(0)] = 1.0
     # Of llama3 scaling alone.
     rope_low_freq_factor: Annotated[float, above(0)] = 1.0
     rope_high_freq_factor: Annotated[float, above(0)] = 4.0
-    rope_original_context: Annotated[int, at_least(1)] = 8192
+    rope_original_context: Annotated[int, at_least(1)] = 8192  # of yarn too
     attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "splash"))] = (
         "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
     )
@@ -93,6 +103,14 @@ class Config:
     norm_placement: Annotated[str, OneOf(("pre", "post", "both"))] = "pre"
     # What qk_norm takes the mean square of: a head's channels, or those of all heads together.
     qk_norm_over: Annotated[str, OneOf(("head", "projection"))] = "head"
+    # Kinds of layers, in turn, with commas between; empty: all alike. full: a query sees all keys. sliding: it sees
+    # those of sliding_window. nope, sliding_nope: the same without rotary positions.
+    layer_kinds: str = ""
+    # Of yarn scaling alone.
+    rope_beta_fast: Annotated[float, above(0)] = 32.0
+    rope_beta_slow: Annotated[float, above(0)] = 1.0
+    rope_attention_factor: Annotated[float, at_least(0)] = 0.0  # of cosines and sines; 0: 0.1 ln(rope_factor) + 1
+    rope_truncate: bool = True  # the blend begins and ends at whole channels
     # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
     # part of what the model is.
     described: str = dataclasses.field(default="", compare=False, repr=False)
@@ -123,6 +141,34 @@ class Config:
                 f"must be below rope_high_freq_factor, {self.rope_high_freq_factor:g}, but is "
                 f"{self.rope_low_freq_factor:g}",
             )
+
+        if self.rope_scaling == "yarn":
+            if self.rope_beta_slow >= self.rope_beta_fast:
+                raise ConfigError("model.rope_beta_slow", f"must be below rope_beta_fast, {self.rope_beta_fast:g}")
+            if self.rope_theta <= 1:
+                raise ConfigError("model.rope_theta", f"must be above 1 for yarn, but is {self.rope_theta:g}")
+        names = self.layer_kinds.split(",") if self.layer_kinds else []
+        if unknown := [name for name in names if name not in KINDS]:
+            raise ConfigError(
+                "model.layer_kinds", f"{unknown[0]!r} is no kind of layer; name some of {', '.join(KINDS)}"
+            )
+        if not self.sliding_window and any("sliding" in name for name in names):
+            raise ConfigError(
+                "model.sliding_window", "0, but model.layer_kinds names layers that have a window; set it"
+            )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of the first layers; those after them repeat these."""
+        if not self.layer_kinds:
+            return (Kind(self.sliding_window, rotary=True),)
+        names = self.layer_kinds.split(",")
+        return tuple(Kind(self.sliding_window if "sliding" in name else 0, "nope" not in name) for name in names)
+
+    @property
+    def kind_of_each(self) -> tuple[Kind, ...]:
+        """The kind of every layer."""
+        return tuple(self.kinds[i % len(self.kinds)] for i in range(self.layers))
 
     @property
     def rotary_dim(self) -> int:

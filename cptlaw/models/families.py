@@ -6,6 +6,7 @@ that the family's model does not use is left alone, and whatever else would chan
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -19,6 +20,7 @@ _CLASSES = {
     "qwen3": "Qwen3ForCausalLM",
     "olmo2": "Olmo2ForCausalLM",
     "phi3": "Phi3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
 }
 FAMILIES = tuple(_CLASSES)
@@ -50,13 +52,17 @@ _SIZES = {
 _LLAMA3 = {"rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor"}
 # What a family's config class has in the place of a field that config.json leaves out.
 _DEFAULTS: dict[str, Any] = {
-    "num_key_value_heads": {"mistral": 8, "qwen2": 32, "qwen3": 32},
+    "num_key_value_heads": {"mistral": 8, "qwen2": 32, "qwen3": 32, "smollm3": 4},
     "head_dim": {"qwen3": 128},
     "hidden_act": {"gpt_neox": "gelu"},
     "rms_norm_eps": {"olmo2": 1e-5, "phi3": 1e-5},
     "attention_bias": {"qwen2": True, "gpt_neox": True},
-    "sliding_window": {"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096},
+    "tie_word_embeddings": {"smollm3": True},
+    "rope_theta": {"smollm3": 2e6},
+    # Of the families that have windows.
+    "sliding_window": {"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096, "smollm3": None},
 }
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 class _Json:
@@ -125,11 +131,11 @@ def of_json(given: Mapping[str, Any]) -> Config:
         norm_eps=json_.number("layer_norm_eps", 1e-5)
         if neox
         else json_.number("rms_norm_eps", json_.default("rms_norm_eps", 1e-6)),
-        tie_embeddings=json_.flag("tie_word_embeddings", False),
+        tie_embeddings=json_.flag("tie_word_embeddings", json_.default("tie_word_embeddings", False)),
         bias=_bias(json_),
         activation=_ACTIVATIONS[activation],
         parallel_residual=neox and json_.flag("use_parallel_residual", True),
-        sliding_window=_window(json_, sizes["layers"]),
+        **_kinds(json_, sizes["layers"]),
         **_TRAITS.get(family, {}),
     )
     return dataclasses.replace(config, described=json.dumps({"config": dict(given)}, sort_keys=True))
@@ -141,7 +147,7 @@ def _rope(json_: _Json) -> dict[str, Any]:
     name, kind = _rope_kind(given)
     scaling, other = given.get(name) or {}, given.get("rope_parameters") or {}
     theta_name, share_name = ("rotary_emb_base", "rotary_pct") if neox else ("rope_theta", "partial_rotary_factor")
-    theta = json_.number("rope_theta", json_.number(theta_name, 10_000), scaling)
+    theta = json_.number("rope_theta", json_.number(theta_name, json_.default("rope_theta", 10_000)), scaling)
     share = json_.number("partial_rotary_factor", json_.number(share_name, 0.25 if neox else 1.0), scaling)
     for field, where in ((theta_name, given), ("rope_theta", given), ("rope_theta", other)):
         if where.get(field, theta) != theta:
@@ -153,6 +159,11 @@ def _rope(json_: _Json) -> dict[str, Any]:
     if given.get("partial_rotary_factor", share) != share:
         raise _unsupported("partial_rotary_factor", given["partial_rotary_factor"], [f"{share}, as {share_name}"])
     fields: dict[str, Any] = {"rope_theta": float(theta), "rotary_fraction": float(share)}
+    if kind in ("llama3", "yarn"):
+        fields["rope_original_context"] = _original_context(given, scaling)
+    if kind == "yarn" and scaling.get("factor", 1) is None:
+        context = json_.required("max_position_embeddings")
+        scaling = scaling | {"factor": context / fields["rope_original_context"]}
     if kind != "default":
         _required(scaling, "factor")
         fields |= {"rope_scaling": kind, "rope_factor": float(json_.number("factor", 1, scaling))}
@@ -160,8 +171,28 @@ def _rope(json_: _Json) -> dict[str, Any]:
         for ours, theirs in _LLAMA3.items():
             _required(scaling, theirs)
             fields[ours] = float(json_.number(theirs, 1, scaling))
-        fields["rope_original_context"] = _original_context(given, scaling)
+    if kind == "yarn":
+        fields |= _yarn(json_, scaling, fields["rope_factor"])
     return fields
+
+
+def _yarn(json_: _Json, scaling: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Fields of yarn alone; null and 0 stand for their defaults, as in transformers."""
+    given = {name: value for name, value in scaling.items() if value}
+    temperature = json_.number("attention_factor", 0, given)
+    if not temperature and {"mscale", "mscale_all_dim"} <= given.keys():
+        # Both multiply the logarithm in the default, of which this is the quotient.
+        above, below = (0.1 * json_.number(n, 1, given) * math.log(max(factor, 1)) + 1 for n in _MSCALES)
+        temperature = above / below
+    return {
+        "rope_beta_fast": float(json_.number("beta_fast", 32, given)),
+        "rope_beta_slow": float(json_.number("beta_slow", 1, given)),
+        "rope_attention_factor": float(temperature),
+        "rope_truncate": _Json(scaling).flag("truncate", True),
+    }
+
+
+_MSCALES = ("mscale", "mscale_all_dim")
 
 
 def _rope_kind(given: Mapping[str, Any]) -> tuple[str, str]:
@@ -189,8 +220,8 @@ def _rope_kind(given: Mapping[str, Any]) -> tuple[str, str]:
             f"config.json: {name} {kind!r} is not supported; take the model's version of the original context, such as "
             "Phi-3-mini-4k"
         )
-    if kind not in ("default", "linear", "llama3"):
-        raise _unsupported(name, kind, ("default", "linear", "llama3"))
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise _unsupported(name, kind, ("default", "linear", "llama3", "yarn"))
     # Whatever else Phi-3's file says, transformers takes for longrope or refuses.
     if kind != "default" and given.get("model_type") == "phi3":
         raise _unsupported(name, kind, ["default of phi3"])
@@ -217,32 +248,63 @@ def _bias(json_: _Json) -> str:
         if not attention:
             raise _unsupported("attention_bias", False, ["True"])
         return "qkv" if family == "qwen2" else "all"
-    # Only Llama's feed-forward layers can have biases.
-    mlp = json_.flag("mlp_bias", False) if family == "llama" else False
+    # Only the feed-forward layers of these can have biases.
+    mlp = json_.flag("mlp_bias", False) if family in ("llama", "smollm3") else False
     if attention != mlp:
         raise _unsupported("attention_bias", attention, [f"{mlp}, as mlp_bias"])
     return "all" if attention else "none"
 
 
-def _window(json_: _Json, layers: int) -> int:
-    """The sliding window; 0 for none. Llama and GPT-NeoX have none, whatever their file says."""
-    family, kinds = json_.family, json_.given.get("layer_types")
+def _kinds(json_: _Json, layers: int) -> dict[str, Any]:
+    """Fields of the Config that say which layers have a window, and which have no rotary positions."""
+    family, switch = json_.family, json_.family in ("qwen2", "qwen3", "smollm3")
     window = json_.size("sliding_window") if family in _DEFAULTS["sliding_window"] else None
+    if switch and not json_.flag("use_sliding_window", False):
+        window = None
+    rotary = _rotary_layers(json_, layers) if family == "smollm3" else [True] * layers
     if family in ("qwen2", "qwen3"):
-        window = window if json_.flag("use_sliding_window", False) else None
-        full = int(json_.number("max_window_layers", 28)) if window else layers
-        made = ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
+        full = int(json_.number("max_window_layers", 28))
+        slides = [i >= full for i in range(layers)]
     else:
-        made = ["sliding_attention" if window else "full_attention"] * layers
-    kinds = made if kinds is None else kinds
-    if not isinstance(kinds, list) or len(kinds) != layers or len(set(map(str, kinds))) > 1:
-        said = ", ".join(sorted(set(map(str, kinds)))) if isinstance(kinds, list) else kinds
-        raise _unsupported("layer_types", said, [f"full attention, or one window, in all {layers} layers"])
-    if kinds[0] == "full_attention" and (window is None or family not in ("mistral", "phi3")):
-        return 0
-    if kinds[0] != "sliding_attention" or window is None:
-        raise _unsupported("layer_types", kinds[0], [f"what sliding_window, {window}, makes of {family}"])
-    return window
+        slides = [family != "smollm3" or not has for has in rotary]
+    made = [_SLIDING if window and slide else _FULL for slide in slides]
+    types = json_.given.get("layer_types")
+    types = made if types is None else types
+    if not isinstance(types, list) or len(types) != layers or not set(map(str, types)) <= {_FULL, _SLIDING}:
+        said = ", ".join(sorted(set(map(str, types)))) if isinstance(types, list) else types
+        raise _unsupported("layer_types", said, [f"a list of {_FULL} and {_SLIDING}, one for each of {layers} layers"])
+    # Other families' models do not look at layer_types.
+    if types != made and (not switch or (window is None and _SLIDING in types)):
+        raise _unsupported(
+            "layer_types", ", ".join(sorted(set(types))), [f"what sliding_window, {window}, makes of {family}"]
+        )
+    names = [
+        ("sliding" if kind == _SLIDING else "full") if has else ("sliding_nope" if kind == _SLIDING else "nope")
+        for kind, has in zip(types, rotary)
+    ]
+    # The shortest part that is repeated.
+    length = next(n for n in range(1, layers + 1) if all(names[i] == names[i % n] for i in range(layers)))
+    kinds = ",".join(names[:length])
+    return {
+        "sliding_window": window if _SLIDING in types else 0,
+        "layer_kinds": "" if kinds in ("full", "sliding") else kinds,
+    }
+
+
+def _rotary_layers(json_: _Json, layers: int) -> list[bool]:
+    """Which of SmolLM3's layers have rotary positions: by default all but every fourth."""
+    given = json_.given.get("no_rope_layers")
+    if given is None:
+        every = json_.given.get("no_rope_layer_interval", 4)
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise UserError(f"config.json: no_rope_layer_interval is {every!r}; a positive integer is needed")
+        return [bool((i + 1) % every) for i in range(layers)]
+    if not isinstance(given, list) or len(given) < layers or not all(has in (0, 1) for has in given):
+        raise UserError(
+            f"config.json: no_rope_layers is {given!r}; a list is needed that has 1 (rotary positions) or 0 (none) for "
+            f"each of {layers} layers"
+        )
+    return [bool(has) for has in given[:layers]]
 
 
 def to_json(cfg: Config) -> dict[str, Any]:
@@ -287,6 +349,8 @@ def _family(cfg: Config) -> str:
     family = max(FAMILIES, key=agree)
     if family != "llama":
         return family
+    if cfg.layer_kinds and cfg.bias != "qkv":
+        return "smollm3"
     if cfg.bias == "qkv":
         return "qwen2"
     if cfg.rotary_fraction < 1:
@@ -308,6 +372,14 @@ def _to_json(cfg: Config) -> dict[str, Any]:
         made["rope_scaling"] = {"rope_type": cfg.rope_scaling, "factor": cfg.rope_factor}
     if cfg.rope_scaling == "llama3":
         made["rope_scaling"] |= {theirs: getattr(cfg, ours) for ours, theirs in _LLAMA3.items()}
+    if cfg.rope_scaling == "yarn":
+        made["rope_scaling"] |= {
+            "beta_fast": cfg.rope_beta_fast,
+            "beta_slow": cfg.rope_beta_slow,
+            "truncate": cfg.rope_truncate,
+            "attention_factor": cfg.rope_attention_factor or None,
+        }
+    if cfg.rope_scaling in ("llama3", "yarn"):
         made["rope_scaling"]["original_max_position_embeddings"] = cfg.rope_original_context
         made["max_position_embeddings"] = int(cfg.rope_original_context * cfg.rope_factor)
     if family == "gpt_neox":
@@ -322,12 +394,14 @@ def _to_json(cfg: Config) -> dict[str, Any]:
         made |= {"sliding_window": cfg.sliding_window or None}
     if family == "phi3":
         made["partial_rotary_factor"] = cfg.rotary_fraction
-    if family == "llama":
+    if family == "smollm3":
+        made |= {"no_rope_layers": [int(kind.rotary) for kind in cfg.kind_of_each]}
+    if family in ("llama", "smollm3"):
         made |= {"attention_bias": cfg.bias == "all", "mlp_bias": cfg.bias == "all"}
-    if family in ("qwen2", "qwen3"):
+    if family in ("qwen2", "qwen3", "smollm3"):
         made |= {
             "use_sliding_window": cfg.sliding_window > 0,
-            "max_window_layers": 0 if cfg.sliding_window else cfg.layers,
+            "layer_types": [_SLIDING if kind.window else _FULL for kind in cfg.kind_of_each],
         }
     return made
 

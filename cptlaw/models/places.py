@@ -82,7 +82,7 @@ _NEOX = {
     "layers/mlp/down_bias": Place("gpt_neox.layers.{}.mlp.dense_4h_to_h.bias", "d -> d"),
 }
 PLACES = {
-    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3"), _LLAMA),
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), _LLAMA),
     "olmo2": _OLMO2,
     "phi3": _PHI3,
     "gpt_neox": _NEOX,

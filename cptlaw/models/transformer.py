@@ -1,4 +1,4 @@
-"""One decoder-only Transformer for every family: Llama, SmolLM2, Qwen, Mistral, GPT-NeoX; packed documents.
+"""One decoder-only Transformer for every family: Llama, SmolLM, Qwen, Mistral, OLMo, Phi, GPT-NeoX; packed documents.
 
 Everybody else sees `init` and `apply` on a nested dict of arrays; Flax NNX stays inside this file, as modules
 that are pytrees. The layers' parameters are stacked along a leading axis L.
@@ -9,9 +9,10 @@ Shape letters, here and in the einsums:
   K key/value heads     G query heads that share one key/value head (heads = K * G)
 """
 
+import collections
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -20,7 +21,7 @@ import numpy as np
 from flax import nnx
 
 from cptlaw.models import attention, loss, rope
-from cptlaw.models.config import ACTIVATIONS, REMAT, Config
+from cptlaw.models.config import ACTIVATIONS, REMAT, Config, Kind
 from cptlaw.models.tree import differences, path_name
 
 Params = dict[str, Any]
@@ -71,11 +72,13 @@ def flops_per_token(cfg: Config, seq_len: int) -> dict[str, float]:
     """FLOPs of a token: `forward`, and `training` (three times that; recomputation by remat is not counted).
 
     Two for every weight of a matmul (the output embedding included, the lookup not), and causal attention's two
-    products over the keys that a query sees: (seq_len + 1) / 2 on average, fewer with a sliding window.
+    products over the keys that a query sees: (seq_len + 1) / 2 on average, fewer in layers with a sliding window.
     """
-    window = min(cfg.sliding_window or seq_len, seq_len)
-    keys = window - window * (window - 1) / (2 * seq_len)
-    scores = 4 * cfg.layers * cfg.heads * cfg.head_dim * keys
+    scores = 0.0
+    for kind, layers in collections.Counter(cfg.kind_of_each).items():
+        window = min(kind.window or seq_len, seq_len)
+        keys = window - window * (window - 1) / (2 * seq_len)
+        scores += 4 * layers * cfg.heads * cfg.head_dim * keys
     forward = 2.0 * (cfg.layers * _weights(cfg) + cfg.vocab_size * cfg.d_model) + scores
     return {"forward": forward, "training": 3 * forward}
 
@@ -269,6 +272,9 @@ class Block(nnx.Module):
         return a_BTD + _norm(m_BTD, self.mlp_post_norm, None, self.eps)
 
 
+Layer = Callable[[jax.Array, Block], tuple[jax.Array, None]]
+
+
 class Transformer(nnx.Module):
     """The whole model; `layers` is one Block whose parameters carry a leading axis L."""
 
@@ -287,18 +293,20 @@ class Transformer(nnx.Module):
         cfg = self.cfg
         x_BTD = _lookup(self.embed[...], tokens_BT, jnp.dtype(cfg.dtype))
         rotate = functools.partial(rope.rotate, tables=rope.tables(cfg, positions_BT))
-        attend = attention.prepare(cfg, segments_BT)
+        windows = dict.fromkeys(kind.window for kind in cfg.kinds)
+        attends = {window: attention.prepare(cfg, segments_BT, window) for window in windows}
 
-        def layer(x_BTD: jax.Array, block: Block) -> tuple[jax.Array, None]:
-            return block(x_BTD, rotate, attend), None
+        def layer_of(kind: Kind) -> Layer:
+            def layer(x_BTD: jax.Array, block: Block) -> tuple[jax.Array, None]:
+                return block(x_BTD, rotate if kind.rotary else lambda x: x, attends[kind.window]), None
 
-        if cfg.remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT[cfg.remat])
+            return layer if cfg.remat == "none" else jax.checkpoint(layer, policy=REMAT[cfg.remat])
+
+        turn = [layer_of(kind) for kind in cfg.kinds]
         if cfg.scan_layers:
-            x_BTD, _ = jax.lax.scan(layer, x_BTD, self.layers)
+            x_BTD = _scan(turn, x_BTD, self.layers, cfg.layers)
         else:
-            for block in _unstack(self.layers, cfg.layers):
-                x_BTD, _ = layer(x_BTD, block)
+            x_BTD = _in_turn(turn, x_BTD, self.layers, cfg.layers)
         return _norm(x_BTD, self.final_norm, self.final_norm_bias, cfg.norm_eps)
 
     @property
@@ -335,6 +343,27 @@ def _lookup_in_parts(embed_VD: jax.Array, tokens_BT: jax.Array, *, dtype: jnp.dt
     x_BTD = jnp.where(here_BT[..., None], x_BTD, jnp.zeros((), dtype))
     x_BTD = jax.lax.all_to_all(x_BTD, "fsdp", split_axis=0, concat_axis=2, tiled=True)
     return jax.lax.psum(x_BTD, "tensor")
+
+
+def _in_turn(turn: Sequence[Layer], x_BTD: jax.Array, stacked: Block, layers: int) -> jax.Array:
+    """So many stacked layers one after the other, their kinds in turn."""
+    for i, block in enumerate(_unstack(stacked, layers)):
+        x_BTD, _ = turn[i % len(turn)](x_BTD, block)
+    return x_BTD
+
+
+def _scan(turn: Sequence[Layer], x_BTD: jax.Array, stacked: Block, layers: int) -> jax.Array:
+    """The same as one compiled program for each turn; of what is left after whole turns, one for each layer."""
+    if len(turn) == 1:
+        return jax.lax.scan(turn[0], x_BTD, stacked)[0]
+    turns, rest = divmod(layers, len(turn))
+    leaves, tree = jax.tree.flatten(stacked)
+    split = [jax.lax.split(leaf, (layers - rest, rest)) for leaf in leaves]
+    if turns:
+        whole = [most.reshape(turns, len(turn), *most.shape[1:]) for most, _ in split]
+        blocks = jax.tree.unflatten(tree, whole)
+        x_BTD, _ = jax.lax.scan(lambda x, block: (_in_turn(turn, x, block, len(turn)), None), x_BTD, blocks)
+    return _in_turn(turn, x_BTD, jax.tree.unflatten(tree, [last for _, last in split]), rest)
 
 
 def _unstack(stacked: Block, layers: int) -> list[Block]:

@@ -100,7 +100,7 @@ def test_cudnn_is_asked_for_the_same_attention(window, monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
     monkeypatch.setattr(attention, "_platform", lambda: "cuda")
-    attend = attention.prepare(dataclasses.replace(CFG, sliding_window=window), jnp.asarray(segments))
+    attend = attention.prepare(CFG, jnp.asarray(segments), window)
     got, expected = jax.jit(
         lambda *qkv: (attend(*qkv), attention.attention(*qkv, attention.mask_bias(segments, window)))
     )(q, k, v)

@@ -62,8 +62,8 @@ def test_counts_equal_the_tree_and_flops_the_program(family):
     program = jax.make_jaxpr(lambda p, *x: transformer.apply(p, cfg, *x))(tree, row, row, row)
     weights, scores = dot_flops(program.jaxpr)
     # The program multiplies all T x T pairs; those that a query sees are counted one by one.
-    seen = sum(min(t + 1, cfg.sliding_window or T) for t in range(T))
-    assert transformer.flops_per_token(cfg, T)["forward"] * T == weights + scores * seen / T**2
+    seen = sum(min(t + 1, kind.window or T) for kind in cfg.kind_of_each for t in range(T))
+    assert transformer.flops_per_token(cfg, T)["forward"] * T == weights + scores * seen / T**2 / cfg.layers
 
 
 def dot_flops(jaxpr) -> tuple[int, int]:
@@ -191,11 +191,10 @@ def test_every_wrong_tensor_is_listed(tmp_path):
     [
         ("llama2", {"model_type": "gemma3"}, "model_type 'gemma3'"),
         ("llama2", {"hidden_act": "relu2"}, "hidden_act 'relu2'"),
-        ("llama2", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling 'yarn'"),
+        ("llama2", {"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_scaling 'dynamic'"),
         ("llama2", {"rope_scaling": {"rope_type": "linear"}}, "factor is missing"),
         ("llama2", {"attention_bias": True}, "attention_bias True"),
         ("llama2", {"quantization_config": {"bits": 4}}, "quantization_config"),
-        ("qwen2", {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}, "layer_types"),
         ("mistral", {"layer_types": ["sliding_attention", "full_attention"]}, "layer_types"),
     ],
     ids=str,
