@@ -37,10 +37,11 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
 
 
 class Kind(NamedTuple):
-    """What the attention of one layer may have of its own: keys that a query sees (0: all), and rotary positions."""
+    """What the attention of one layer may have of its own: keys that a query sees (0: all), and rotary positions (of
+    base rope_theta, of rope_local_theta, or none)."""
 
     window: int
-    rotary: bool
+    rotary: str
 
 
 KINDS = ("full", "sliding", "nope", "sliding_nope")
@@ -55,7 +56,9 @@ class Config:
 
     The defaults are Llama's. Qwen2 has bias "qkv"; Qwen3 has qk_norm; Mistral has sliding_window; GPT-NeoX has norm
     "layer", bias "all", activation "gelu", gated false, parallel_residual, and rotary_fraction 0.25. OLMo 2 has
-    norm_placement "post", and qk_norm over the whole projection.
+    norm_placement "post", and qk_norm over the whole projection. Gemma has norm_placement "both", norm_offset,
+    scale_embeddings, activation "gelu_tanh", and layers of two kinds; Gemma 2 the soft caps, Gemma 3 qk_norm and
+    rope_local_theta.
     """
 
     vocab_size: Annotated[int, at_least(1)]
@@ -111,6 +114,16 @@ class Config:
     rope_beta_slow: Annotated[float, above(0)] = 1.0
     rope_attention_factor: Annotated[float, at_least(0)] = 0.0  # of cosines and sines; 0: 0.1 ln(rope_factor) + 1
     rope_truncate: bool = True  # the blend begins and ends at whole channels
+    # Of layers with a window, which then have no rope_scaling either; 0: rope_theta.
+    rope_local_theta: Annotated[float, at_least(0)] = 0.0
+    norm_offset: bool = False  # norms multiply with 1 + their weights
+    scale_embeddings: bool = False  # the embedding is multiplied with sqrt(d_model)
+    query_pre_attn_scalar: Annotated[float, at_least(0)] = (
+        0.0  # scores are divided by its square root; 0: by head_dim's
+    )
+    # Logits x of attention and of the vocabulary become cap tanh(x / cap); 0: they stay.
+    attention_softcap: Annotated[float, at_least(0)] = 0.0
+    logit_softcap: Annotated[float, at_least(0)] = 0.0
     # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
     # part of what the model is.
     described: str = dataclasses.field(default="", compare=False, repr=False)
@@ -161,14 +174,22 @@ class Config:
     def kinds(self) -> tuple[Kind, ...]:
         """The kinds of the first layers; those after them repeat these."""
         if not self.layer_kinds:
-            return (Kind(self.sliding_window, rotary=True),)
-        names = self.layer_kinds.split(",")
-        return tuple(Kind(self.sliding_window if "sliding" in name else 0, "nope" not in name) for name in names)
+            names = ["sliding" if self.sliding_window else "full"]
+        else:
+            names = self.layer_kinds.split(",")
+        local = "local" if self.rope_local_theta else "global"
+        rotary = {"full": "global", "sliding": local, "nope": "none", "sliding_nope": "none"}
+        return tuple(Kind(self.sliding_window if "sliding" in name else 0, rotary[name]) for name in names)
 
     @property
     def kind_of_each(self) -> tuple[Kind, ...]:
         """The kind of every layer."""
         return tuple(self.kinds[i % len(self.kinds)] for i in range(self.layers))
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention multiplies its scores with."""
+        return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
 
     @property
     def rotary_dim(self) -> int:

@@ -21,11 +21,22 @@ _CLASSES = {
     "olmo2": "Olmo2ForCausalLM",
     "phi3": "Phi3ForCausalLM",
     "smollm3": "SmolLM3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
 }
 FAMILIES = tuple(_CLASSES)
+# Why others are not read, and what to do, where there is something to say.
+_REFUSED = {
+    "gemma3": "has a vision tower, which is not supported; save its text model alone, with transformers: "
+    "Gemma3ForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
+    "qwen3_moe": "has mixtures of experts, which are not supported; take a dense model, such as one of qwen3",
+}
+_GEMMA = {"norm_placement": "both", "norm_offset": True, "scale_embeddings": True}
 # What all models of a family have, and no field of their config.json decides.
 _TRAITS: dict[str, dict[str, Any]] = {
+    "gemma2": _GEMMA,
+    "gemma3_text": {**_GEMMA, "qk_norm": True},
     "qwen3": {"qk_norm": True},
     "olmo2": {"norm_placement": "post", "qk_norm": True, "qk_norm_over": "projection"},
     "gpt_neox": {"norm": "layer", "gated": False},
@@ -52,15 +63,20 @@ _SIZES = {
 _LLAMA3 = {"rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor"}
 # What a family's config class has in the place of a field that config.json leaves out.
 _DEFAULTS: dict[str, Any] = {
-    "num_key_value_heads": {"mistral": 8, "qwen2": 32, "qwen3": 32, "smollm3": 4},
-    "head_dim": {"qwen3": 128},
-    "hidden_act": {"gpt_neox": "gelu"},
+    "num_key_value_heads": {"mistral": 8, "qwen2": 32, "qwen3": 32, "smollm3": 4, "gemma2": 4, "gemma3_text": 4},
+    "head_dim": {"qwen3": 128, "gemma2": 256, "gemma3_text": 256},
+    "activation": {"gpt_neox": "gelu", "gemma2": "gelu_pytorch_tanh", "gemma3_text": "gelu_pytorch_tanh"},
     "rms_norm_eps": {"olmo2": 1e-5, "phi3": 1e-5},
     "attention_bias": {"qwen2": True, "gpt_neox": True},
-    "tie_word_embeddings": {"smollm3": True},
-    "rope_theta": {"smollm3": 2e6},
+    "tie_word_embeddings": {"smollm3": True, "gemma2": True, "gemma3_text": True},
+    "rope_theta": {"smollm3": 2e6, "gemma3_text": 1e6},
+    "attn_logit_softcapping": {"gemma2": 50.0},
+    "final_logit_softcapping": {"gemma2": 30.0},
     # Of the families that have windows.
-    "sliding_window": {"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096, "smollm3": None},
+    "sliding_window": {
+        **{"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096, "smollm3": None},
+        **{"gemma2": 4096, "gemma3_text": 4096},
+    },
 }
 _FULL, _SLIDING = "full_attention", "sliding_attention"
 
@@ -106,24 +122,32 @@ def of_json(given: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Raises UserError naming the architecture, feature or field that it cannot take."""
     json_ = _Json(given)
     family = json_.family
+    if family in _REFUSED:
+        raise UserError(f"config.json: model_type {family!r} {_REFUSED[family]}")
     if family not in FAMILIES:
         raise _unsupported("model_type", family, FAMILIES)
-    neox = family == "gpt_neox"
-    activation = given.get("hidden_act", json_.default("hidden_act", "silu"))
+    neox, gemma = family == "gpt_neox", family in ("gemma2", "gemma3_text")
+    # Gemma's files may have hidden_act too, which its models do not look at.
+    name = "hidden_activation" if gemma else "hidden_act"
+    activation = given.get(name, json_.default("activation", "silu"))
     if activation not in _ACTIVATIONS:
-        raise _unsupported("hidden_act", activation, _ACTIVATIONS)
+        raise _unsupported(name, activation, _ACTIVATIONS)
     for name in ("quantization_config", "compression_config", "per_layer_config"):
         if given.get(name):
             raise _unsupported(name, given[name], ["full weights, the same in all layers"])
     if not json_.flag("is_causal", True):
         raise _unsupported("is_causal", False, ["true"])
+    if given.get("use_bidirectional_attention"):
+        raise _unsupported("use_bidirectional_attention", given["use_bidirectional_attention"], ["false"])
     sizes = {ours: json_.required(theirs) for ours, theirs in _SIZES.items()}
     kv_heads, head_dim = json_.size("num_key_value_heads"), json_.size("head_dim")
     if neox:
         if head_dim not in (None, sizes["d_model"] // sizes["heads"]):
             raise _unsupported("head_dim", head_dim, ["hidden_size / num_attention_heads"])
         kv_heads = head_dim = None
-    fields: dict[str, Any] = {**sizes, **_rope(json_)}
+    fields: dict[str, Any] = {**sizes, **_kinds(json_, sizes["layers"])}
+    fields |= _gemma3_rope(json_) if family == "gemma3_text" else _rope(json_)
+    fields |= _gemma(json_, head_dim) if gemma else {}
     config = Config(
         **fields,
         kv_heads=kv_heads or sizes["heads"],
@@ -135,10 +159,47 @@ def of_json(given: Mapping[str, Any]) -> Config:
         bias=_bias(json_),
         activation=_ACTIVATIONS[activation],
         parallel_residual=neox and json_.flag("use_parallel_residual", True),
-        **_kinds(json_, sizes["layers"]),
         **_TRAITS.get(family, {}),
     )
     return dataclasses.replace(config, described=json.dumps({"config": dict(given)}, sort_keys=True))
+
+
+def _gemma(json_: _Json, head_dim: int | None) -> dict[str, Any]:
+    """Soft caps, of which null is none, and what scores are divided by the square root of."""
+    caps = {"attention_softcap": "attn_logit_softcapping", "logit_softcap": "final_logit_softcapping"}
+    given = {name: json_.given.get(name, json_.default(name)) for name in caps.values()}
+    fields: dict[str, Any] = {
+        ours: 0.0 if given[theirs] is None else float(json_.number(theirs, 0, given)) for ours, theirs in caps.items()
+    }
+    if zero := [theirs for theirs in caps.values() if given[theirs] == 0]:
+        raise _unsupported(zero[0], 0, ["numbers above 0, and null for none"])
+    if json_.family == "gemma3_text":
+        fields.pop("attention_softcap")  # a field of its file that its model does not look at
+    scalar = json_.number("query_pre_attn_scalar", 256)
+    return fields | {"query_pre_attn_scalar": 0.0 if scalar == head_dim else float(scalar)}
+
+
+def _gemma3_rope(json_: _Json) -> dict[str, Any]:
+    """Rotary fields of a model whose layers with a window have a base of their own, and no rescaling."""
+    nested = json_.given.get("rope_parameters") or {}
+    names = (_FULL, _SLIDING)
+    if not isinstance(nested, dict) or not all(isinstance(nested.get(name) or {}, dict) for name in names):
+        raise UserError(
+            f"config.json: rope_parameters is {nested!r}; an object or null is needed for {_FULL}, {_SLIDING}"
+        )
+    if nested and not any(name in nested for name in names):
+        raise _unsupported("rope_parameters", ", ".join(nested), [f"objects under {_FULL} and {_SLIDING}"])
+    local = nested.get(_SLIDING) or {}
+    if (kind := local.get("rope_type", "default")) != "default":
+        raise _unsupported(f"rope_parameters.{_SLIDING}.rope_type", kind, ["default"])
+    theta = float(json_.number("rope_theta", json_.number("rope_local_base_freq", 1e4), local))
+    # Those of the other layers, to which rope_scaling is added.
+    scaling = json_.given.get("rope_scaling") or {}
+    others = {**(nested.get(_FULL) or {}), **scaling} if isinstance(scaling, dict) else scaling
+    name = "rope_scaling" if scaling else "rope_parameters"
+    fields = _rope(_Json({**json_.given, "rope_parameters": None, name: others}))
+    same = theta == fields["rope_theta"] and "rope_scaling" not in fields
+    return fields | {"rope_local_theta": 0.0 if same else theta}
 
 
 def _rope(json_: _Json) -> dict[str, Any]:
@@ -265,8 +326,12 @@ def _kinds(json_: _Json, layers: int) -> dict[str, Any]:
     if family in ("qwen2", "qwen3"):
         full = int(json_.number("max_window_layers", 28))
         slides = [i >= full for i in range(layers)]
+    elif family in ("gemma2", "gemma3_text"):
+        every = 2 if family == "gemma2" else _interval(json_.given, "sliding_window_pattern", 6)
+        slides = [bool((i + 1) % every) for i in range(layers)]
     else:
         slides = [family != "smollm3" or not has for has in rotary]
+    own = switch or family in ("gemma2", "gemma3_text")
     made = [_SLIDING if window and slide else _FULL for slide in slides]
     types = json_.given.get("layer_types")
     types = made if types is None else types
@@ -274,7 +339,7 @@ def _kinds(json_: _Json, layers: int) -> dict[str, Any]:
         said = ", ".join(sorted(set(map(str, types)))) if isinstance(types, list) else types
         raise _unsupported("layer_types", said, [f"a list of {_FULL} and {_SLIDING}, one for each of {layers} layers"])
     # Other families' models do not look at layer_types.
-    if types != made and (not switch or (window is None and _SLIDING in types)):
+    if types != made and (not own or (window is None and _SLIDING in types)):
         raise _unsupported(
             "layer_types", ", ".join(sorted(set(types))), [f"what sliding_window, {window}, makes of {family}"]
         )
@@ -291,13 +356,18 @@ def _kinds(json_: _Json, layers: int) -> dict[str, Any]:
     }
 
 
+def _interval(given: Mapping[str, Any], name: str, default: int) -> int:
+    every = given.get(name, default)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UserError(f"config.json: {name} is {every!r}; a positive integer is needed")
+    return every
+
+
 def _rotary_layers(json_: _Json, layers: int) -> list[bool]:
     """Which of SmolLM3's layers have rotary positions: by default all but every fourth."""
     given = json_.given.get("no_rope_layers")
     if given is None:
-        every = json_.given.get("no_rope_layer_interval", 4)
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise UserError(f"config.json: no_rope_layer_interval is {every!r}; a positive integer is needed")
+        every = _interval(json_.given, "no_rope_layer_interval", 4)
         return [bool((i + 1) % every) for i in range(layers)]
     if not isinstance(given, list) or len(given) < layers or not all(has in (0, 1) for has in given):
         raise UserError(
@@ -395,14 +465,23 @@ def _to_json(cfg: Config) -> dict[str, Any]:
     if family == "phi3":
         made["partial_rotary_factor"] = cfg.rotary_fraction
     if family == "smollm3":
-        made |= {"no_rope_layers": [int(kind.rotary) for kind in cfg.kind_of_each]}
+        made |= {"no_rope_layers": [int(kind.rotary != "none") for kind in cfg.kind_of_each]}
     if family in ("llama", "smollm3"):
         made |= {"attention_bias": cfg.bias == "all", "mlp_bias": cfg.bias == "all"}
-    if family in ("qwen2", "qwen3", "smollm3"):
+    gemma = family in ("gemma2", "gemma3_text")
+    if family in ("qwen2", "qwen3", "smollm3") or gemma:
+        made |= {"layer_types": [_SLIDING if kind.window else _FULL for kind in cfg.kind_of_each]}
+        made |= {} if gemma else {"use_sliding_window": cfg.sliding_window > 0}
+    if gemma:
+        scalar = cfg.query_pre_attn_scalar or cfg.head_dim
         made |= {
-            "use_sliding_window": cfg.sliding_window > 0,
-            "layer_types": [_SLIDING if kind.window else _FULL for kind in cfg.kind_of_each],
+            "hidden_activation": made.pop("hidden_act"),
+            "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar,
+            "attn_logit_softcapping": cfg.attention_softcap or None,
+            "final_logit_softcapping": cfg.logit_softcap or None,
         }
+    if family == "gemma3_text":
+        made["rope_local_base_freq"] = cfg.rope_local_theta or cfg.rope_theta
     return made
 
 

@@ -50,6 +50,11 @@ _OLMO2 = _LLAMA | {
     "layers/attention/q_norm": Place("model.layers.{}.self_attn.q_norm.weight", "(k g c) -> k g c"),
     "layers/attention/k_norm": Place("model.layers.{}.self_attn.k_norm.weight", "(k c) -> k c"),
 }
+_GEMMA = _LLAMA | {
+    "layers/attention_post_norm": Place("model.layers.{}.post_attention_layernorm.weight", "d -> d"),
+    "layers/mlp_norm": Place("model.layers.{}.pre_feedforward_layernorm.weight", "d -> d"),
+    "layers/mlp_post_norm": Place("model.layers.{}.post_feedforward_layernorm.weight", "d -> d"),
+}
 _QKV, _GATE_UP = ("kgc", "kc", "kc"), ("f", "f")
 _PHI3 = _LLAMA | {
     "layers/attention/q": Place("model.layers.{}.self_attn.qkv_proj.weight", "(k g c) d -> d k g c", 0, _QKV),
@@ -85,6 +90,7 @@ PLACES = {
     **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), _LLAMA),
     "olmo2": _OLMO2,
     "phi3": _PHI3,
+    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
     "gpt_neox": _NEOX,
 }
 # Tensors of a checkpoint that hold nothing to learn (masks and tables that old versions saved).

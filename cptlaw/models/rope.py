@@ -9,16 +9,19 @@ import numpy as np
 from cptlaw.models.config import Config
 
 
-def frequencies(cfg: Config) -> np.ndarray:
+def frequencies(cfg: Config, local: bool = False) -> np.ndarray:
     """Radians per position of each pair of channels (rotary_dim / 2,), float32.
 
     `linear` scaling divides all by the factor (Chen et al. 2023). `llama3` (Llama 3.1) divides those that turn less
     than `rope_low_freq_factor` times within the original context, keeps those that turn more than
     `rope_high_freq_factor` times, and blends between. `yarn` (Peng et al. 2023, arXiv 2309.00071, section 3.2) keeps
     the channels up to that which turns `rope_beta_fast` times, divides those from that which turns `rope_beta_slow`
-    times, and blends between by the channel's number.
+    times, and blends between by the channel's number. With `local` those of `rope_local_theta`, not rescaled.
     """
-    frequency = cfg.rope_theta ** (-np.arange(0, cfg.rotary_dim, 2, dtype=np.float32) / cfg.rotary_dim)
+    theta = cfg.rope_local_theta if local else cfg.rope_theta
+    frequency = theta ** (-np.arange(0, cfg.rotary_dim, 2, dtype=np.float32) / cfg.rotary_dim)
+    if local:
+        return frequency.astype(np.float32)
     kept: float | np.ndarray = 1.0
     if cfg.rope_scaling == "linear":
         kept = 0.0
@@ -54,10 +57,10 @@ def _attention_factor(cfg: Config) -> float:
     return cfg.rope_attention_factor or 0.1 * math.log(max(cfg.rope_factor, 1)) + 1
 
 
-def tables(cfg: Config, positions_BT: jax.Array) -> tuple[jax.Array, jax.Array]:
+def tables(cfg: Config, positions_BT: jax.Array, local: bool = False) -> tuple[jax.Array, jax.Array]:
     """Cosines and sines (B, T, rotary_dim / 2) in float32, made once a batch."""
-    angles = positions_BT[..., None].astype(jnp.float32) * frequencies(cfg)[None, None]
-    factor = _attention_factor(cfg)
+    angles = positions_BT[..., None].astype(jnp.float32) * frequencies(cfg, local)[None, None]
+    factor = 1.0 if local else _attention_factor(cfg)
     if factor == 1:
         return jnp.cos(angles), jnp.sin(angles)
     return factor * jnp.cos(angles), factor * jnp.sin(angles)

@@ -1,4 +1,4 @@
-"""One decoder-only Transformer for every family: Llama, SmolLM, Qwen, Mistral, OLMo, Phi, GPT-NeoX; packed documents.
+"""One decoder-only Transformer for every family (`families.FAMILIES`); packed documents.
 
 Everybody else sees `init` and `apply` on a nested dict of arrays; Flax NNX stays inside this file, as modules
 that are pytrees. The layers' parameters are stacked along a leading axis L.
@@ -42,7 +42,7 @@ def apply(
     """
     _check(params, cfg, tokens_BT=tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT)
     model = nnx.merge(_graph(cfg), params)
-    return loss.logits(model(tokens_BT, segments_BT, positions_BT), model.unembed_VD)
+    return loss.logits(model(tokens_BT, segments_BT, positions_BT), model.unembed_VD, cfg.logit_softcap)
 
 
 def token_nll(params: Params, cfg: Config, batch: dict[str, jax.Array]) -> jax.Array:
@@ -54,7 +54,7 @@ def token_nll(params: Params, cfg: Config, batch: dict[str, jax.Array]) -> jax.A
     _check(params, cfg, **{name: batch[name] for name in _INPUTS})
     model = nnx.merge(_graph(cfg), params)
     x_BTD = model(batch["tokens_BT"], batch["segments_BT"], batch["positions_BT"])
-    return loss.nll(x_BTD, model.unembed_VD, batch["targets_BT"], cfg.loss_block)
+    return loss.nll(x_BTD, model.unembed_VD, batch["targets_BT"], cfg.loss_block, cfg.logit_softcap)
 
 
 def count_params(cfg: Config) -> dict[str, int]:
@@ -135,19 +135,20 @@ def _bias(present: bool, *shape: int) -> nnx.Param | None:
     return nnx.Param(jnp.zeros(shape)) if present else None
 
 
-def _scale(present: bool, *shape: int) -> nnx.Param | None:
-    return nnx.Param(jnp.ones(shape)) if present else None
+def _scale(cfg: Config, present: bool, *shape: int) -> nnx.Param | None:
+    return nnx.Param(jnp.zeros(shape) if cfg.norm_offset else jnp.ones(shape)) if present else None
 
 
-def _norm(x: jax.Array, scale: nnx.Param | None, bias: nnx.Param | None, eps: float) -> jax.Array:
+def _norm(x: jax.Array, scale: nnx.Param | None, bias: nnx.Param | None, cfg: Config) -> jax.Array:
     """RMSNorm over the scale's dimensions, or with a bias LayerNorm, or without a scale nothing; float32 inside."""
     if scale is None:
         return x
     y = x.astype(jnp.float32)
-    axes = tuple(range(-scale[...].ndim, 0))
+    weight = 1 + scale[...] if cfg.norm_offset else scale[...]
+    axes = tuple(range(-weight.ndim, 0))
     if bias is not None:
         y -= jnp.mean(y, axis=axes, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + eps) * _aligned(scale[...], y)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + cfg.norm_eps) * _aligned(weight, y)
     return (y if bias is None else y + _aligned(bias[...], y)).astype(x.dtype)
 
 
@@ -205,8 +206,8 @@ class Attention(nnx.Module):
         self.v_bias = _bias(cfg.bias != "none", K, C)
         self.o_bias = _bias(cfg.bias == "all", D)
         heads = cfg.qk_norm_over == "projection"
-        self.q_norm = _scale(cfg.qk_norm, *((K, G, C) if heads else (C,)))
-        self.k_norm = _scale(cfg.qk_norm, *((K, C) if heads else (C,)))
+        self.q_norm = _scale(cfg, cfg.qk_norm, *((K, G, C) if heads else (C,)))
+        self.k_norm = _scale(cfg, cfg.qk_norm, *((K, C) if heads else (C,)))
 
     def __call__(self, x_BTD: jax.Array, rotate: Rotate, attend: attention.Attend) -> jax.Array:
         q_BTKGC = self._normed(_linear(x_BTD, self.q, self.q_bias, self.cfg), self.q_norm, "projection")
@@ -220,7 +221,7 @@ class Attention(nnx.Module):
         return _linear(o_BKGTC.transpose(0, 3, 1, 2, 4), self.o, self.o_bias, self.cfg, inputs=3)
 
     def _normed(self, x: jax.Array, scale: nnx.Param | None, over: str) -> jax.Array:
-        return _norm(x, scale if self.cfg.qk_norm_over == over else None, None, self.cfg.norm_eps)
+        return _norm(x, scale if self.cfg.qk_norm_over == over else None, None, self.cfg)
 
 
 class MLP(nnx.Module):
@@ -252,24 +253,23 @@ class Block(nnx.Module):
 
     def __init__(self, cfg: Config, key: jax.Array):
         keys = jax.random.split(key)
-        self.eps = cfg.norm_eps
-        self.parallel = cfg.parallel_residual
+        self.cfg = cfg
         before, after = cfg.norm_placement != "post", cfg.norm_placement != "pre"
-        self.attention_norm = _scale(before, cfg.d_model)
+        self.attention_norm = _scale(cfg, before, cfg.d_model)
         self.attention_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         self.attention = Attention(cfg, keys[0])
-        self.attention_post_norm = _scale(after, cfg.d_model)
-        self.mlp_norm = _scale(before, cfg.d_model)
+        self.attention_post_norm = _scale(cfg, after, cfg.d_model)
+        self.mlp_norm = _scale(cfg, before, cfg.d_model)
         self.mlp_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         self.mlp = MLP(cfg, keys[1])
-        self.mlp_post_norm = _scale(after, cfg.d_model)
+        self.mlp_post_norm = _scale(cfg, after, cfg.d_model)
 
     def __call__(self, x_BTD: jax.Array, rotate: Rotate, attend: attention.Attend) -> jax.Array:
-        y_BTD = _norm(x_BTD, self.attention_norm, self.attention_norm_bias, self.eps)
-        a_BTD = x_BTD + _norm(self.attention(y_BTD, rotate, attend), self.attention_post_norm, None, self.eps)
-        read_BTD = x_BTD if self.parallel else a_BTD
-        m_BTD = self.mlp(_norm(read_BTD, self.mlp_norm, self.mlp_norm_bias, self.eps))
-        return a_BTD + _norm(m_BTD, self.mlp_post_norm, None, self.eps)
+        y_BTD = _norm(x_BTD, self.attention_norm, self.attention_norm_bias, self.cfg)
+        a_BTD = x_BTD + _norm(self.attention(y_BTD, rotate, attend), self.attention_post_norm, None, self.cfg)
+        read_BTD = x_BTD if self.cfg.parallel_residual else a_BTD
+        m_BTD = self.mlp(_norm(read_BTD, self.mlp_norm, self.mlp_norm_bias, self.cfg))
+        return a_BTD + _norm(m_BTD, self.mlp_post_norm, None, self.cfg)
 
 
 Layer = Callable[[jax.Array, Block], tuple[jax.Array, None]]
@@ -283,7 +283,7 @@ class Transformer(nnx.Module):
         self.cfg = cfg
         self.embed = _normal(keys[0], (cfg.vocab_size, cfg.d_model), 0.02)
         self.layers = jax.vmap(lambda k: Block(cfg, k))(jax.random.split(keys[1], cfg.layers))
-        self.final_norm = nnx.Param(jnp.ones(cfg.d_model))
+        self.final_norm = _scale(cfg, True, cfg.d_model)
         self.final_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         if not cfg.tie_embeddings:
             self.unembed = _normal(keys[2], (cfg.vocab_size, cfg.d_model), 0.02)
@@ -292,13 +292,18 @@ class Transformer(nnx.Module):
         """The last hidden states x_BTD, normalised."""
         cfg = self.cfg
         x_BTD = _lookup(self.embed[...], tokens_BT, jnp.dtype(cfg.dtype))
-        rotate = functools.partial(rope.rotate, tables=rope.tables(cfg, positions_BT))
+        if cfg.scale_embeddings:
+            x_BTD *= np.asarray(cfg.d_model**0.5, x_BTD.dtype)
+        rotates: dict[str, Rotate] = {"none": lambda x: x}
+        for rotary in dict.fromkeys(kind.rotary for kind in cfg.kinds if kind.rotary != "none"):
+            tables = rope.tables(cfg, positions_BT, local=rotary == "local")
+            rotates[rotary] = functools.partial(rope.rotate, tables=tables)
         windows = dict.fromkeys(kind.window for kind in cfg.kinds)
         attends = {window: attention.prepare(cfg, segments_BT, window) for window in windows}
 
         def layer_of(kind: Kind) -> Layer:
             def layer(x_BTD: jax.Array, block: Block) -> tuple[jax.Array, None]:
-                return block(x_BTD, rotate if kind.rotary else lambda x: x, attends[kind.window]), None
+                return block(x_BTD, rotates[kind.rotary], attends[kind.window]), None
 
             return layer if cfg.remat == "none" else jax.checkpoint(layer, policy=REMAT[cfg.remat])
 
@@ -307,7 +312,7 @@ class Transformer(nnx.Module):
             x_BTD = _scan(turn, x_BTD, self.layers, cfg.layers)
         else:
             x_BTD = _in_turn(turn, x_BTD, self.layers, cfg.layers)
-        return _norm(x_BTD, self.final_norm, self.final_norm_bias, cfg.norm_eps)
+        return _norm(x_BTD, self.final_norm, self.final_norm_bias, cfg)
 
     @property
     def unembed_VD(self) -> jax.Array:

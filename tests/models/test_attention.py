@@ -21,6 +21,8 @@ rng = np.random.default_rng(0)
         ("cuda", 256, {}, "cudnn"),
         ("cuda", 256, {"dtype": "float32"}, "xla"),
         ("cuda", 256, {"head_dim": 36}, "xla"),
+        ("cuda", 256, {"attention_softcap": 50.0}, "xla"),
+        ("tpu", 256, {"attention_softcap": 50.0}, "splash"),
         ("cuda", 255, {}, "xla"),
         ("cuda", 256, {"attention": "xla"}, "xla"),
         ("tpu", 256, {}, "splash"),
@@ -38,6 +40,7 @@ def test_the_kernel_is_chosen_by_platform_and_shape(platform, seq_len, fields, k
     [
         ("cpu", 256, {"attention": "cudnn"}, "cudnn runs on NVIDIA GPUs, not on cpu"),
         ("cuda", 256, {"attention": "cudnn", "dtype": "float32"}, "cudnn needs dtype bfloat16"),
+        ("cuda", 256, {"attention": "cudnn", "attention_softcap": 50.0}, "cudnn has no attention_softcap"),
         ("cuda", 256, {"attention": "splash"}, "splash runs on TPUs"),
         ("tpu", 200, {"attention": "splash"}, "multiple of 128, not 200"),
     ],
@@ -64,8 +67,8 @@ def inputs(B: int, K: int, G: int, T: int, C: int):
     return arrays, np.sort(rng.integers(1, 4, (B, T)).astype(np.int32), axis=1)
 
 
-@pytest.mark.parametrize("window", [0, 70])
-def test_splash_equals_xla_on_packed_documents(window):
+@pytest.mark.parametrize(("window", "softcap"), [(0, 0.0), (70, 2.0)])
+def test_splash_equals_xla_on_packed_documents(window, softcap):
     """Interpreted: the kernel has not run on a TPU here. Each of four devices has its rows and heads."""
     (q, k, v), segments = inputs(B=2, K=2, G=2, T=256, C=8)
     out = rng.normal(size=q.shape).astype(np.float32)
@@ -74,10 +77,11 @@ def test_splash_equals_xla_on_packed_documents(window):
 
     def splash(q, k, v):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return (attention.splash(q, k, v, segments, window, interpret=True) * out).sum()
+            return (attention.splash(q, k, v, segments, window, True, 0.25, softcap) * out).sum()
 
     def xla(q, k, v):
-        return (attention.attention(q, k, v, attention.mask_bias(segments, window)) * out).sum()
+        bias = attention.mask_bias(segments, window)
+        return (attention.attention(q, k, v, bias, 0, 0.25, softcap) * out).sum()
 
     expected, expected_grads = jax.jit(jax.value_and_grad(xla, argnums=(0, 1, 2)))(q, k, v)
     placed = jax.device_put((q, k, v), Layout(mesh).batch)
@@ -100,10 +104,10 @@ def test_cudnn_is_asked_for_the_same_attention(window, monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
     monkeypatch.setattr(attention, "_platform", lambda: "cuda")
-    attend = attention.prepare(CFG, jnp.asarray(segments), window)
-    got, expected = jax.jit(
-        lambda *qkv: (attend(*qkv), attention.attention(*qkv, attention.mask_bias(segments, window)))
-    )(q, k, v)
+    cfg = dataclasses.replace(CFG, query_pre_attn_scalar=16.0)
+    attend = attention.prepare(cfg, jnp.asarray(segments), window)
+    bias = attention.mask_bias(segments, window)
+    got, expected = jax.jit(lambda *qkv: (attend(*qkv), attention.attention(*qkv, bias, 0, 0.25)))(q, k, v)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert asked == ["cudnn"]
 

@@ -85,6 +85,30 @@ def config(family, **change):
         ("smollm3", {"rope_theta": ...}, "rope_theta", 2e6),
         ("smollm3", {"tie_word_embeddings": ...}, "tie_embeddings", True),
         ("smollm3", {"num_key_value_heads": ...}, "kv_heads", 4),
+        # Gemma: windows in all layers but every second or sixth, unless the file says which.
+        ("gemma2", {}, "layer_kinds", "sliding,full"),
+        ("gemma2", {"layer_types": ["full_attention"] * 3}, "layer_kinds", ""),
+        ("gemma2", {"sliding_window": ...}, "sliding_window", 4096),
+        ("gemma2", {"hidden_activation": ..., "hidden_act": "relu2"}, "activation", "gelu_tanh"),
+        ("gemma2", {"attn_logit_softcapping": ...}, "attention_softcap", 50.0),
+        ("gemma2", {"final_logit_softcapping": ...}, "logit_softcap", 30.0),
+        ("gemma2", {"final_logit_softcapping": None}, "logit_softcap", 0.0),
+        ("gemma2", {"query_pre_attn_scalar": 8}, "query_pre_attn_scalar", 0.0),  # as without it
+        ("gemma2", {"query_pre_attn_scalar": ...}, "query_pre_attn_scalar", 256.0),
+        ("gemma2", {"head_dim": ...}, "head_dim", 256),
+        ("gemma2", {"tie_word_embeddings": ...}, "tie_embeddings", True),
+        ("gemma3", {"sliding_window_pattern": ..., "num_hidden_layers": 7}, "layer_kinds", "sliding," * 5 + "full"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attention_softcap", 0.0),
+        ("gemma3", {"rope_theta": ..., "rope_scaling": None}, "rope_theta", 1e6),
+        ("gemma3", {"rope_local_base_freq": ...}, "rope_local_theta", 1e4),
+        ("gemma3", {"rope_local_base_freq": ..., "rope_scaling": None}, "rope_local_theta", 0.0),  # the others' too
+        (
+            "gemma3",
+            {"rope_theta": ..., "rope_parameters": {"sliding_attention": {"rope_theta": 5.0}}},
+            "rope_local_theta",
+            5.0,
+        ),
+        ("gemma3", {"rope_theta": ..., "rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "rope_theta", 5.0),
         # YaRN's attention factor: given, by default (0), or by DeepSeek's two scales; null is a default.
         ("qwen3", {"rope_parameters": DEFAULT, "rope_scaling": YARN}, "rope_factor", 4.0),
         ("llama2", {"rope_scaling": {**YARN, "attention_factor": 1.2}}, "rope_attention_factor", 1.2),
@@ -172,6 +196,19 @@ def test_a_field_means_what_it_means_to_transformers(family, change, field, valu
         ("smollm3", {"no_rope_layers": [1, 1, 1, 2, 1, 1]}, "no_rope_layers is"),
         ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0; a positive integer"),
         ("qwen2", {"use_sliding_window": 1}, "use_sliding_window is 1; true or false"),
+        ("gemma2", {"attention_bias": True}, "attention_bias True"),
+        ("gemma2", {"hidden_activation": "relu2"}, "hidden_activation 'relu2'"),
+        ("gemma2", {"sliding_window": None, "layer_types": ["sliding_attention"] * 3}, "layer_types 'sliding"),
+        ("gemma2", {"attn_logit_softcapping": 0}, "attn_logit_softcapping 0 is not supported, only numbers above 0"),
+        ("gemma2", {"final_logit_softcapping": "30"}, "final_logit_softcapping is '30'; a number"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention True"),
+        ("gemma3", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0; a positive integer"),
+        ("gemma3", {"rope_parameters": {"rope_type": "default"}}, "only objects under full_attention and sliding_att"),
+        ("gemma3", {"rope_parameters": {"full_attention": 3}}, "an object or null is needed for full_attention"),
+        ("gemma3", {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}},
+         "rope_parameters.sliding_attention.rope_type 'linear' is not supported, only default"),
+        ("gemma3", {"model_type": "gemma3"}, "model_type 'gemma3' has a vision tower.*save its text model alone"),
+        ("qwen3", {"model_type": "qwen3_moe"}, "model_type 'qwen3_moe' has mixtures of experts.*take a dense model"),
         ("llama2", {"model_type": ...}, "model_type None"),
         ("llama2", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
     ],
@@ -217,7 +254,8 @@ EXTRA = {
 
 
 @pytest.mark.parametrize(
-    "family", ["llama3", "mistral", "qwen2_mixed", "qwen3_yarn", "olmo2", "phi3", "smollm3", "pythia"]
+    "family",
+    ["llama3", "mistral", "qwen2_mixed", "qwen3_yarn", "olmo2", "phi3", "smollm3", "gemma2", "gemma3", "pythia"],
 )
 def test_an_export_gives_back_every_field(family, tmp_path):
     (tmp_path / "a").mkdir()
