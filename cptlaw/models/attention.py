@@ -32,8 +32,9 @@ def prepare(cfg: Config, segments_BT: jax.Array, window: int) -> Attend:
         same_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
         return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=window, scale=cfg.attention_scale)
     if kernel == "splash":
-        caps = {"scale": cfg.attention_scale, "softcap": cfg.attention_softcap}
-        return functools.partial(splash, segments_BT=segments_BT, window=window, **caps)
+        return functools.partial(
+            splash, segments_BT=segments_BT, window=window, scale=cfg.attention_scale, softcap=cfg.attention_softcap
+        )
     bias_BTS = mask_bias(segments_BT, window)
     return lambda q_BKGTC, k_BKSC, v_BKSC: attention(
         q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window, cfg.attention_scale, cfg.attention_softcap

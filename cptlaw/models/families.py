@@ -28,8 +28,9 @@ _CLASSES = {
 FAMILIES = tuple(_CLASSES)
 # Why others are not read, and what to do, where there is something to say.
 _REFUSED = {
-    "gemma3": "has a vision tower, which is not supported; save its text model alone, with transformers: "
-    "Gemma3ForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW)",
+    "gemma3": "has a vision tower, which is not supported; save its text model alone, with transformers' G = "
+    "Gemma3ForConditionalGeneration and T = Gemma3ForCausalLM: m = G.from_pretrained(FOLDER); "
+    "t = T(m.config.text_config); t.model = m.model.language_model; t.lm_head = m.lm_head; t.save_pretrained(NEW)",
     "qwen3_moe": "has mixtures of experts, which are not supported; take a dense model, such as one of qwen3",
 }
 _GEMMA = {"norm_placement": "both", "norm_offset": True, "scale_embeddings": True}

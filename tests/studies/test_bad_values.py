@@ -95,6 +95,7 @@ BAD = [
     ({"init_from": {"small": ""}}, "init_from.small", "must not be empty"),
     ({"init_from": {"smal": "x"}}, "init_from.smal", "did you mean 'small'"),
     ({"init_from": {"small": "no/such/folder"}}, "init_from.small", "name a folder as downloaded"),
+    ({"init_from": {"small": "no/such.gguf"}}, "init_from.small", "no such file; name a GGUF file on this machine"),
     ({"evaluate": "onw"}, "evaluate", "did you mean 'own'"),
     ({"first": ("smal",)}, "first", "no part 'smal' .* did you mean 'small'"),
     ({"first": "small"}, "first", "expected a list"),
