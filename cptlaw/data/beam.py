@@ -153,7 +153,7 @@ class _Work:
 
         count = 0
         for part in tokenise.in_parts(texts()):
-            order = {"ranks": np.array([content_key(text).rank for text in part], np.uint64)}
+            order: dict[str, Any] = {"ranks": np.array([content_key(text).rank for text in part], np.uint64)}
             order["characters"] = np.array([len(text) for text in part])
             with atomic.replacing(self.part(file, count)) as temporary:
                 np.savez(temporary, **tokenise.encode(self.vocabulary, part)._asdict(), **order)
