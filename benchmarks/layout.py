@@ -103,7 +103,7 @@ def devices(slice_: str) -> list[jax.Device]:
 def collectives(text: str) -> collections.Counter[tuple[str, str]]:
     """(operation, type and shape of its result) -> how many a program has, those of a tuple one by one.
 
-    Of a loop over layers, the program has one layer. A sum over groups of one device each moves nothing and is left out.
+    Of a loop over layers, the program has one layer. A sum over groups of one device moves nothing and is left out.
     """
     found: collections.Counter[tuple[str, str]] = collections.Counter()
     operations = "all-gather|all-reduce|all-to-all|reduce-scatter"

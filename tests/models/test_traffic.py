@@ -1,7 +1,7 @@
 """What a step of a model of 1B moves between eight devices of one host, by the program that XLA partitions for them.
 
-The devices are forced CPU devices, as no GPU is at hand: what is partitioned is the same, what is fused and overlapped is
-not, and a CPU computes in float32. tests/models/test_topologies.py has the same of real TPU slices, in bfloat16.
+The devices are forced CPU devices, as no GPU is at hand: what is partitioned is the same, what is fused and overlapped
+is not, and a CPU computes in float32. tests/models/test_topologies.py has the same of real TPU slices, in bfloat16.
 """
 
 import collections
