@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 import re
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -43,6 +44,8 @@ class Optimizer:
       weight_decay: of a weight in a step, as a share of the learning rate.
       decay_mask: which weights decay: matrices, embeddings among them; hidden, those of the layers alone (OLMo 2, arXiv
         2501.00656, decays no embeddings); or all, norms and biases too.
+      ema: decay, a step, of an exponential average of the weights, which is evaluated beside them: of about the last
+        1 / (1 - ema) steps, and at first of all there are. 0 keeps none. Averaged weights behave much as annealed ones.
       clip: the largest global norm of the gradient; infinite clips nothing.
       z_loss: adds so much of the squared log of the softmax's normaliser to a token's loss, which keeps logits small in
         bfloat16 (1e-4 in PaLM, arXiv 2204.02311, section 5). Losses that are reported do not hold it.
@@ -60,6 +63,7 @@ class Optimizer:
     moment_dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
     weight_decay: Annotated[float, at_least(0)] = 0.1
     decay_mask: Annotated[str, OneOf(tuple(UNDECAYED))] = "matrices"
+    ema: Annotated[float, between(0, 1, open_high=True)] = 0.0
     clip: Annotated[float, Range(low=0, open_low=True, infinite=True)] = 1.0
     z_loss: Annotated[float, at_least(0)] = 0.0
     mup_base: transformer.Config | None = None
@@ -89,11 +93,15 @@ class Optimizer:
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class State:
-    """All that a step changes. `step` counts the updates done (int32)."""
+    """All that a step changes. `step` counts the updates done (int32).
+
+    `average` is that of the weights, with `Optimizer.ema`; before the first step it is the weights.
+    """
 
     step: jax.Array
     params: transformer.Params
     optimizer: optax.OptState
+    average: transformer.Params | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -144,7 +152,23 @@ def make_start(
 
 def new_state(params: transformer.Params, optimizer: Optimizer) -> State:
     """The state at step 0."""
-    return State(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.transform().init(params))
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=optimizer.transform().init(params),
+        average=jax.tree.map(jnp.copy, params) if optimizer.ema else None,
+    )
+
+
+def _averaged(
+    average: transformer.Params, params: transformer.Params, step: jax.Array, decay: float
+) -> transformer.Params:
+    """sum_i decay^(step - i) params_i over the updates i = 1 ... step, divided by the sum of the weights.
+
+    The parameters before the first update have no part in it, as in Adam's correction of its moments.
+    """
+    share = (1 - decay) / -jnp.expm1(step.astype(jnp.float32) * math.log(decay))
+    return jax.tree.map(lambda a, p: a + share * (p - a), average, params)
 
 
 def default_microbatches(cfg: transformer.Config, layout: Layout, batch_size: int, seq_len: int) -> int:
@@ -229,6 +253,9 @@ def plain_step(
             direction, moments = transform.update(grads, state.optimizer, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
         sums = Sums(nats=nats, tokens=tokens, grad_norm=optax.global_norm(grads))
-        return State(step=state.step + 1, params=params, optimizer=moments), sums
+        done, average = state.step + 1, state.average
+        if average is not None:
+            average = _averaged(average, params, done, optimizer.ema)
+        return State(step=done, params=params, optimizer=moments, average=average), sums
 
     return step
