@@ -71,6 +71,11 @@ def count_params(cfg: Config) -> dict[str, int]:
     return {"total": non_embedding + embedding, "non_embedding": non_embedding}
 
 
+def count_hidden(cfg: Config) -> int:
+    """Weights of the layers' matrices, those that have a `fan_in`."""
+    return cfg.layers * _weights(cfg)
+
+
 # Dimensions (after the layers') that a hidden layer's weight sums over, by its path; its others are its outputs.
 _FAN_IN = {r"attention/[qkv]$": (1,), r"attention/o$": (1, 2, 3), r"mlp/(gate|up|down)$": (1,)}
 

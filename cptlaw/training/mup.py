@@ -24,6 +24,7 @@ from cptlaw.models.config import Config
 from cptlaw.models.transformer import Params
 from cptlaw.models.tree import path_name
 
+
 def scale_init(params: Params, base: Config) -> Params:
     """Random parameters of `transformer.init` as muP starts."""
     factors = _factors(params, base)

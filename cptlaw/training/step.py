@@ -71,7 +71,9 @@ class Optimizer:
     def __post_init__(self):
         fields.check(self, "optimizer")
         if self.mup_base is not None and self.kind == "muon":
-            raise ConfigError("optimizer.mup_base", "muP's learning rates are those of kind adamw; remove one of the two")
+            raise ConfigError(
+                "optimizer.mup_base", "muP's learning rates are those of kind adamw; remove one of the two"
+            )
 
     def transform(self) -> optax.GradientTransformation:
         """The direction of the step, to be scaled by minus the learning rate."""
