@@ -38,7 +38,7 @@ DECAYS = (0.98, 0.99, 0.995, 0.998)
 COOLDOWN = 0.2
 KINDS = ("adamw", "muon")
 BASE_RATES = (3e-3, 1e-2)
-RATES = (3e-4, 1e-3, 3e-3)
+RATES = (1e-3, 3e-3)
 CHOICES: tuple[dict[str, Any], ...] = ({"moment_dtype": "bfloat16"}, {"z_loss": 1e-4}, {"decay_mask": "hidden"})
 CORPORA = ("prose", "code")
 

@@ -212,8 +212,8 @@ def _averages(problem: Problem, rows: Rows) -> list[str]:
         return []
     return [
         f"{int(averaged.sum())} of {len(averaged)} rows are losses of averaged weights (ema above 0) and the others of "
-        "those of a step, which a law of tokens takes for the same: tell them apart with --factor ema, or keep one kind "
-        "with --where 'ema == 0'"
+        "those of a step, which a law of tokens takes for the same: tell them apart with --factor ema, or keep one "
+        "kind with --where 'ema == 0'"
     ]
 
 

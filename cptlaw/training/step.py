@@ -17,7 +17,7 @@ from cptlaw.fields import ConfigError, OneOf, Range, above, at_least, between
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout
 from cptlaw.models.tree import path_name
-from cptlaw.training import mup, muon
+from cptlaw.training import muon, mup
 
 Batch = dict[str, jax.Array]
 
