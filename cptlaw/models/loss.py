@@ -49,7 +49,8 @@ def nll(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, block: i
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _blocked(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, parts: int) -> tuple[jax.Array, jax.Array]:
-    """log_z_BT and the targets' logits, the vocabulary in parts, one after the other, with a running log-sum-exp; the gradient makes the logits again.
+    """log_z_BT and the targets' logits, the vocabulary in parts, one after the other, with a running log-sum-exp; the
+    gradient makes the logits again.
 
     Part i holds the ids i, i + parts, i + 2 parts, ...: a slice of every shard where the vocabulary is sharded, so no
     device waits; of an embedding sharded over fsdp one part at a time is gathered. Letters v and n: ids of a part, and
