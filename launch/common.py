@@ -5,7 +5,7 @@ import re
 import sys
 from collections.abc import Callable, MutableMapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from absl import app, flags, logging
@@ -23,6 +23,9 @@ from cptlaw.studies import prepared as prepared_lib
 from cptlaw.studies.prepared import Prepared
 from cptlaw.studies.settings import Study
 from launch.joining import ends_after, roll_call
+
+if TYPE_CHECKING:
+    from cptlaw.data.beam import Runner
 
 # What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
 EXIT_RELAUNCH = 75
@@ -65,11 +68,11 @@ def workdir() -> Workdir:
     return Workdir(_WORKDIR.value)
 
 
-def prepare() -> Prepared:
+def prepare(runner: "Runner | None" = None) -> Prepared:
     """The study of the flags: config checked, workdir claimed, token stores built (by one process, before the rest)."""
 
     def mine() -> Prepared:
-        return prepared_lib.prepare(study(), workdir(), update_config=_UPDATE.value)
+        return prepared_lib.prepare(study(), workdir(), update_config=_UPDATE.value, runner=runner)
 
     if not _joins():
         return mine()
