@@ -204,7 +204,7 @@ def _schedules(problem: Problem, rows: Rows) -> list[str]:
 
 
 def _averages(problem: Problem, rows: Rows) -> list[str]:
-    """Losses of averaged weights and of a step's own in one fit: an average's are lower, much as after annealing."""
+    """Losses of averaged weights and of a step's own in one fit, which differ much as annealed and other ones do."""
     if "ema" not in rows.frame or (problem.law.factor is not None and problem.law.factor.column == "ema"):
         return []
     averaged = rows.frame["ema"][rows.fitted] > 0

@@ -2,8 +2,7 @@
 
 A checkpoint is whole or absent and is written while training goes on. It has two items: `params`, which other runs
 start from, and `training`, the optimizer's state and the step. With `Optimizer.ema` a third is the `average` of the
-parameters. With a spike rule it has a `memory`: what the guard of
-the run remembers.
+parameters. With a spike rule it has a `memory`: what the guard of the run remembers.
 """
 
 import os

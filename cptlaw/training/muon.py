@@ -4,8 +4,8 @@ Hidden matrices are the weights of attention and of the feed-forward layers, eac
 projection are one matrix of the model's width by heads x channels. Embeddings, norms and biases have AdamW.
 
 An orthogonal matrix of n x m has elements of root mean square 1 / sqrt(max(n, m)), and AdamW's step one of about 0.2.
-So the step of a matrix is scaled by 0.2 sqrt(max(n, m)) (Liu et al. 2025, Moonlight, arXiv 2502.16982, equation 4): the
-learning rate and the weight decay are then those of AdamW, for all weights alike.
+So the step of a matrix is scaled by 0.2 sqrt(max(n, m)) (Liu et al. 2025, Moonlight, arXiv 2502.16982, section 2.2).
+The learning rate and the weight decay are then those of AdamW, for all weights alike.
 
 Of matrices that a mesh splits over fsdp every device makes the whole, so its memory and its work grow with the model
 and not with the device's part of it (`launch.footprint` counts it). That suits models whose layers' weights fit a

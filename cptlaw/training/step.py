@@ -26,7 +26,7 @@ Batch = dict[str, jax.Array]
 UNDECAYED = {
     "matrices": r"(norm|bias)$",
     "hidden": r"(norm|bias|embed)$",
-    "all": r"$^",
+    "all": r"(?!)",  # is found nowhere
 }
 
 
@@ -55,7 +55,6 @@ class Optimizer:
     """
 
     kind: Annotated[str, OneOf(("adamw", "muon"))] = "adamw"
-
     b1: Annotated[float, between(0, 1, open_high=True)] = 0.9
     b2: Annotated[float, between(0, 1, open_high=True)] = 0.95
     eps: Annotated[float, above(0)] = 1e-8
