@@ -162,6 +162,13 @@ def _check_optimizer(study: Study) -> None:
             "config.optimizer.mup_base",
             f"muP's rules are not for a model with {' and '.join(scaled)}; remove it, or leave these at their default",
         )
+    width = None if base is None else transformer.Config(**study.model_fields(base), vocab_size=1)
+    try:
+        Optimizer(**given, mup_base=width)
+    except ConfigError as error:
+        raise error.moved("config.optimizer") from None
+    if study.fit.weights == "average" and not given.get("ema"):
+        raise ConfigError("config.fit.weights", "average needs config.optimizer.ema, the decay of the average")
 
 
 def _check_tokens(study: Study) -> None:
