@@ -5,8 +5,8 @@
 
 Both sides start from the same weights and must find the same loss; then they take turns, one step at a time, and the
 other waits. Compare the ratios, of the fastest turns and of processor time, which a busy machine changes less. The last
-column holds the model's FLOPs against those of XLA's product of two matrices of 2,048 x 2,048, of the same precision, in
-the same processor time.
+column holds the model's FLOPs against those of XLA's product of two matrices of 2,048 x 2,048 in the same precision and
+processor time.
 """
 
 import argparse
