@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cptlaw import units
+from cptlaw.cli import tables
 from cptlaw.cli.demo import study_arguments
 from cptlaw.errors import UserError
 from cptlaw.fields import Range, above, at_least, between
@@ -50,8 +51,8 @@ def _add_select(subparsers: Any) -> None:
     select.add_argument(
         "--method", default="tilt", help="tilt (default), swaps, dos_greedy, band, low, mid, high or random"
     )
-    select.add_argument("--mean", type=float, help="the subset's mean, in the unit")
-    select.add_argument("--std", type=float, help="the subset's standard deviation, in the unit")
+    select.add_argument("--mean", type=tables.number, help="the subset's mean, in the unit")
+    select.add_argument("--std", type=tables.number, help="the subset's standard deviation, in the unit")
     select.add_argument(
         "--decision",
         type=Path,
@@ -59,7 +60,7 @@ def _add_select(subparsers: Any) -> None:
         help="take mean and spread from what `cptlaw plan subset` saved",
     )
     select.add_argument(
-        "--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles of --method band"
+        "--band", type=tables.number, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles of --method band"
     )
     select.add_argument(
         "--by-length", action="store_true", help="give every class of document lengths its share of the pool"
@@ -125,12 +126,12 @@ def _pool_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--winsor",
-        type=float,
+        type=tables.number,
         default=0.995,
         help="quantile at which a chunk's value is clipped (default 0.995; 1 clips none)",
     )
     parser.add_argument(
-        "--fraction", type=float, default=0.2, help="share of the pool's chunks in a subset (default 0.2)"
+        "--fraction", type=tables.number, default=0.2, help="share of the pool's chunks in a subset (default 0.2)"
     )
 
 

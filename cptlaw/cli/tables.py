@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw import units
 from cptlaw.errors import UserError
 
 
@@ -21,12 +22,25 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     flags = parser.add_argument_group("how the table is read")
     flags.add_argument(
         "--columns", action="append", default=[], metavar="OURS=THEIRS,...",
-        help="""map foreign headers: params=N,loss=val; one with a comma: 'loss="eval/loss, code"'; may be repeated""",
+        help="map foreign headers: params=N,loss=val, 'w_*=share_*'; one with a comma: 'loss=\"eval/loss, code\"'; may be "
+        "repeated",
     )  # fmt: skip
     flags.add_argument(
         loss, *(["--losses"] if loss != "--losses" else []), dest="losses", action="append", default=[],
         metavar="CORPUS=THEIRS,...",
-        help="a table with one loss column a corpus: med=val/loss_med,web=val/loss_web; may be repeated",
+        help="a table with one loss column a corpus: med=val/loss_med,web=val/loss_web, or '*=val/loss_*'; may be repeated",
+    )  # fmt: skip
+    flags.add_argument(
+        "--join", type=Path, metavar="TABLE",
+        help="a second table, whose columns are added to the rows of the same run (or index, name, run_id)",
+    )  # fmt: skip
+    flags.add_argument(
+        "--set", dest="constants", action="append", default=[], metavar="COLUMN=X,...",
+        help="columns that are the same in all rows: params=160M; may be repeated",
+    )  # fmt: skip
+    flags.add_argument(
+        "--tokens-per-step", type=number, metavar="N",
+        help="make tokens of a column step: the sequences of a batch times the tokens of each",
     )  # fmt: skip
     if eval:
         flags.add_argument("--eval", metavar="CORPUS", help="the corpus of a table without a column eval")
@@ -62,6 +76,9 @@ def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where
         args.where if where else None,
         eval=eval or getattr(args, "eval", None),
         losses=pairs("--loss", args.losses, "CORPUS=THEIRS, e.g. web=val/loss_web"),
+        join=args.join,
+        constants=pairs("--set", args.constants, "COLUMN=X, e.g. params=160M"),
+        tokens_per_step=args.tokens_per_step,
         encoding=args.encoding,
         trust_units=args.trust_units,
         **limit,
@@ -120,10 +137,18 @@ def _bare(text: str) -> str:
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-def numbers(text: str) -> list[float]:
-    """`1e6,2e6` as numbers; for argparse."""
+def number(text: str) -> float:
+    """`7e9`, `7B`, `2.1B`, `512k` or `30%` as a number; for argparse."""
     try:
-        return [float(part) for part in text.split(",")]
+        return units.number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 7e9, 7B or 30%") from None
+
+
+def numbers(text: str) -> list[float]:
+    """`1e6,2M` as numbers; for argparse."""
+    try:
+        return [units.number(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor numbers separated by commas") from None
 
@@ -131,7 +156,7 @@ def numbers(text: str) -> list[float]:
 def named(text: str) -> dict[str, float]:
     """`NAME=NUMBER,...` as a dictionary; for argparse."""
     try:
-        return {name: float(value) for name, value in pairs("", text).items()}
+        return {name: units.number(value) for name, value in pairs("", text).items()}
     except (ValueError, UserError):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
 
