@@ -13,7 +13,7 @@ from cptlaw import atomic
 from cptlaw.errors import exit_code
 from cptlaw.paths import local
 
-_MODULES = ("demo", "selection", "fit", "domains", "plan", "report")
+_MODULES = ("demo", "selection", "runs", "fit", "domains", "plan", "report")
 # What commands write, and whether it is a folder; looked at before a command begins, since many pay for the work first.
 _WRITTEN = {"out": False, "text_out": False, "plot": True, "store_out": True}
 

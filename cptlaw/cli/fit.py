@@ -138,6 +138,7 @@ def _read(args: argparse.Namespace) -> Any:
     cache.keep_compiled()
     named = tables.names(args.eval)
     table = tables.read(args, args.table, eval=named[0] if len(named) == 1 else None)
+    reading = table.attrs["reading"]
     if args.by_domain:
         table = runs.by_domain(table, args.by_domain, args.learnability)
     elif args.learnability:
@@ -146,7 +147,10 @@ def _read(args: argparse.Namespace) -> Any:
         if name not in set(table["eval"]):
             raise UserError(f"--rebase {name}: no such corpus; the table evaluates {', '.join(table['eval'].unique())}")
         table = runs.rebased(table, name, params)
-    return table if args.thin is None else runs.thin(table, args.thin, args.seed)
+    if args.thin is not None:
+        table = runs.thin(table, args.thin, args.seed)
+    table.attrs["reading"] = reading  # of the file, whatever was made of its rows
+    return table
 
 
 def _eval(args: argparse.Namespace, table: Any) -> Any:

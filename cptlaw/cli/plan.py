@@ -32,7 +32,9 @@ def _add_trade_off(questions: Any) -> None:
     _exact(ask)
     _fits(ask, "general", "domain")
     _run(ask)
-    ask.add_argument("--base-loss", type=tables.number, help="general loss before CPT (default: the table's, at zero tokens)")
+    ask.add_argument(
+        "--base-loss", type=tables.number, help="general loss before CPT (default: the table's, at zero tokens)"
+    )
     ceiling = ask.add_mutually_exclusive_group()
     ceiling.add_argument("--tolerance", type=tables.number, default=0.03, help="allowed relative rise (default 0.03)")
     ceiling.add_argument("--rise", type=tables.number, help="allowed rise in nats per token, instead of --tolerance")
@@ -60,10 +62,17 @@ def _add_limited_data(questions: Any) -> None:
     ask.add_argument("--params", type=tables.number, required=True, help="non-embedding parameters, a count")
     ask.add_argument("--domain-tokens", type=tables.number, required=True, help="unique tokens of domain text, a count")
     ask.add_argument(
-        "--tokens", type=tables.number, default=math.inf, help="most tokens to train on, both corpora together (default any)"
+        "--tokens",
+        type=tables.number,
+        default=math.inf,
+        help="most tokens to train on, both corpora together (default any)",
     )
-    ask.add_argument("--max-epochs", type=tables.number, default=1.0, help="most passes over the domain text (default 1)")
-    ask.add_argument("--repetition", type=tables.number, help="epochs after which repeated text is worth 1/e less (15.4)")
+    ask.add_argument(
+        "--max-epochs", type=tables.number, default=1.0, help="most passes over the domain text (default 1)"
+    )
+    ask.add_argument(
+        "--repetition", type=tables.number, help="epochs after which repeated text is worth 1/e less (15.4)"
+    )
 
 
 def _add_budget(questions: Any) -> None:
@@ -72,11 +81,16 @@ def _add_budget(questions: Any) -> None:
     _fits(ask, "domain")
     ask.add_argument("--general", metavar="FIT", help=f"the corpus that --ceiling is on: {FIT}")
     ask.add_argument("--flops", type=tables.number, required=True, help="FLOPs for training and inference together")
-    ask.add_argument("--share", type=tables.number, help="share of domain text; without it, the best share is found too")
+    ask.add_argument(
+        "--share", type=tables.number, help="share of domain text; without it, the best share is found too"
+    )
     ask.add_argument("--ceiling", type=tables.number, help="most general loss allowed, nats per token")
     ask.add_argument("--sizes", type=tables.numbers, metavar="N[,N...]", help="sizes to choose from (default any)")
     ask.add_argument(
-        "--inference-tokens", type=tables.number, default=0.0, help="tokens the model will serve over its life (default 0)"
+        "--inference-tokens",
+        type=tables.number,
+        default=0.0,
+        help="tokens the model will serve over its life (default 0)",
     )
 
 
@@ -175,7 +189,9 @@ def _add_design(questions: Any) -> None:
     )
     ask.add_argument("--assume", metavar="FIT|P=X,...", required=True, help="a saved fit, or --law's parameters")
     _run(ask)
-    ask.add_argument("--ratio", type=tables.number, required=True, help="share of the corpus in the run to be predicted")
+    ask.add_argument(
+        "--ratio", type=tables.number, required=True, help="share of the corpus in the run to be predicted"
+    )
     ask.add_argument(
         "--precision", type=tables.number, required=True, help="wanted: half the width of the interval, nats per token"
     )
@@ -191,7 +207,10 @@ def _add_design(questions: Any) -> None:
         "--run-noise", type=tables.number, default=0.003, help="standard deviation between seeds, nats (default 0.003)"
     )
     ask.add_argument(
-        "--checkpoint-noise", type=tables.number, default=0.001, help="standard deviation within a run, nats (default 0.001)"
+        "--checkpoint-noise",
+        type=tables.number,
+        default=0.001,
+        help="standard deviation within a run, nats (default 0.001)",
     )
     ask.add_argument("--seeds", type=int, default=3, help="most repeats of a run (default 3)")
 

@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     )
 
 
-def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where: bool = True) -> Any:
+def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where: bool = True, like: Any = ()) -> Any:
     """The table at `path`, or the shipped one of that name, under the flags of `add_arguments`.
 
     What was understood is told on stderr.
@@ -62,30 +62,72 @@ def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where
     Args:
       eval: the corpus of a table without that column, where the command knows it.
       where: apply --where.
+      like: fits; where no flag says how the table is read, it is read as theirs was.
 
     Raises:
-      UserError: a flag or a table that cannot be used.
+      UserError: a flag or a table that cannot be used, or fits of tables that were read differently.
     """
     from cptlaw import runs, tables
 
     path = tables.path(path)
-    limit = {} if args.max_line is None else {"max_line": args.max_line}
-    table = runs.read(
-        path,
-        pairs("--columns", args.columns, "OURS=THEIRS, e.g. params=N"),
-        args.where if where else None,
-        eval=eval or getattr(args, "eval", None),
-        losses=pairs("--loss", args.losses, "CORPUS=THEIRS, e.g. web=val/loss_web"),
-        join=args.join,
-        constants=pairs("--set", args.constants, "COLUMN=X, e.g. params=160M"),
-        tokens_per_step=args.tokens_per_step,
-        encoding=args.encoding,
-        trust_units=args.trust_units,
-        **limit,
-    )
+    limit = {} if getattr(args, "max_line", None) is None else {"max_line": args.max_line}
+    asked = _asked(args) or remembered(like, path)
+    if args_where := getattr(args, "where", None):
+        asked["where"] = args_where
+    if not where:
+        asked.pop("where", None)
+    named = eval or getattr(args, "eval", None) or asked.pop("eval", None)
+    table = runs.read(path, **{**asked, "eval": named}, **limit)
     for note in table.attrs.get("notes", ()):
         print(f"note: {path}: {note}", file=sys.stderr)
     return table
+
+
+def read_runs(args: argparse.Namespace, source: str) -> Any:
+    """The runs of a tracker (`wandb:ENTITY/PROJECT`, ...) as a table, under the flags of `add_arguments`."""
+    from cptlaw import runs
+
+    asked = _asked(args)
+    asked.pop("encoding", None)
+    table = runs.read_runs(source, **asked, where=args.where, eval=args.eval)
+    for note in table.attrs.get("notes", ()):
+        print(f"note: {source}: {note}", file=sys.stderr)
+    return table
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `runs.read` that the flags give, --where and --eval aside."""
+    found = {
+        "columns": pairs("--columns", getattr(args, "columns", []), "OURS=THEIRS, e.g. params=N"),
+        "losses": pairs("--loss", getattr(args, "losses", []), "CORPUS=THEIRS, e.g. web=val/loss_web"),
+        "constants": pairs("--set", getattr(args, "constants", []), "COLUMN=X, e.g. params=160M"),
+        **{name: getattr(args, name, None) for name in ("join", "tokens_per_step", "encoding")},
+        "trust_units": getattr(args, "trust_units", False),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def remembered(fits: Any, path: Path) -> dict[str, Any]:
+    """How the table of these fits was read: the arguments of `runs.read`, of a table under our own headers none.
+
+    Raises:
+      UserError: they were read differently.
+    """
+    ways = [{k: v for k, v in fit.settings.get("reading", {}).items() if k != "table"} for fit in fits]
+    apart = [{k: v for k, v in way.items() if k not in ("eval", "where")} for way in ways]
+    if any(way != apart[0] for way in apart):
+        raise UserError(f"{path}: the fits are of tables that were read differently; say with --columns how to read it")
+    if ways and apart[0]:
+        print(f"note: {path}: read as the fit's table was", file=sys.stderr)
+    same = all(way == ways[0] for way in ways)
+    return dict(ways[0] if same else apart[0]) if ways else {}
+
+
+def table_of(fits: Any) -> Path | None:
+    """The table that these fits are of, if it is where it was; None if they are of several, or it is not."""
+    found = {str(fit.settings.get("reading", {}).get("table", "")) for fit in fits}
+    path = Path(found.pop()) if len(found) == 1 else Path()
+    return path if path.is_file() else None
 
 
 def names(text: str | None, known: Any = ()) -> list[str]:

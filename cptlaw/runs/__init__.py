@@ -39,6 +39,7 @@ from cptlaw.runs.derived import (
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
+from cptlaw.runs.trackers import read_runs
 from cptlaw.runs.writing import FORMATS, append, digest, lines, write
 
 __all__ = [
@@ -67,6 +68,7 @@ __all__ = [
     "ratio",
     "read",
     "read_columns",
+    "read_runs",
     "rebased",
     "select",
     "thin",

@@ -129,4 +129,3 @@ def _number(text: str) -> Any:
         return number(text)
     except ValueError:
         return text
-

@@ -55,14 +55,26 @@ def read(
     """
     path = local(path)
     columns, losses = dict(columns or {}), dict(losses or {})
-    theirs = [*columns.values(), *losses.values()]
     loaded = _load(path, columns, losses, encoding, max_line)
     return assembled(
         loaded, path, columns=columns, where=where, eval=eval, losses=losses, constants=constants,
         tokens_per_step=tokens_per_step, trust_units=trust_units, encoding=encoding,
-        join=join, other=None if join is None else _plain(_load(local(join), columns, losses, encoding, max_line),
-                                                          local(join), theirs)[0],
+        join=join, other=joined(join, columns, losses, encoding, max_line),
     )  # fmt: skip
+
+
+def joined(
+    path: str | os.PathLike[str] | None,
+    columns: Mapping[str, str],
+    losses: Mapping[str, str],
+    encoding: str | None = None,
+    max_line: int = text.LINE_BYTES,
+) -> pd.DataFrame | None:
+    """The rows of a table that is joined to another, under the headers of the file; None for no table."""
+    if path is None:
+        return None
+    loaded = _load(local(path), columns, losses, encoding, max_line)
+    return _plain(loaded, path, [*columns.values(), *losses.values()])[0]
 
 
 def _load(
@@ -70,7 +82,10 @@ def _load(
 ) -> text.Loaded:
     """A file's rows under the headers of the file."""
     if not path.is_file():
-        raise TableError(f"{path}: " + ("a directory, not a file" if path.is_dir() else "no such file"))
+        why = "a directory, not a file" if path.is_dir() else "no such file"
+        if str(path).partition(":")[0] in ("wandb", "tensorboard", "lm-eval"):
+            why = f"a table is read from a file: cptlaw runs import {path} --out runs.csv makes one"
+        raise TableError(f"{path}: {why}")
     theirs = [*columns.values(), *losses.values()]
     return formats.load(
         path,

@@ -90,7 +90,9 @@ def test_steps_become_tokens(table, saved, header):
 
 
 def test_the_best_of_several_step_columns_counts(table, saved):
-    both = table.drop(columns="tokens").assign(_step=range(len(table)), **{"trainer/global_step": table["tokens"] / 1e6})
+    both = table.drop(columns="tokens").assign(
+        _step=range(len(table)), **{"trainer/global_step": table["tokens"] / 1e6}
+    )
     np.testing.assert_allclose(runs.read(saved(both), tokens_per_step=1e6)["tokens"], table["tokens"])
 
 
