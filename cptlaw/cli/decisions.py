@@ -52,7 +52,8 @@ def _table(args: argparse.Namespace) -> Any:
     if not hasattr(args, "runs_table"):
         cache.keep_compiled()
         fits = getattr(args, "saved_fits", [])
-        path = args.table or tables.table_of(fits)
+        if (path := args.table or tables.table_of(fits)) is None:
+            raise UserError("--table: give the runs table")
         args.runs_table = tables.read(args, path, like=fits)
     return args.runs_table
 

@@ -22,13 +22,14 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     flags = parser.add_argument_group("how the table is read")
     flags.add_argument(
         "--columns", action="append", default=[], metavar="OURS=THEIRS,...",
-        help="map foreign headers: params=N,loss=val, 'w_*=share_*'; one with a comma: 'loss=\"eval/loss, code\"'; may be "
-        "repeated",
+        help="map foreign headers: params=N,loss=val, 'w_*=share_*'; one with a comma: 'loss=\"eval/loss, code\"'; "
+        "may be repeated",
     )  # fmt: skip
     flags.add_argument(
         loss, *(["--losses"] if loss != "--losses" else []), dest="losses", action="append", default=[],
         metavar="CORPUS=THEIRS,...",
-        help="a table with one loss column a corpus: med=val/loss_med,web=val/loss_web, or '*=val/loss_*'; may be repeated",
+        help="a table with one loss column a corpus: med=val/loss_med,web=val/loss_web, or '*=val/loss_*'; "
+        "may be repeated",
     )  # fmt: skip
     flags.add_argument(
         "--join", type=Path, metavar="TABLE",
@@ -71,15 +72,15 @@ def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where
 
     path = tables.path(path)
     limit = {} if getattr(args, "max_line", None) is None else {"max_line": args.max_line}
-    asked = _asked(args) or remembered(like, path)
+    if not (asked := _asked(args)) and (asked := remembered(like, path)).keys() - {"eval", "where"}:
+        _tell(args, path, ["read as the fit's table was"])
     if args_where := getattr(args, "where", None):
         asked["where"] = args_where
     if not where:
         asked.pop("where", None)
     named = eval or getattr(args, "eval", None) or asked.pop("eval", None)
     table = runs.read(path, **{**asked, "eval": named}, **limit)
-    for note in table.attrs.get("notes", ()):
-        print(f"note: {path}: {note}", file=sys.stderr)
+    _tell(args, path, table.attrs.get("notes", ()))
     return table
 
 
@@ -90,8 +91,7 @@ def read_runs(args: argparse.Namespace, source: str) -> Any:
     asked = _asked(args)
     asked.pop("encoding", None)
     table = runs.read_runs(source, **asked, where=args.where, eval=args.eval)
-    for note in table.attrs.get("notes", ()):
-        print(f"note: {source}: {note}", file=sys.stderr)
+    _tell(args, source, table.attrs.get("notes", ()))
     return table
 
 
@@ -107,6 +107,12 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in found.items() if value}
 
 
+def _tell(args: argparse.Namespace, source: Any, notes: Any) -> None:
+    """Says on stderr how a table was understood, unless --quiet."""
+    for note in notes if not getattr(args, "quiet", False) else ():
+        print(f"note: {source}: {note}", file=sys.stderr)
+
+
 def remembered(fits: Any, path: Path) -> dict[str, Any]:
     """How the table of these fits was read: the arguments of `runs.read`, of a table under our own headers none.
 
@@ -117,8 +123,6 @@ def remembered(fits: Any, path: Path) -> dict[str, Any]:
     apart = [{k: v for k, v in way.items() if k not in ("eval", "where")} for way in ways]
     if any(way != apart[0] for way in apart):
         raise UserError(f"{path}: the fits are of tables that were read differently; say with --columns how to read it")
-    if ways and apart[0]:
-        print(f"note: {path}: read as the fit's table was", file=sys.stderr)
     same = all(way == ways[0] for way in ways)
     return dict(ways[0] if same else apart[0]) if ways else {}
 

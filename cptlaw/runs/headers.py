@@ -218,7 +218,7 @@ def unpivot(df: pd.DataFrame, losses: Mapping[str, str], source: Any) -> tuple[p
 
 
 def panel(df: pd.DataFrame, mapped: Sequence[str] = ()) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None:
-    """The rows of a chart that Weights & Biases exported: a column `RUN - METRIC` a run, mostly beside `__MIN`, `__MAX`.
+    """The rows of a chart that Weights & Biases exported: a column `RUN - METRIC` a run, mostly with `__MIN`, `__MAX`.
 
     Returns the table (run, the chart's x, a column a metric), the row that each came from and what was done; None for
     another table.

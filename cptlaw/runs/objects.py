@@ -136,8 +136,8 @@ def _columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame(nested)
     if "results" in cells:
         raise TableError(
-            f"{path}: results of lm-evaluation-harness? One such file is one model's: cptlaw runs import lm-eval:FOLDER "
-            "makes a table of all"
+            f"{path}: results of lm-evaluation-harness? Such a file is of one model: "
+            "cptlaw runs import lm-eval:FOLDER makes a table of all"
         )
     raise TableError(
         f"{path}: one object with the fields {', '.join(map(str, cells))[:80]}; a runs table is an array of objects, "

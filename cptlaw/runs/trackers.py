@@ -224,8 +224,9 @@ def _harness(source: str, folder: Path) -> tuple[pd.DataFrame, list[str]]:
             rows.append(row)
     if not rows:
         raise TableError(
-            f"{source}: no results of lm-evaluation-harness with {', '.join(_HARNESS)}; a task must measure likelihood, "
-            f"as wikitext, c4 and paloma do" + (f" ({', '.join(sorted(left_out)[:5])} do not)" if left_out else "")
+            f"{source}: no results of lm-evaluation-harness with {', '.join(_HARNESS)}; a task must measure "
+            f"likelihood, as wikitext, c4 and paloma do"
+            + (f" ({', '.join(sorted(left_out)[:5])} do not)" if left_out else "")
         )
     notes = [f"losses of lm-evaluation-harness, in {' and '.join(units)}: never compare them with losses per token"]
     if left_out:

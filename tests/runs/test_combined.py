@@ -145,8 +145,8 @@ def test_what_a_table_was_read_by_is_kept(table, saved):
 
 @pytest.mark.parametrize(
     ("text", "value"),
-    [("7B", 7e9), ("2.1b", 2.1e9), ("160M", 1.6e8), ("512k", 512e3), ("1T", 1e12), ("30%", 0.3), ("7e9", 7e9), ("2.3B", 2.3e9),
-     (" 1_000k", 1e6), ("1e3M", 1e9), ("-2", -2.0), ("inf", np.inf)],
+    [("7B", 7e9), ("2.1b", 2.1e9), ("160M", 1.6e8), ("512k", 512e3), ("1T", 1e12), ("30%", 0.3), ("7e9", 7e9),
+     ("2.3B", 2.3e9), (" 1_000k", 1e6), ("1e3M", 1e9), ("-2", -2.0), ("inf", np.inf)],
 )  # fmt: skip
 def test_numbers_as_they_are_written(text, value):
     assert number(text) == value

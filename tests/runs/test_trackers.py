@@ -1,4 +1,4 @@
-"""Runs as trackers keep them: a stand-in for Weights & Biases' API, real event files, results of lm-evaluation-harness."""
+"""Runs as trackers keep them: Weights & Biases (a stand-in for its API), real event files, lm-evaluation-harness."""
 
 import json
 import sys
