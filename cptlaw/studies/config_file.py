@@ -1,6 +1,7 @@
 """A study's config file, which is the user's program: run, changed by the command line, its paths made absolute."""
 
 import importlib.util
+import re
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,21 +59,14 @@ def _overridden(config: Any, overrides: Sequence[str]) -> Any:
     try:
         config_flags.DEFINE_config_dict("config", ConfigDict(config), flag_values=values, sys_argv=words)
         left = values(words)
-    except (AttributeError, KeyError, flags.UnrecognizedFlagError) as error:
-        word = next((word for word in overrides if word.startswith("--config.")), overrides[0])
-        field = error.flagname if isinstance(error, flags.UnrecognizedFlagError) else _named(error, word)
+    except (AttributeError, KeyError) as error:  # how ml_collections says that there is no such field
+        field = re.findall(r"[A-Za-z_]\w*", str(error))[0]
         raise UserError(f"{field}: the config file has no such field; add it there to override it") from None
     except (flags.Error, ValueError, TypeError) as error:
         raise UserError(str(error).strip()) from None
     if left[1:]:
         raise UserError(f"unexpected argument {left[1]!r}; flags are written --name=value")
     return values.config
-
-
-def _named(error: Exception, word: str) -> str:
-    """The field that ml_collections did not find."""
-    said = str(error.args[0]) if error.args else ""
-    return said.split("'")[1] if said.count("'") >= 2 else said or word
 
 
 def _from_folder(config: Any, folder: Path) -> Any:
