@@ -50,6 +50,9 @@ EXTRAS = {
     # Metrics beside metrics.jsonl, for those who keep theirs there, and `cptlaw runs import wandb:...`; tested with
     # stand-ins.
     "wandb": ["wandb>=0.17,<1"],
+    # Token stores of corpora that one machine cannot tokenise in time (`launch.prepare --runner`): 19 packages, 60 MB,
+    # and older protobuf and pyarrow than the lock has, so it is in no default set.
+    "beam": ["apache-beam>=2.70,<3"],
     "lightgbm": ["lightgbm>=4.5,<5"],  # boosted trees as a rival of `cptlaw compare`
     "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }

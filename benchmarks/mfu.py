@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     parser.add_argument("--remat", choices=tuple(transformer.REMAT), default="dots")
-    parser.add_argument("--attention", choices=("auto", "xla", "cudnn", "splash"), default="auto")
+    parser.add_argument("--attention", choices=("auto", "xla", "cudnn", "triton", "splash"), default="auto")
     parser.add_argument(
         "--scan", action=argparse.BooleanOptionalAction, default=True, help="one compiled layer for all"
     )

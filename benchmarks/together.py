@@ -4,6 +4,7 @@
     python -m benchmarks.together --cpu               # one core: runs in one program against one after the other
     python -m benchmarks.together --sweep             # the same by whole sweeps, on all cores
     python -m benchmarks.together --grid              # eight forced devices: a grid's runs over them, and all in one
+    python -m benchmarks.together --device            # an accelerator: 8, 32 and 128 runs in one program against one
 
 All ways of a comparison are compiled first and then take turns, so that a busy machine slows all of them. Ratios are of
 medians, of processor time where it says so. What it printed is in benchmarks/together.md.
@@ -20,7 +21,8 @@ from pathlib import Path
 
 if "--grid" in os.sys.argv:  # before JAX starts
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if "--device" not in os.sys.argv:
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax
 import numpy as np
@@ -42,6 +44,7 @@ SIZES = {  # as of configs/demo.py, and one that takes no time
     "27k": transformer.Config(VOCAB, d_model=32, layers=2, heads=2, kv_heads=1, d_ff=96),
     "104k": transformer.Config(VOCAB, d_model=64, layers=2, heads=2, kv_heads=1, d_ff=192),
     "323k": transformer.Config(VOCAB, d_model=96, layers=3, heads=3, kv_heads=1, d_ff=288),
+    "1.9m": transformer.Config(VOCAB, d_model=192, layers=4, heads=3, kv_heads=1, d_ff=576),
 }
 ONE = Layout(make_mesh(devices=jax.devices()[:1]))
 ADAMW = step.Optimizer()
@@ -184,6 +187,20 @@ def grid(seconds: float) -> None:
         )
 
 
+def device(seconds: float) -> None:
+    """Steps of runs a second on one device, and how many times those of one run alone."""
+    count = 64
+    print(f"{jax.devices()[0].device_kind}, steps of {ROWS} x {SEQ} tokens")
+    for size in ("27k", "323k", "1.9m"):
+        cfg = SIZES[size]
+        turns = {1: alone(cfg, 1, count)} | {runs: Program(stacked(cfg, runs), count).turn for runs in (8, 32, 128)}
+        found = take_turns({str(runs): turn for runs, turn in turns.items()}, seconds)
+        first = count / found["1"][0]
+        for runs, (wall, _) in found.items():
+            rate = int(runs) * count / wall
+            print(f"  {size:5} {runs:>3} runs: {rate:12,.0f} steps/s   {rate / first:7.1f}x", flush=True)
+
+
 def study(workdir: Path, mixes: int, steps: int) -> tuple[Run, list[Run]]:
     """A base model of 27k parameters and runs from it, their stores written."""
     for name, of in STORES.items():
@@ -230,12 +247,12 @@ def whole_sweep(seconds: float) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("host", "cpu", "grid", "sweep"):
+    for name in ("host", "cpu", "grid", "sweep", "device"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--seconds", type=float, default=20.0, help="time for the turns of one comparison")
     args = parser.parse_args()
     print(f"jax {jax.__version__}, {os.getloadavg()[0]:.1f} load at the start")
-    for name, measure in {"host": host, "cpu": cpu, "grid": grid, "sweep": whole_sweep}.items():
+    for name, measure in {"host": host, "cpu": cpu, "grid": grid, "sweep": whole_sweep, "device": device}.items():
         if getattr(args, name):
             measure(args.seconds)
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cptlaw import atomic, records
 from cptlaw.data import vocabularies
@@ -24,6 +24,9 @@ from cptlaw.data.tokenise import tokenise
 from cptlaw.data.vocabularies import Vocabulary, VocabularyError
 from cptlaw.paths import local
 from cptlaw.progress import bar as progress_bar
+
+if TYPE_CHECKING:
+    from cptlaw.data.beam import Runner
 
 Stores = dict[str, dict[str, TokenStore]]
 
@@ -38,6 +41,7 @@ def prepare(
     validation_share: float = 0.05,
     progress: bool = False,
     processes: int = 0,
+    runner: "Runner | None" = None,
 ) -> Stores:
     """Fetches, splits and tokenises what is not there yet, and opens all token stores.
 
@@ -55,6 +59,7 @@ def prepare(
       validation_share: expected share of the documents held out; decided by content hash.
       progress: show progress on a terminal.
       processes: how many tokenise; 0 takes one a core, at most 16. With several, a script needs its `__name__` guard.
+      runner: Apache Beam's workers tokenise instead (see `data.beam`), but for `tfds:` sources, which are one stream.
 
     Returns:
       name -> {"train": store, "validation": store}.
@@ -80,7 +85,15 @@ def prepare(
         return {
             name: {
                 split: _store(
-                    name, split, corpus, vocabulary, directory / name / split, validation_share, progress, processes
+                    name,
+                    split,
+                    corpus,
+                    vocabulary,
+                    directory / name / split,
+                    validation_share,
+                    progress,
+                    processes,
+                    runner,
                 )
                 for split in SPLITS
             }
@@ -172,6 +185,7 @@ def _store(
     validation_share: float,
     progress: bool,
     processes: int,
+    runner: "Runner | None",
 ) -> TokenStore:
     made_from = _made_from(corpus, validation_share) | {"vocabulary": vocabulary.hash}
     identity = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:12]
@@ -194,11 +208,17 @@ def _store(
         "task": f"cptlaw.{name}.{identity}",
         "made_from": made_from,
     }
-    texts = (document.text for document in corpus.split(split, validation_share))
     bar = progress_bar(progress=progress, desc=f"Tokenising {name}/{split}", unit=" documents", leave=False)
     found = Findings()
     with Writer(directory, vocabulary.size) as writer, bar:
-        for part in tokenise(texts, vocabulary, parts, processes, bar.update):
+        if runner is not None and corpus.files:
+            from cptlaw.data.beam import tokenise_by
+
+            made = tokenise_by(runner, corpus, split, validation_share, vocabulary, parts, bar.update)
+        else:
+            texts = (document.text for document in corpus.split(split, validation_share))
+            made = tokenise(texts, vocabulary, parts, processes, bar.update)
+        for part in made:
             writer.extend(part.tokens, part.lengths, part.doc_bytes)
             found.add(part, keep_tokens=split == "validation")
         if not writer.documents:

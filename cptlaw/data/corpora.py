@@ -19,7 +19,7 @@ import dataclasses
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -102,6 +102,7 @@ class Corpus:
       fingerprint: of the content, or of the pinned thing it is made from: equal fingerprints, equal documents.
       licence, attribution: of a recipe; None for sources of your own.
       documents: starts one pass over all documents.
+      files, rules: what `documents` reads, file by file, and how; no files of a TensorFlow Datasets builder.
       left_out: names of files in the folder that are not read, and how many there are.
       dropped: what the latest pass left out, and how often: bad rows by reason, blank documents, duplicates.
     """
@@ -109,6 +110,8 @@ class Corpus:
     spec: Spec
     fingerprint: str
     documents: Callable[[], Iterator[Document]]
+    files: Sequence[Path] = ()
+    rules: Rules = dataclasses.field(default_factory=Rules)
     licence: str | None = None
     attribution: str | None = None
     left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
@@ -121,11 +124,15 @@ class Corpus:
         this depends on nothing but its text, so no text is on both sides. Validation documents come in hash order, so
         that the first ones are a random sample; training documents come in the source's order.
         """
-        limit = self.spec.max_bytes if side == "train" else self.spec.validation_bytes
+        limit = self.limit(side)
         last_rank = self._last_rank(side, validation_share, limit) if limit is not None else 2**64
         chosen = self._side(side, validation_share, lambda key: key.rank <= last_rank)
         pairs = chosen if side == "train" else sorted(chosen, key=lambda pair: pair[0].rank)
         return (document for _, document in pairs)
+
+    def limit(self, side: str) -> int | None:
+        """How many bytes of text are taken on this side; None: all."""
+        return self.spec.max_bytes if side == "train" else self.spec.validation_bytes
 
     def _side(
         self, side: str, validation_share: float, wanted: Callable[[Key], bool]
@@ -170,24 +177,17 @@ def open_corpus(name: str, value: str | Mapping[str, Any] | Spec, cache_dir: Pat
       recipes.Offline, recipes.RecipeError: see there.
     """
     spec = Spec.of(name, value)
-    dropped: Counter[str] = Counter()
     scheme, _, rest = spec.source.partition(":")
     if scheme == "recipe":
         path, fingerprint = recipes.documents_file(rest, cache_dir)
         recipe = recipes.get(rest)
-        return Corpus(
-            spec,
-            fingerprint,
-            lambda: readers.read(path, Rules(), dropped),
-            recipe.licence,
-            recipe.attribution,
-            dropped=dropped,
-        )
+        return _of_files(spec, fingerprint, [path], Rules(), licence=recipe.licence, attribution=recipe.attribution)
     digest = hashlib.sha256()
     if scheme == "tfds":
         digest.update(f"{spec.source} {spec.tfds_split} {spec.text_field}".encode())
         if spec.on_bad_rows == "skip":
             digest.update(b" skip")
+        dropped: Counter[str] = Counter()
 
         def rows() -> Iterator[Document]:
             return readers.accept("", _tfds(rest, spec), spec.rules, dropped)
@@ -199,11 +199,16 @@ def open_corpus(name: str, value: str | Mapping[str, Any] | Spec, cache_dir: Pat
         digest.update(b" skip")
     for path in files.paths:
         digest.update(f"{path.relative_to(files.root)} {_sha256(path, cache_dir)}{folders.reading(path)}\n".encode())
+    return _of_files(spec, digest.hexdigest(), files.paths, spec.rules, left_out=files.left_out)
+
+
+def _of_files(spec: Spec, fingerprint: str, files: Sequence[Path], rules: Rules, **facts: Any) -> Corpus:
+    dropped: Counter[str] = Counter()
 
     def documents() -> Iterator[Document]:
-        return (document for path in files.paths for document in readers.read(path, spec.rules, dropped))
+        return (document for path in files for document in readers.read(path, rules, dropped))
 
-    return Corpus(spec, digest.hexdigest(), documents, left_out=files.left_out, dropped=dropped)
+    return Corpus(spec, fingerprint, documents, files, rules, dropped=dropped, **facts)
 
 
 def _sha256(path: Path, cache_dir: Path) -> str:

@@ -11,10 +11,10 @@ writes TFRecords that every later reader shuffles and shards freely:
         --pipeline_options=--runner=DataflowRunner,--project=PROJECT,--region=REGION,--temp_location=gs://BUCKET/tmp
 
 where `my_tasks.py` calls `build.register(...)` and readers call `seqio.add_global_cache_dirs(["gs://BUCKET/cache"])`.
-Beam divides a Task by the shards of its source, and a corpus here is one shard, because duplicates are removed over all
-of it: one machine reads, and `build.prepare` with its processes is the quicker way to tokens. What Beam is for is a
-builder of hundreds of gigabytes that is taken as it is, without that check; there a Task reads the builder's own files,
-with a vocabulary of ours:
+There Beam divides a Task by the shards of its source, and a corpus here is one shard, because duplicates are removed
+over all of it: one machine reads. Token stores of many files are built by many machines with `launch.prepare --runner`.
+seqio's caching is for a builder of hundreds of gigabytes that is taken as it is, without that check; there a Task reads
+the builder's own files, with a vocabulary of ours:
 
     seqio.TaskRegistry.add(
         "c4_en",

@@ -15,7 +15,7 @@ import os
 import signal
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +65,7 @@ def tokenise(
 
     def missing() -> Iterator[tuple[Path, list[str]]]:
         nonlocal count
-        for part in _parts(texts):
+        for part in in_parts(texts):
             path = _path(directory, count)
             count += 1
             if path.exists():
@@ -121,6 +121,14 @@ def _start() -> None:
 
 
 def _write(vocabulary: Vocabulary, path: Path, texts: list[str]) -> int:
+    part = encode(vocabulary, texts)
+    with atomic.replacing(path) as temporary:
+        np.savez(temporary, **part._asdict())
+    return len(texts)
+
+
+def encode(vocabulary: Vocabulary, texts: Sequence[str]) -> Part:
+    """The documents as tokens; `vocabulary` may be another copy at every call."""
     vocabulary = _first_of_equals(vocabulary, vocabulary.hash)
     special, sizes = vocabulary.special_text, vocabulary.token_bytes()
     short = iter(vocabulary.encode([text for text in texts if len(text) <= PIECE]))
@@ -134,16 +142,13 @@ def _write(vocabulary: Vocabulary, path: Path, texts: list[str]) -> int:
             size += int(sizes[ids].sum())
         lengths.append(length)
         counted.append(size)
-    part = Part(
+    return Part(
         tokens=np.concatenate(tokens),
         lengths=np.array(lengths),
         doc_bytes=np.array([len(text.encode()) for text in texts]),
         counted_bytes=np.array(counted),
         specials=np.array([sum(1 for _ in special.finditer(text)) if special else 0 for text in texts]),
     )
-    with atomic.replacing(path) as temporary:
-        np.savez(temporary, **part._asdict())
-    return len(texts)
 
 
 @functools.lru_cache(maxsize=2)
@@ -152,7 +157,8 @@ def _first_of_equals(vocabulary: Vocabulary, content: str) -> Vocabulary:
     return vocabulary
 
 
-def _parts(texts: Iterable[str]) -> Iterator[list[str]]:
+def in_parts(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Consecutive documents of about PART characters together."""
     part: list[str] = []
     size = 0
     for text in texts:

@@ -77,8 +77,10 @@ _SIZE = Flag("size", "a size of config.sizes; without it, config.model itself")
 PROGRAMS = {
     program.name: program
     for program in (
-        Program("prepare", "build a study's token stores, and nothing else, before accelerators are paid for",
-                multihost=False),
+        Program("prepare", "build a study's token stores, and nothing else, before accelerators are paid for", (
+            Flag("runner", "an Apache Beam runner whose workers tokenise: DirectRunner, FlinkRunner, SparkRunner ..."),
+            Flag("pipeline_options", "Beam's options for it, separated by commas: --name=value,...", default=""),
+        ), multihost=False),
         Program("train", "train one run of a study: a base model, or one mix from it (its base first)", (
             _SIZE,
             Flag("share", "token share of a domain, NAME=SHARE; the rest is general; may be repeated", many=True),

@@ -4,7 +4,7 @@ import argparse
 import os
 from collections.abc import Callable, MutableMapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 from absl import logging
@@ -22,6 +22,9 @@ from cptlaw.studies import config_file
 from cptlaw.studies import prepared as prepared_lib
 from cptlaw.studies.prepared import Prepared
 from cptlaw.studies.settings import Study
+
+if TYPE_CHECKING:
+    from cptlaw.data.beam import Runner
 
 # What clusters' relaunchers take for "preempted: start me again" (EX_TEMPFAIL).
 EXIT_RELAUNCH = 75
@@ -48,11 +51,11 @@ def tune_gpus(environment: MutableMapping[str, str], driver: str = "/proc/driver
     environment.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", GPU_POOL)
 
 
-def prepare(args: argparse.Namespace) -> Prepared:
+def prepare(args: argparse.Namespace, runner: "Runner | None" = None) -> Prepared:
     """The study of the flags: config checked, workdir claimed, token stores built (by one process, before the rest)."""
 
     def mine() -> Prepared:
-        return prepared_lib.prepare(study(args), Workdir(args.workdir), update_config=args.update_config)
+        return prepared_lib.prepare(study(args), Workdir(args.workdir), update_config=args.update_config, runner=runner)
 
     if not _joins(args):
         return mine()

@@ -23,13 +23,17 @@ def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
 
     xla: scores in memory, block by block of queries, with a gradient written for CPUs.
     cudnn: flash attention; scores stay on the chip. It takes no segments but a mask of B T S elements in bfloat16, read
-      by every layer (268 MB for 8 rows of 4096), whose gradient the backward pass also writes; causality skips half.
+      by every head of every layer, whose gradient the backward pass also writes; causality skips half.
+    triton: flash attention that takes segments; nothing of size T S. Keys and values are repeated for the query heads
+      that share them. Its products reach a smaller part of a GPU's peak than cuDNN's.
     splash: flash attention that takes segments and skips what the causal window excludes; nothing of size T S.
     """
     kernel = choose(cfg, segments_BT.shape[1], _platform())
     if kernel == "cudnn":
         same_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
         return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=cfg.sliding_window)
+    if kernel == "triton":
+        return functools.partial(triton, segments_BT=segments_BT)
     if kernel == "splash":
         return functools.partial(splash, segments_BT=segments_BT, window=cfg.sliding_window)
     bias_BTS = mask_bias(segments_BT, cfg.sliding_window)
@@ -47,7 +51,9 @@ def _platform() -> str:
 
 
 def choose(cfg: Config, seq_len: int, platform: str) -> str:
-    """xla, cudnn or splash: what the config asks for, or with "auto" the fastest that can.
+    """xla, cudnn, triton or splash: what the config asks for, or with "auto" the first that can. Where both can, cudnn
+    comes before triton because nobody has measured yet from which sequence length and head size its mask costs more
+    than it gains (`python -m benchmarks.mfu --attention triton` beside `cudnn`).
 
     Raises UserError when the kernel asked for cannot run on this platform (cpu, cuda, tpu) or with these shapes.
     """
@@ -57,6 +63,13 @@ def choose(cfg: Config, seq_len: int, platform: str) -> str:
             (cfg.dtype != "bfloat16", "needs dtype bfloat16"),
             (cfg.head_dim % 8 > 0 or cfg.head_dim > 128, f"needs a head_dim of 8, 16, ... 128, not {cfg.head_dim}"),
             (seq_len % 2 > 0, f"needs an even sequence length, not {seq_len}"),
+        ],
+        "triton": [
+            (platform != "cuda", f"runs on NVIDIA GPUs, not on {platform}"),
+            (cfg.dtype != "bfloat16", "needs dtype bfloat16"),
+            (cfg.head_dim > 256, f"needs a head_dim of at most 256, not {cfg.head_dim}"),
+            (cfg.sliding_window > 0, f"has no sliding_window ({cfg.sliding_window})"),
+            (seq_len % 128 > 0, f"needs a sequence length that is a multiple of 128, not {seq_len}"),
         ],
         "splash": [
             (platform != "tpu", f"runs on TPUs, not on {platform}"),
@@ -184,6 +197,13 @@ def _cudnn(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_B1TS: 
     return o_BTNC.swapaxes(1, 2).reshape(q_BKGTC.shape)
 
 
+def triton(
+    q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, segments_BT: jax.Array, interpret: bool = False
+) -> jax.Array:
+    """JAX's own flash attention for GPUs, in Pallas; each device of a mesh in scope runs it on its rows and heads."""
+    return _on_each_device(functools.partial(_triton, interpret=interpret))(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
+
+
 def splash(
     q_BKGTC: jax.Array,
     k_BKSC: jax.Array,
@@ -192,17 +212,43 @@ def splash(
     window: int = 0,
     interpret: bool = False,
 ) -> jax.Array:
-    """Splash attention. The compiler cannot divide the kernel, so in the scope of a mesh (`use_abstract_mesh`) each
-    device runs it on its rows (axes data, fsdp) and heads (axis tensor), which those axes have to divide.
-    """
-    mesh = jax.sharding.get_abstract_mesh()
+    """Splash attention; each device of a mesh in scope runs it on its rows and heads."""
     kernel = functools.partial(_splash, window=window, interpret=interpret)
+    return _on_each_device(kernel)(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
+
+
+def _on_each_device(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+    """The compiler cannot divide a kernel, so in the scope of a mesh (`use_abstract_mesh`) each device runs it on its
+    rows (axes data, fsdp) and heads (axis tensor), which those axes have to divide."""
+    mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return kernel(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
+        return kernel
     rows = tuple(axis for axis in ("data", "fsdp") if axis in mesh.shape)
     heads = jax.P(rows, "tensor" if "tensor" in mesh.shape else None)
-    kernel = jax.shard_map(kernel, in_specs=(heads, heads, heads, jax.P(rows)), out_specs=heads, check_vma=False)
-    return kernel(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
+    return jax.shard_map(kernel, in_specs=(heads, heads, heads, jax.P(rows)), out_specs=heads, check_vma=False)
+
+
+def _triton(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, interpret: bool):
+    # Pallas takes a second to import, and only GPUs need it.
+    from jax.experimental.pallas.ops.gpu import attention as kernels
+
+    B, K, G, T, C = q_BKGTC.shape
+    side = 128 if C <= 64 else 64  # larger tiles of larger heads do not fit the shared memory of an A100
+    blocks = kernels.BlockSizes(
+        block_q=side, block_k=side, block_q_dkv=32, block_kv_dkv=32, block_q_dq=32, block_kv_dq=32
+    )
+    k_BTNC, v_BTNC = (jnp.repeat(x.swapaxes(1, 2), G, axis=2) for x in (k_BKSC, v_BKSC))
+    o_BTNC = kernels.mha(
+        q_BKGTC.reshape(B, K * G, T, C).swapaxes(1, 2),
+        k_BTNC,
+        v_BTNC,
+        segments_BT,
+        sm_scale=C**-0.5,
+        causal=True,
+        block_sizes=blocks,
+        interpret=interpret,
+    )
+    return o_BTNC.swapaxes(1, 2).reshape(q_BKGTC.shape)
 
 
 def _splash(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, window: int, interpret: bool):

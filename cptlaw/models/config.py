@@ -81,8 +81,8 @@ class Config:
     rope_low_freq_factor: Annotated[float, above(0)] = 1.0
     rope_high_freq_factor: Annotated[float, above(0)] = 4.0
     rope_original_context: Annotated[int, at_least(1)] = 8192
-    attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "splash"))] = (
-        "auto"  # the kernel: xla, cudnn (NVIDIA) or splash (TPU); auto: by platform
+    attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "triton", "splash"))] = (
+        "auto"  # the kernel: xla, cudnn or triton (NVIDIA), or splash (TPU); auto: by platform
     )
     # In what the gradients of linear layers' weights leave a device's matmul and are summed over devices, when dtype is
     # bfloat16: bfloat16 moves half as many bytes, float32 rounds each element once less for every doubling of devices.

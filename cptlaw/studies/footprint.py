@@ -101,7 +101,8 @@ def estimate(run: Run, layout: Layout, platform: str, kept: int = RECENT_CHECKPO
         # A TPU keeps the kernel's output in lanes of 128 channels.
         activations += rows * seq_len * own.heads * (-cfg.head_dim % 128) * itemsize
     widths = (3, 4) if cfg.remat == "none" else (9, 12)
-    masks = {"xla": scores, "cudnn": 2 * 2 * rows * seq_len**2, "splash": 0}
+    repeated = 4 * rows * seq_len * own.heads * cfg.head_dim * itemsize  # keys, values and their gradients
+    masks = {"xla": scores, "cudnn": 2 * 2 * rows * seq_len**2, "triton": repeated, "splash": 0}
     params = _bytes(state.params)
     return Footprint(
         cfg=cfg,
@@ -113,7 +114,7 @@ def estimate(run: Run, layout: Layout, platform: str, kept: int = RECENT_CHECKPO
         # Programs of accelerators gather ahead; those of CPUs hold one matrix at a time, which is next to nothing.
         gathered=weights * (2 * itemsize + gradient) if layout.mesh.shape["fsdp"] > 1 and platform != "cpu" else 0,
         # Arrays of the feed-forward width and of the model's: gradients, and what is made again. As many as the TPU
-        # compiler's programs have at once. Of attention, scores or cuDNN's bias with its gradient. Of a tied
+        # compiler's programs have at once. Of attention, what its kernel makes. Of a tied
         # embedding, its gradient from the lookup beside that from the logits.
         layer=rows * seq_len * itemsize * (widths[0] * own.d_ff + widths[1] * own.d_model)
         + masks[kernel]

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +24,9 @@ from cptlaw.fitting import Fit
 from cptlaw.laws import Law
 from cptlaw.studies import grid, inputs
 from cptlaw.studies.settings import Study
+
+if TYPE_CHECKING:
+    from cptlaw.data.beam import Runner
 
 # Changing these changes no run's numbers.
 _ABOUT_NO_RUN = tuple(
@@ -119,9 +122,14 @@ class Prepared:
 
 
 def prepare(
-    study: Study, workdir: str | os.PathLike[str], *, update_config: bool = False, progress: bool = True
+    study: Study,
+    workdir: str | os.PathLike[str],
+    *,
+    update_config: bool = False,
+    progress: bool = True,
+    runner: "Runner | None" = None,
 ) -> Prepared:
-    """Claims the workdir for the study and builds its token stores, or finds them whole.
+    """Claims the workdir for the study and builds its token stores (by `runner`'s workers), or finds them whole.
 
     Raises:
       UserError: the workdir holds another config's runs (`update_config` accepts that), something that the config
@@ -141,6 +149,7 @@ def prepare(
         cache.directory(),
         validation_share=study.validation_share,
         progress=progress,
+        runner=runner,
     )
     ledgers = {name: {split: store.ledger for split, store in stores[name].items()} for name in names}
     prepared = Prepared(

@@ -146,3 +146,14 @@ def test_data_can_be_prepared_alone(config, tmp_path):
     )
     assert done.returncode == 0 and done.stdout == f"{tmp_path}/data: prose, code; 259 token ids\n", done.stderr
     assert len(list(tmp_path.glob("data/*/*/ledger.json"))) == 4 and not (tmp_path / "runs").exists()
+
+
+def test_a_runner_without_apache_beam_is_refused(config, tmp_path):
+    """The library is no part of the default set, but may be here."""
+    for arguments, message in (
+        (["--pipeline_options=--direct_num_workers=2"], "--pipeline_options: whose?"),
+        (["--runner=Nobodys"], "--runner"),
+    ):
+        done = launch("prepare", config, *arguments, workdir=tmp_path)
+        assert done.returncode == 2 and f"launch: {message}" in done.stderr
+    assert not list(tmp_path.iterdir())

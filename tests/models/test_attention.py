@@ -20,9 +20,13 @@ rng = np.random.default_rng(0)
         ("cpu", 256, {}, "xla"),
         ("cuda", 256, {}, "cudnn"),
         ("cuda", 256, {"dtype": "float32"}, "xla"),
-        ("cuda", 256, {"head_dim": 36}, "xla"),
+        ("cuda", 256, {"head_dim": 36}, "triton"),
+        ("cuda", 256, {"head_dim": 320}, "xla"),
         ("cuda", 255, {}, "xla"),
         ("cuda", 256, {"attention": "xla"}, "xla"),
+        ("cuda", 256, {"attention": "triton"}, "triton"),
+        ("cuda", 256, {"head_dim": 256}, "triton"),
+        ("cuda", 256, {"head_dim": 256, "sliding_window": 64}, "xla"),
         ("tpu", 256, {}, "splash"),
         ("tpu", 256, {"dtype": "float32", "attention": "splash"}, "splash"),
         ("tpu", 200, {}, "xla"),
@@ -39,6 +43,11 @@ def test_the_kernel_is_chosen_by_platform_and_shape(platform, seq_len, fields, k
         ("cpu", 256, {"attention": "cudnn"}, "cudnn runs on NVIDIA GPUs, not on cpu"),
         ("cuda", 256, {"attention": "cudnn", "dtype": "float32"}, "cudnn needs dtype bfloat16"),
         ("cuda", 256, {"attention": "splash"}, "splash runs on TPUs"),
+        ("cpu", 256, {"attention": "triton"}, "triton runs on NVIDIA GPUs, not on cpu"),
+        ("cuda", 256, {"attention": "triton", "dtype": "float32"}, "triton needs dtype bfloat16"),
+        ("cuda", 256, {"attention": "triton", "head_dim": 320}, "at most 256, not 320"),
+        ("cuda", 256, {"attention": "triton", "sliding_window": 64}, "triton has no sliding_window"),
+        ("cuda", 192, {"attention": "triton"}, "multiple of 128, not 192"),
         ("tpu", 200, {"attention": "splash"}, "multiple of 128, not 200"),
     ],
     ids=str,
@@ -64,27 +73,47 @@ def inputs(B: int, K: int, G: int, T: int, C: int):
     return arrays, np.sort(rng.integers(1, 4, (B, T)).astype(np.int32), axis=1)
 
 
-@pytest.mark.parametrize("window", [0, 70])
-def test_splash_equals_xla_on_packed_documents(window):
-    """Interpreted: the kernel has not run on a TPU here. Each of four devices has its rows and heads."""
+@pytest.mark.parametrize(
+    "kernel, window", [(attention.splash, 0), (attention.splash, 70), (attention.triton, 0)], ids=str
+)
+def test_a_flash_kernel_equals_xla_on_packed_documents(kernel, window):
+    """Interpreted: the kernels have not run on a TPU or GPU here. Each of four devices has its rows and heads."""
     (q, k, v), segments = inputs(B=2, K=2, G=2, T=256, C=8)
     out = rng.normal(size=q.shape).astype(np.float32)
 
     mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
+    given = {"window": window} if window else {}
 
-    def splash(q, k, v):
+    def flash(q, k, v):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return (attention.splash(q, k, v, segments, window, interpret=True) * out).sum()
+            return (kernel(q, k, v, segments, **given, interpret=True) * out).sum()
 
     def xla(q, k, v):
         return (attention.attention(q, k, v, attention.mask_bias(segments, window)) * out).sum()
 
     expected, expected_grads = jax.jit(jax.value_and_grad(xla, argnums=(0, 1, 2)))(q, k, v)
     placed = jax.device_put((q, k, v), Layout(mesh).batch)
-    got, grads = jax.jit(jax.value_and_grad(splash, argnums=(0, 1, 2)))(*placed)
+    got, grads = jax.jit(jax.value_and_grad(flash, argnums=(0, 1, 2)))(*placed)
     np.testing.assert_allclose(got, expected, rtol=1e-4)
     for a, b in zip(grads, expected_grads):
         np.testing.assert_allclose(a, b, atol=2e-4)
+
+
+@pytest.mark.parametrize("head_dim", [64, 256])
+def test_a_training_step_with_triton_lowers_for_gpus(head_dim, monkeypatch):
+    """As far as JAX goes without a GPU: both passes become Triton programs, and no mask of T x T is made."""
+    monkeypatch.setattr(attention, "_platform", lambda: "cuda")
+    cfg = dataclasses.replace(CFG, head_dim=head_dim, attention="triton")
+    (q, k, v), segments = inputs(B=2, K=2, G=2, T=384, C=head_dim)
+    q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
+
+    def loss(q, k, v, segments):
+        return attention.prepare(cfg, segments)(q, k, v).astype(jnp.float32).sum()
+
+    lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, v, segments).lower(lowering_platforms=("cuda",))
+    text = lowered.as_text()
+    assert text.count("__gpu$xla.gpu.triton") == 3, "forward, what precedes the backward pass, and it"
+    assert "x384x384x" not in text
 
 
 @pytest.mark.parametrize("window", [0, 3])
