@@ -93,14 +93,12 @@ def _replace(fields: Any, name: str, folder: Path) -> None:
 
 def _there(text: str, folder: Path) -> str:
     """A relative path as an absolute one, if there is something of that name (or pattern) below the folder."""
-    if (
-        not text
-        or split_url(text) is not None
-        or text.partition(":")[0] in ("recipe", "tfds")
-        or Path(text).is_absolute()
-    ):
-        return text
+    if text.startswith("recipe:") and ".py:" in text:  # one of the user's own
+        file, _, name = text.removeprefix("recipe:").rpartition(":")
+        return f"recipe:{_there(file, folder)}:{name}"
     plain = Path(text)
+    if split_url(text) is not None or text.partition(":")[0] in ("recipe", "tfds") or plain.is_absolute():
+        return text
     first = next((i for i, part in enumerate(plain.parts) if set(part) & set("*?[")), len(plain.parts))
     beginning = folder.joinpath(*plain.parts[:first])
     return str(folder / plain) if first and beginning.exists() else text

@@ -38,12 +38,13 @@ def test_fields_are_changed_by_the_command_line_in_their_own_types(tmp_path):
 
 
 def test_relative_paths_are_taken_from_the_configs_folder(tmp_path, monkeypatch):
-    for name in ("corpora/web/a.txt", "corpora/code.jsonl", "weights/7b/config.json"):
+    for name in ("corpora/web/a.txt", "corpora/code.jsonl", "own_recipes.py", "weights/7b/config.json"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "own.py").write_text(
         "def get_config():\n    return {'corpora': {'web': 'corpora/web', 'code': {'source': 'corpora/*.jsonl'},"
-        " 'prose': {'source': 'recipe:wikitext2'}, 'far': 's3://b/corpora', 'none': 'not/there'},\n"
+        " 'own': 'recipe:own_recipes.py:mine', 'prose': {'source': 'recipe:wikitext2'},"
+        " 'far': 's3://b/corpora', 'none': 'not/there'},\n"
         " 'vocabulary': {'kind': 'file', 'path': 'weights/7b'}, 'init_from': {'7b': 'weights/7b'}}\n"
     )
     (tmp_path / "elsewhere").mkdir()
@@ -52,5 +53,6 @@ def test_relative_paths_are_taken_from_the_configs_folder(tmp_path, monkeypatch)
     assert found["corpora"] == {
         "web": f"{tmp_path}/corpora/web", "code": {"source": f"{tmp_path}/corpora/*.jsonl"},
         "prose": {"source": "recipe:wikitext2"}, "far": "s3://b/corpora", "none": "not/there",
+        "own": f"recipe:{tmp_path}/own_recipes.py:mine",
     }  # fmt: skip
     assert found["vocabulary"]["path"] == found["init_from"]["7b"] == f"{tmp_path}/weights/7b"
