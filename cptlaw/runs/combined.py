@@ -64,8 +64,9 @@ def _key(df: pd.DataFrame, other: pd.DataFrame, source: Any, joined: Any) -> tup
 
 def _labels(column: pd.Series) -> list[str]:
     """Cells as text, a whole number without its point."""
-    values = [int(v) if isinstance(v, (float, np.floating)) and v == int(v) else v for v in column.fillna("")]
-    return [str(value).strip() for value in values]
+    values = column.astype(object).where(column.notna(), "")
+    whole = [isinstance(v, (float, np.floating)) and float(v).is_integer() for v in values]
+    return [str(int(v) if w else v).strip() for v, w in zip(values, whole)]
 
 
 def with_constants(df: pd.DataFrame, constants: Mapping[str, Any], source: Any) -> pd.DataFrame:
@@ -90,8 +91,10 @@ def tokens_of_steps(df: pd.DataFrame, per_step: float, source: Any) -> pd.DataFr
     """The table with `tokens`, `per_step` for each `step`.
 
     Raises:
-      TableError: the table tells its tokens, or no steps.
+      TableError: the table tells its tokens, or no steps; or a step has no tokens.
     """
+    if not per_step > 0:
+        raise TableError(f"{source}: --tokens-per-step {per_step:g}: a step has tokens; give a positive number")
     if "tokens" in df:
         raise TableError(f"{source}: --tokens-per-step: the table has a column tokens; leave --tokens-per-step out")
     if "step" not in df:
