@@ -1,14 +1,18 @@
 """`cptlaw landscape`, `select` and `perplexity-study`: which documents are worth training on."""
 
 import argparse
+import functools
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cptlaw import units
 from cptlaw.cli import tables
 from cptlaw.cli.demo import study_arguments
 from cptlaw.errors import UserError
+
+if TYPE_CHECKING:
+    from cptlaw.selection.choose import Chosen
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -135,7 +139,7 @@ def _landscape(args: argparse.Namespace) -> None:
     from cptlaw.selection import scores as scores_lib
     from cptlaw.selection.pool import Pool
 
-    rows, chunk = scores_lib.read(args.scores), scores_lib.meta(args.scores)["chunk"]
+    rows, chunk = _rows(args.scores), scores_lib.meta(args.scores)["chunk"]
     pool = Pool.of(rows, chunk, by=args.by, unit=args.unit, winsor=args.winsor)
     whole = landscape.whole(rows, chunk)
     length = scores_lib.document_tokens(rows, whole["document"])
@@ -159,37 +163,93 @@ def _landscape(args: argparse.Namespace) -> None:
         print(f"wrote {args.reachable}; cptlaw plan subset --reachable {args.reachable}")
 
 
+def _rows(directory: Path) -> Any:
+    """All scores; of a corpus that does not fit into memory those of every n-th shard, which is said."""
+    import pandas as pd
+
+    from cptlaw.selection import scores as scores_lib
+    from cptlaw.selection import shards
+
+    every = -(-scores_lib.count(directory) // shards.IN_MEMORY)
+    if every > 1:
+        print(f"of every {every}th shard of the scores, which are more than memory holds\n")
+    return pd.concat(scores_lib.shards(directory, max(every, 1)), ignore_index=True)
+
+
 def _select(args: argparse.Namespace) -> None:
     _check_numbers(args)
     _check_flags(args)
-    from cptlaw.selection import choose
     from cptlaw.selection import scores as scores_lib
-    from cptlaw.selection.pool import Pool
+    from cptlaw.selection import shards
 
-    about = scores_lib.meta(args.scores)
-    store, vocabulary = _open_store(args, about["tokens_sha256"])
-    rows = scores_lib.read(args.scores)
-    x, unit = _other_score(args, rows)
-    pool = Pool.of(rows, about["chunk"], by=args.by, unit=unit, winsor=args.winsor, x=x)
-    target = _target(args)
-    strata = _strata(args, rows, pool)
-    chosen = choose.select(
-        pool, args.method, fraction=args.fraction, target=target, strata=strata, band=args.band, seed=args.seed
-    )
+    meta = scores_lib.meta(args.scores)
+    store, vocabulary = _open_store(args, meta["tokens_sha256"])
     chose = ("method", "band", "fraction", "seed", "by", "winsor", "by_length", "sources", "reference", "models")
     asked = {name: str(value) if isinstance(value := getattr(args, name), Path) else value for name in chose}
-    choose.write_list(args.out, pool, chosen, {**asked, "target": target, "unit": unit, "scores": about})
-    _print_choice(pool, chosen)
-    spans = pool.spans.iloc[chosen]
-    print(f"\n{args.out}: {len(chosen):,} {args.by}s, {(spans['end'] - spans['begin']).sum():,} tokens")
+    about = {**asked, "target": _target(args), "unit": _unit(args), "scores": meta}
+    chunks = scores_lib.count(args.scores)
+    chosen = _from_shards(args, about, chunks) if chunks > shards.IN_MEMORY else _in_memory(args, about)
+    for name, (mean, std) in {"pool": chosen.pool, "subset": chosen.subset}.items():
+        print(f"{name:<8} mean {mean:.4g}   std {std:.4g}")
+    print(f"\n{about['unit']:>24}  share of the subset (#) and of the pool (-)")
+    for low, high, of_pool, mine in zip(chosen.edges, chosen.edges[1:], *chosen.counts):
+        ours, whole = round(150 * mine / chosen.units), round(150 * of_pool / chosen.counts[0].sum())
+        print(f"{low:>11.4g} to {high:<9.4g}  {'#' * ours}{'-' * (whole - ours)}")
+    print(f"\n{args.out}: {chosen.units:,} {args.by}s, {chosen.tokens:,} tokens")
     if store is not None:
         from cptlaw.data import subsets
 
+        spans = subsets.read_list(args.out)
         if args.store_out is not None:
             print(subsets.write_store(store, spans, args.store_out, args.store_out.name))
         if args.text_out is not None:
             subsets.write_text(store, spans, vocabulary, args.text_out)
             print(args.text_out)
+
+
+def _in_memory(args: argparse.Namespace, about: dict[str, Any]) -> "Chosen":
+    from cptlaw.selection import choose
+    from cptlaw.selection import scores as scores_lib
+    from cptlaw.selection.pool import Pool
+
+    rows = scores_lib.read(args.scores)
+    x = _other_score(args, rows)
+    pool = Pool.of(rows, about["scores"]["chunk"], by=args.by, unit=about["unit"], winsor=args.winsor, x=x)
+    chosen = choose.select(
+        pool,
+        args.method,
+        fraction=args.fraction,
+        target=about["target"],
+        strata=_strata(args, rows, pool),
+        band=args.band,
+        seed=args.seed,
+    )
+    choose.write_list(args.out, pool, chosen, about)
+    return choose.Chosen.of(pool, chosen)
+
+
+def _from_shards(args: argparse.Namespace, about: dict[str, Any], chunks: int) -> "Chosen":
+    from cptlaw.selection import shards
+
+    for flag in ("reference", "models"):
+        if getattr(args, flag) is not None:
+            raise UserError(
+                f"--{flag}: needs all chunks in memory, and {args.scores} has {chunks:,}, more than the "
+                f"{shards.IN_MEMORY:,} that are taken; score a part of the corpus, or choose by perplexity"
+            )
+    print(f"{chunks:,} chunks: chosen shard by shard, in four to eight passes over the scores", file=sys.stderr)
+    labels = None if args.sources is None and not args.by_length else functools.partial(_strata, args)
+    source = shards.Shards(args.scores, args.by, about["unit"], args.winsor, labels)
+    return shards.select(
+        source,
+        args.out,
+        about,
+        args.method,
+        fraction=args.fraction,
+        target=about["target"],
+        band=args.band,
+        seed=args.seed,
+    )
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
@@ -267,31 +327,24 @@ def _open_store(args: argparse.Namespace, tokens_sha256: str) -> tuple[Any, Any]
     return store, vocabulary
 
 
-def _print_choice(pool: Any, chosen: Any) -> None:
-    """Moments of pool and subset, and how both lie over x."""
-    import numpy as np
-
-    for name, (mean, std) in {"pool": pool.moments(), "subset": pool.moments(chosen)}.items():
-        print(f"{name:<8} mean {mean:.4g}   std {std:.4g}")
-    edges = np.linspace(pool.first.min(), pool.first.max(), 21)
-    all_, mine = (np.histogram(pool.first[which], edges)[0] for which in (slice(None), chosen))
-    print(f"\n{pool.unit:>24}  share of the subset (#) and of the pool (-)")
-    for i in range(20):
-        ours, whole = round(150 * mine[i] / mine.sum()), round(150 * all_[i] / all_.sum())
-        print(f"{edges[i]:>11.4g} to {edges[i + 1]:<9.4g}  {'#' * ours}{'-' * (whole - ours)}")
+def _unit(args: argparse.Namespace) -> str:
+    """What a chunk's value is measured in."""
+    if args.reference is not None:
+        return "excess nats per token"
+    return args.unit if args.models is None else "perplexity correlation"
 
 
-def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
-    """(x, unit) of another score than perplexity; x is None where perplexity is wanted."""
+def _other_score(args: argparse.Namespace, rows: Any) -> Any:
+    """Another score of every row than perplexity; None where perplexity is wanted."""
     import pandas as pd
 
     from cptlaw.selection import alternatives
     from cptlaw.selection import scores as scores_lib
 
     if args.reference is not None:
-        return alternatives.excess(rows, scores_lib.read(args.reference)), "excess nats per token"
+        return alternatives.excess(rows, scores_lib.read(args.reference))
     if args.models is None:
-        return None, args.unit
+        return None
     table = _table("--models", args.models, ("scores", "quality"))
     quality = pd.to_numeric(table["quality"], errors="coerce")
     if quality.isna().any():
@@ -299,7 +352,7 @@ def _other_score(args: argparse.Namespace, rows: Any) -> tuple[Any, str]:
         raise UserError(f"--models {args.models}, row {row + 1}: quality is no number ({table['quality'][row]!r})")
     scores = [scores_lib.read(args.models.parent / str(folder)) for folder in table["scores"]]
     groups = rows["document"] if args.sources is None else _sources(args.sources, rows["document"])
-    return alternatives.correlation(scores, quality, groups), "perplexity correlation"
+    return alternatives.correlation(scores, quality, groups)
 
 
 def _table(flag: str, path: Path, columns: tuple[str, ...]) -> Any:

@@ -59,7 +59,7 @@ def write_store(store: TokenStore, spans: pd.DataFrame, directory: str | os.Path
     lengths = np.diff(store.offsets)[spans["document"]]
     size = np.rint(store.doc_bytes[spans["document"]] * ((end - begin) / lengths)).astype(int)
     with Writer(directory, store.ledger["vocabulary"]["size"]) as writer:
-        for a, b, text_bytes in zip(begin.tolist(), end.tolist(), size.tolist()):
+        for a, b, text_bytes in zip(begin, end, size):
             writer.add(store.tokens[a:b], text_bytes)
         kept = ("source", "licence", "attribution", "vocabulary")
         facts: dict[str, Any] = {key: store.ledger[key] for key in kept if key in store.ledger}
@@ -70,8 +70,8 @@ def write_text(store: TokenStore, spans: pd.DataFrame, vocabulary: Vocabulary, p
     """The spans' text as JSON lines, atomically: a corpus that any study can read."""
     begin, end = _places(store, spans)
     with atomic.replacing(path) as temporary, temporary.open("w") as file:
-        for document, a, b in zip(spans["document"], begin.tolist(), end.tolist()):
-            source = f"{store.name}/{store.split}:{document}:{a - int(store.offsets[document])}"
+        for document, a, b in zip(spans["document"], begin, end):
+            source = f"{store.name}/{store.split}:{document}:{a - store.offsets[document]}"
             file.write(json.dumps({"text": vocabulary.decode(store.tokens[a:b].tolist()), "source": source}) + "\n")
 
 

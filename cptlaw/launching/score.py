@@ -48,6 +48,6 @@ def main(args: argparse.Namespace) -> None:
     )
     if jax.process_index() > 0:
         return
-    rows = scores.read(out)
-    nats, tokens = rows["nats"].sum(), rows["tokens"].sum()
-    print(f"{out}: {len(rows):,} chunks, {tokens:,} tokens, {nats / tokens:.4f} nats per token")
+    parts = [(len(rows), rows["tokens"].sum(), rows["nats"].sum()) for rows in scores.shards(out)]
+    chunks, tokens, nats = map(sum, zip(*parts))
+    print(f"{out}: {chunks:,} chunks, {tokens:,} tokens, {nats / tokens:.4f} nats per token")

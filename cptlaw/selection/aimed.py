@@ -36,9 +36,12 @@ class Features:
     target_k: np.ndarray
 
     @classmethod
-    def of(cls, pool: Pool, target: tuple[float, float]) -> "Features":
-        """The features of a pool whose subset is to have the (mean, std) `target` of x."""
-        centre, width = pool.moments()
+    def of(cls, pool: Pool, target: tuple[float, float], moments: tuple[float, float] | None = None) -> "Features":
+        """The features of a pool whose subset is to have the (mean, std) `target` of x.
+
+        `moments` are those of the whole of which the pool is a part; the pool's own by default.
+        """
+        centre, width = moments or pool.moments()
         z = (pool.first - centre) / width
         z2 = (pool.second - 2 * centre * pool.first + centre**2) / width**2
         mean = (target[0] - centre) / width
@@ -65,7 +68,7 @@ def choose(
     """
     region = pool.region(fraction)
     if not (target[1] > 0 and region.holds(*target)):
-        raise _out_of_reach(pool, target, fraction, region.nearest(*target))
+        raise out_of_reach(pool, target, fraction, region.nearest(*target))
     features = Features.of(pool, target)
     if method == "dos_greedy":
         return _greedy(pool.count, features, strata)
@@ -76,13 +79,12 @@ def choose(
     mask = _swap(mask, pool.count, features, strata, seed)
     if np.abs(features.miss(features.sums(pool.count, mask))).max() > FAR:
         # Far more than the last unit: with these strata, or so few units, there is no such subset.
-        raise _out_of_reach(pool, target, fraction, pool.moments(mask))
+        raise out_of_reach(pool, target, fraction, pool.moments(mask))
     return mask
 
 
-def _out_of_reach(
-    pool: Pool, target: tuple[float, float], fraction: float, nearest: tuple[float, float]
-) -> SubsetError:
+def out_of_reach(pool: Pool, target: tuple[float, float], fraction: float, nearest: tuple[float, float]) -> SubsetError:
+    """The error for a target that no subset of this share comes near."""
     mean, std = pool.moments()
     return SubsetError(
         f"target mean {target[0]:.4g}, std {target[1]:.4g} ({pool.unit}): no subset of {fraction:.1%} of this pool "
@@ -94,10 +96,10 @@ def _out_of_reach(
 def _tilt(count_u: np.ndarray, features: Features, strata: Strata, fraction: float, seed: int) -> np.ndarray:
     """Mask of the units with the largest tilt . z + Gumbel noise, the tilt such that they have the target's moments.
 
-    The first tilt gives the moments in expectation (`_expected_tilt`). Then it is corrected by the realised ones, while
+    The first tilt gives the moments in expectation (`expected_tilt`). Then it is corrected by the realised ones, while
     the noise stays the same.
     """
-    tilt_k, jacobian_kk = _expected_tilt(count_u, features, strata, fraction)
+    tilt_k, jacobian_kk = expected_tilt(count_u, features, strata, fraction)
     noise_u = -np.log(-np.log(uniform(seed, len(count_u))))
     best, mask = np.inf, np.zeros(0, bool)
     for _ in range(10):
@@ -178,7 +180,7 @@ class _Expected:
         return max(np.abs(gradient_s).max(), np.abs(gradient_k).max()), step_s, step_k, schur_kk
 
 
-def _expected_tilt(
+def expected_tilt(
     count_u: np.ndarray, features: Features, strata: Strata, fraction: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """The tilt (k,) whose subset has the target's moments in expectation, and the Jacobian (k, k) of these by it."""

@@ -8,7 +8,7 @@ low, mid, high, band, random            the controls, which aim at no moments
 
 import json
 import os
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from cptlaw.selection.pool import Pool, Strata, SubsetError, uniform
 
 METHODS = ("tilt", "swaps", "dos_greedy", "band", "low", "mid", "high", "random")
 AIMED = METHODS[:3]
+BINS = 20  # of x, in what is told of a subset
 
 
 def select(
@@ -57,6 +58,12 @@ def select(
     groups = Strata(pool.count, strata, fraction)
     if target is not None:
         return np.flatnonzero(aimed.choose(pool, method, groups, target, fraction, seed))
+    ranks, noise = groups.ranks(pool.first), uniform(seed, len(pool.count))
+    return np.flatnonzero(groups.top(keys(ranks, noise, window(method, fraction, band))))
+
+
+def window(method: str, fraction: float, band: tuple[float, float] | None) -> tuple[float, float]:
+    """The quantiles of x between which a control takes its units. Raises SubsetError for a band too narrow."""
     windows = {
         "random": (0.0, 1.0),
         "low": (0.0, fraction),
@@ -66,10 +73,45 @@ def select(
     low, high = windows[method] if band is None else band
     if not 0 <= low < high <= 1 or high - low < fraction - 1e-9:
         raise SubsetError(f"band {low:g} to {high:g}: quantiles at least {fraction:g} apart, the share that is taken")
-    # Units in the window have random keys above 0, those beyond it negative ones: they are taken only if the window
-    # has too few, the nearest first.
-    beyond = np.abs(groups.ranks(pool.first) - (low + high) / 2) - (high - low) / 2
-    return np.flatnonzero(groups.top(np.where(beyond > 0, -beyond, uniform(seed, len(pool.count)))))
+    return low, high
+
+
+def keys(ranks: np.ndarray, noise: np.ndarray, between: tuple[float, float]) -> np.ndarray:
+    """Keys whose largest a control takes, of units by quantile of x and a random number in (0, 1).
+
+    Units in the window have random keys above 0, those beyond it negative ones: they are taken only if the window has
+    too few, the nearest first.
+    """
+    low, high = between
+    beyond = np.abs(ranks - (low + high) / 2) - (high - low) / 2
+    return np.where(beyond > 0, -beyond, noise)
+
+
+class Chosen(NamedTuple):
+    """A subset in numbers.
+
+    Attributes:
+      units, tokens: how many it has.
+      pool, subset: (mean, std) of x over the chunks of each.
+      edges: of bins of x, equally wide.
+      counts: (2, bins) units of the pool and of the subset in them.
+    """
+
+    units: int
+    tokens: int
+    pool: tuple[float, float]
+    subset: tuple[float, float]
+    edges: np.ndarray
+    counts: np.ndarray
+
+    @classmethod
+    def of(cls, pool: Pool, chosen: np.ndarray) -> "Chosen":
+        """Of the units `chosen` of a pool."""
+        spans = pool.spans.iloc[chosen]
+        edges = np.linspace(pool.first.min(), pool.first.max(), BINS + 1)
+        counts = np.array([np.histogram(x, edges)[0] for x in (pool.first, pool.first[chosen])])
+        tokens = int((spans["end"] - spans["begin"]).sum())
+        return cls(len(chosen), tokens, pool.moments(), pool.moments(chosen), edges, counts)
 
 
 def write_list(path: str | os.PathLike[str], pool: Pool, chosen: np.ndarray, about: dict[str, Any]) -> None:

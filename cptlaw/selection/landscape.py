@@ -42,11 +42,15 @@ def whole(rows: pd.DataFrame, chunk: int) -> pd.DataFrame:
     """
     found = rows[rows["tokens"] == chunk]
     if found.empty:
-        raise LandscapeError(
-            f"no document holds a whole chunk of {chunk} tokens (the longest has {rows['tokens'].max()}); "
-            "score with a shorter chunk"
-        )
+        raise no_whole_chunk(chunk, rows["tokens"].max())
     return found
+
+
+def no_whole_chunk(chunk: int, longest: int) -> LandscapeError:
+    """The error for scores without a whole chunk, of which the longest has `longest` tokens."""
+    return LandscapeError(
+        f"no document holds a whole chunk of {chunk} tokens (the longest has {longest}); score with a shorter chunk"
+    )
 
 
 def winsorise(x: np.ndarray, quantile: float = WINSOR) -> tuple[np.ndarray, float, float]:

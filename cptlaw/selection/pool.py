@@ -51,6 +51,7 @@ class Pool:
         unit: str = "log-perplexity",
         winsor: float = landscape.WINSOR,
         x: np.ndarray | None = None,
+        cap: float | None = None,
     ) -> "Pool":
         """The pool of a scored corpus. Documents without a whole chunk are no part of it.
 
@@ -60,6 +61,7 @@ class Pool:
           by: one of `BY`: what is taken or left whole. A chunk comes with the token before its targets.
           unit: one of `units.PERPLEXITY`, or what `x` is measured in.
           winsor: quantile at which x is clipped.
+          cap: the value at which it is clipped instead, where the rows are part of a corpus.
           x: (rows,) another score of every row (see `alternatives`), instead of one of those units.
 
         Raises SubsetError or LandscapeError for an argument that cannot be, or rows without a whole chunk.
@@ -69,7 +71,10 @@ class Pool:
         whole = landscape.whole(rows, chunk)
         is_whole = (rows["tokens"] == chunk).to_numpy()
         wanted = landscape.values(whole, unit) if x is None else np.asarray(x, float)[is_whole]
-        values, cap, clipped = landscape.winsorise(wanted, winsor)
+        if cap is None:
+            values, cap, clipped = landscape.winsorise(wanted, winsor)
+        else:
+            values, clipped = np.minimum(wanted, cap), float(np.mean(wanted > cap))
         if by == "chunk":
             begin = whole["chunk"].to_numpy(np.int64) * chunk
             spans = pd.DataFrame({"document": whole["document"].to_numpy(), "begin": begin, "end": begin + chunk + 1})

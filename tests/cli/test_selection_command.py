@@ -148,3 +148,22 @@ def test_documents_that_tell_good_models_from_bad_are_chosen(scores, tmp_path, c
     pd.DataFrame({"scores": ["model-0"], "quality": [1]}).to_csv(table, index=False)
     assert cli.main(words) == 2
     assert "give at least three" in capsys.readouterr().err
+
+
+def test_a_corpus_that_does_not_fit_into_memory_is_chosen_shard_by_shard(scores, tmp_path, capsys, monkeypatch):
+    from cptlaw.selection import shards
+
+    words = ["select", str(scores), "--by", "chunk", "--mean", "3.05", "--std", "0.28", "--by-length"]
+    words += ["--out", str(tmp_path / "list.parquet")]
+    words += ["--store", str(tmp_path / "tiny" / "train"), "--store-out", str(tmp_path / "chosen")]
+    monkeypatch.setattr(shards, "IN_MEMORY", 500)
+    assert cli.main(words) == 0
+    said = capsys.readouterr()
+    assert "chosen shard by shard" in said.err
+    assert "subset   mean 3.05   std 0.2" in said.out
+    chosen = pd.read_parquet(tmp_path / "list.parquet")
+    assert len(TokenStore.open(tmp_path / "chosen").doc_bytes) == len(chosen) and f"{len(chosen)} chunks" in said.out
+    assert cli.main([*words[:-4], "--reference", str(tmp_path / "reference")]) == 2
+    assert "--reference: needs all chunks in memory" in capsys.readouterr().err
+    assert cli.main(["landscape", str(scores)]) == 0
+    assert "of every 2th shard" in capsys.readouterr().out
