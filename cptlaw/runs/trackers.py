@@ -22,6 +22,7 @@ from cptlaw.runs.contract import TableError
 from cptlaw.runs.text import Loaded
 
 KINDS = ("wandb", "tensorboard", "lm-eval")
+_OURS = ("run", "eval", "loss")  # what a configuration's field of this name is not about
 # Metrics of lm-evaluation-harness in nats, the best first: how each becomes a loss, and its unit.
 _HARNESS = {
     "bits_per_byte": (lambda value: value * math.log(2), "nats per byte"),
@@ -109,7 +110,7 @@ def _wandb(source: str, place: str, wanted: list[str], tokens: str) -> tuple[pd.
     for (name, id, about, rows), again in zip(found, (names.count(name) > 1 for name in names)):
         label = f"{name}-{id}" if again else name
         rows = rows.drop(columns=[column for column in about if column in rows])
-        frames.append(rows.assign(run=label, **{k: v for k, v in about.items() if k != "run"}))
+        frames.append(rows.assign(run=label, **about))
     if not frames:
         return pd.DataFrame(), []
     frame = pd.concat(frames, ignore_index=True)
@@ -118,7 +119,7 @@ def _wandb(source: str, place: str, wanted: list[str], tokens: str) -> tuple[pd.
 
 def _wandb_run(run: Any, wanted: list[str], tokens: str) -> tuple[str, str, dict[str, Any], pd.DataFrame]:
     """(name, id, configuration and status, rows) of a run."""
-    about = {"status": run.state, **_flat(dict(run.config))}
+    about = {k: v for k, v in _flat(dict(run.config)).items() if k not in _OURS} | {"status": run.state}
     summary = {k: v for k, v in _flat(dict(run.summary)).items() if isinstance(v, (int, float)) and k[:1] != "_"}
     like = headers.Wanted(wanted)
     metrics = [name for name in summary if name in like and name not in about]
@@ -191,7 +192,8 @@ def _hyperparameters(events: Any) -> dict[str, Any]:
     values = {
         name: getattr(value, value.WhichOneof("kind")) for name, value in fields.items() if value.WhichOneof("kind")
     }
-    return {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
+    plain = {name: value for name, value in values.items() if isinstance(value, (bool, int, float, str))}
+    return {name: value for name, value in plain.items() if name not in _OURS}
 
 
 # lm-evaluation-harness.

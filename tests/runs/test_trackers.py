@@ -10,7 +10,10 @@ import pytest
 from cptlaw import runs
 from cptlaw.cli import main
 
-CONFIG = {"a": {"model": {"n": 3e7}, "share": 0.2, "lrs": [1, 2]}, "b": {"model": {"n": 1e8}, "share": 0.5, "lrs": []}}
+CONFIG = {
+    "a": {"model": {"n": 3e7}, "share": 0.2, "lrs": [1, 2], "eval": True, "loss": "nll", "status": "x"},
+    "b": {"model": {"n": 1e8}, "share": 0.5, "lrs": []},
+}
 
 
 class Run:
