@@ -15,7 +15,7 @@ def run(name: str) -> None:
     program = PROGRAMS[name]
     given = (*program.flags, *COMMON)
     for flag in given:
-        _define(flag)
+        _define(flag, required=flag.name in program.required)
     absl_flags.mark_flags_as_required(list(program.required))
     overrides: list[str] = []
 
@@ -49,18 +49,20 @@ def _split(argv: list[str]) -> tuple[list[str], list[str]]:
     return mine, theirs
 
 
-def _define(flag: Flag) -> None:
-    about = flag.help[0].upper() + flag.help[1:] + "."
+def _define(flag: Flag, *, required: bool) -> None:
+    """Makes an absl flag, of the module that is run, so that --help lists it."""
+    about = flag.help[0].upper() + flag.help[1:] + (" (required)." if required else ".")
+    named = {"module_name": sys.argv[0]}
     if flag.kind is bool:
-        absl_flags.DEFINE_bool(flag.name, flag.default, about)
+        absl_flags.DEFINE_bool(flag.name, flag.default, about, **named)
     elif flag.choices:
-        absl_flags.DEFINE_enum(flag.name, flag.default, list(flag.choices), about)
+        absl_flags.DEFINE_enum(flag.name, flag.default, list(flag.choices), about, **named)
     elif flag.many:
-        absl_flags.DEFINE_multi_string(flag.name, [], about)
+        absl_flags.DEFINE_multi_string(flag.name, [], about, **named)
     elif flag.kind is int:
         low = None if flag.low is None else int(flag.low)
-        absl_flags.DEFINE_integer(flag.name, flag.default, about, lower_bound=low)
+        absl_flags.DEFINE_integer(flag.name, flag.default, about, lower_bound=low, **named)
     elif flag.kind is float:
-        absl_flags.DEFINE_float(flag.name, flag.default, about, lower_bound=flag.low, upper_bound=flag.high)
+        absl_flags.DEFINE_float(flag.name, flag.default, about, lower_bound=flag.low, upper_bound=flag.high, **named)
     else:
-        absl_flags.DEFINE_string(flag.name, flag.default, about)
+        absl_flags.DEFINE_string(flag.name, flag.default, about, **named)
