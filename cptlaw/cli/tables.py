@@ -70,7 +70,7 @@ def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where
     """
     from cptlaw import runs, tables
 
-    path = tables.path(path)
+    given, path = path, tables.path(path)
     limit = {} if getattr(args, "max_line", None) is None else {"max_line": args.max_line}
     if not (asked := _asked(args)) and (asked := remembered(like, path)).keys() - {"eval", "where"}:
         _tell(args, path, ["read as the fit's table was"])
@@ -80,6 +80,7 @@ def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where
         asked.pop("where", None)
     named = eval or getattr(args, "eval", None) or asked.pop("eval", None)
     table = runs.read(path, **{**asked, "eval": named}, **limit)
+    table.attrs["reading"]["table"] = str(given)  # a shipped table goes by its name
     _tell(args, path, table.attrs.get("notes", ()))
     return table
 
@@ -129,9 +130,11 @@ def remembered(fits: Any, path: Path) -> dict[str, Any]:
 
 def table_of(fits: Any) -> Path | None:
     """The table that these fits are of, if it is where it was; None if they are of several, or it is not."""
+    from cptlaw import tables
+
     found = {str(fit.settings.get("reading", {}).get("table", "")) for fit in fits}
     path = Path(found.pop()) if len(found) == 1 else Path()
-    return path if path.is_file() else None
+    return path if tables.path(path).is_file() else None
 
 
 def names(text: str | None, known: Any = ()) -> list[str]:

@@ -27,6 +27,7 @@ from cptlaw.words import count, percent
 
 __all__ = ["Fit", "FitError", "Prediction"]
 AUTO = "auto"  # in the place of a law's name: the one that predicts the table's own later rows best
+ROUNDED = 5e-3  # relative: a count in three digits, as it is printed, may lie so far beyond what was fitted
 SHOWN = 8  # values in a line
 LAW = "law"  # the target of a prediction that is the law's own mean, with the bootstrap's interval
 
@@ -259,11 +260,11 @@ class Fit:
                         f"({percent(low)} to {percent(high)})"
                     )
                 continue
-            if (most := float(values.max())) > high * (1 + 1e-6):
+            if (most := float(values.max())) > high * (1 + ROUNDED):
                 times = f"{most / high:.3g} times" if high > 0 else "over"
                 far = f"{times} the largest fitted for {of} ({count(high)})"
                 notes.append(f"{name} {count(most)} is above the fitted range: {far}")
-            if (least := float(values.min())) < low * (1 - 1e-6):
+            if (least := float(values.min())) < low * (1 - ROUNDED):
                 times = f"{low / least:.3g} times " if least > 0 else ""
                 far = f"{times}below the smallest fitted for {of} ({count(low)})"
                 notes.append(f"{name} {count(least)} is below the fitted range: {far}")

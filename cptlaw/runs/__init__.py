@@ -28,6 +28,7 @@ from cptlaw.runs.contract import (
 from cptlaw.runs.derived import (
     COEFFICIENTS,
     DOMAIN,
+    at_size,
     bases,
     by_domain,
     cheapest,
@@ -53,6 +54,7 @@ __all__ = [
     "TEXT",
     "TableError",
     "append",
+    "at_size",
     "bases",
     "by_domain",
     "cheapest",
