@@ -79,6 +79,7 @@ POINTS = {
     "135M": Point(SMOLLM_135M, 16, 2048, "v5e:2x2", (4, 1, 1)),
 }
 CPU_POINTS = {
+    "1B": Point({**LLAMA_1B, "dtype": "float32"}, 16, 2048, "", (1, 8, 1)),
     "fsdp": Point(SMALL, 32, 256, "", (1, 8, 1)),
     "data": Point(SMALL, 32, 256, "", (8, 1, 1)),
     "mixed": Point(SMALL, 32, 256, "", (2, 2, 2)),
@@ -102,11 +103,13 @@ def devices(slice_: str) -> list[jax.Device]:
 def collectives(text: str) -> collections.Counter[tuple[str, str]]:
     """(operation, type and shape of its result) -> how many a program has, those of a tuple one by one.
 
-    Of a loop over layers, the program has one layer.
+    Of a loop over layers, the program has one layer. A sum over groups of one device moves nothing and is left out.
     """
     found: collections.Counter[tuple[str, str]] = collections.Counter()
     operations = "all-gather|all-reduce|all-to-all|reduce-scatter"
-    for match in re.finditer(rf"= (\(.*?\)|\S+) ({operations})(?:-start)?\(", text):
+    for match in re.finditer(rf"= (\(.*?\)|\S+) ({operations})(?:-start)?\((.*)", text):
+        if re.search(r"replica_groups=\{(\{\d+\},?)+\}", match[3]):
+            continue
         for shape in re.findall(r"\w+\[[\d,]*\]", match[1]):
             found[match[2], shape] += 1
     return found

@@ -92,7 +92,10 @@ class Job:
             known = {row["eval"] for row in directory.rows()}
             losses = [row for row in base["losses"] if row["eval"] in run.evals]
             if not known.issuperset(row["eval"] for row in losses):
-                directory.add([{**self._facts, **_BEFORE, **row} for row in losses])
+                kinds = (False, True) if run.ema else (False,)  # an average of nothing yet is what it begins with
+                directory.add(
+                    [{**self._facts, **_BEFORE, **_ema(run, averaged), **row} for averaged in kinds for row in losses]
+                )
 
     def first_state(self) -> Any:
         """Where the run starts when it has no checkpoint: in its trunk, at its base, or from scratch."""
@@ -118,7 +121,10 @@ class Job:
         return first_state(cfg, optimizer, placed, weights=lambda _: base_params(folder, cfg, placed))
 
     def evaluate(self, point: Any, params: Any) -> None:
-        """Measures the losses after a step: rows of the runs table. Raises FloatingPointError for one that is none."""
+        """Measures the losses after a step: rows of the runs table. Raises FloatingPointError for one that is none.
+
+        `params` may be the average of the weights, as `point` says.
+        """
         self.record(point, {corpus: self.score(corpus, params) for corpus in self.run.evals})
 
     def score(self, corpus: str, params: Any) -> Any:
@@ -126,10 +132,12 @@ class Job:
 
     def record(self, point: Any, scores: Mapping[str, Any]) -> None:
         """Adds the rows of a step, from the `Scores` of each corpus; raises as `evaluate` does."""
-        self._losses = _losses(scores, point.step)
+        losses = _losses(scores, point.step)
         at = {"tokens": point.tokens, "step": point.step, "lr": point.lr, "flops": point.flops}
-        at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal}
-        self.directory.add([{**self._facts, **at, **row} for row in self._losses])
+        at |= {"lr_sum": point.lr_sum, "lr_anneal": point.lr_anneal, **_ema(self.run, point.averaged)}
+        self.directory.add([{**self._facts, **at, **row} for row in losses])
+        if not point.averaged:  # other runs start from the weights, not from their average
+            self._losses = losses
 
     @contextlib.contextmanager
     def records(self, conditions: Conditions, together: Sequence[Run]) -> Iterator[tuple[Any, Any]]:
@@ -179,7 +187,7 @@ class Job:
         last = self._losses or [
             {name: row[name] for name in ("eval", "loss", "loss_se")}
             for row in self.directory.rows()
-            if row["step"] == point.step
+            if row["step"] == point.step and not row.get("ema")
         ]
         spent = {"pretrain_tokens": point.tokens, "lr_sum_pretrain": point.lr_sum}
         self.directory.finish(spent={**spent, "lr_anneal_pretrain": point.lr_anneal}, losses=last)
@@ -233,6 +241,11 @@ def import_weights(directory: RunDir, workdir: Workdir) -> None:
 
 # The columns of a row before the first step.
 _BEFORE = {"tokens": 0, "step": 0, "lr": 0.0, "flops": 0.0, "lr_sum": 0.0, "lr_anneal": 0.0}
+
+
+def _ema(run: Run, averaged: bool) -> dict[str, float]:
+    """The column that tells averaged weights from those of a step, which other runs have no need of."""
+    return {"ema": run.ema if averaged else 0.0} if run.ema else {}
 
 
 def _losses(scores: Mapping[str, Any], step: int) -> list[dict[str, Any]]:

@@ -43,11 +43,17 @@ def merged(runs: Iterable[Run], measured: pd.DataFrame, table: pd.DataFrame) -> 
     return both.sort_values("run", key=lambda names: names.map(place), kind="stable", ignore_index=True)
 
 
-def _keys(table: pd.DataFrame) -> list[tuple[str, int, str]]:
-    return list(zip(table["run"], table["tokens"].astype(int), table["eval"]))
+_Key = tuple[str, int, str, float]
 
 
-def _rows(run: Run) -> set[tuple[str, int, str]]:
-    """Its evaluations as (run, tokens, eval), those before its first step too, which a branch leaves to its trunk."""
+def _keys(table: pd.DataFrame) -> list[_Key]:
+    ema = table["ema"].fillna(0.0) if "ema" in table else [0.0] * len(table)
+    return list(zip(table["run"], table["tokens"].astype(int), table["eval"], ema))
+
+
+def _rows(run: Run) -> set[_Key]:
+    """Its evaluations as (run, tokens, eval, ema), those before its first step too, which a branch leaves to its
+    trunk."""
     at = run.eval_tokens if run.trunk else (0, *run.eval_tokens)
-    return {(run.trunk or run.id, tokens, corpus) for tokens in at for corpus in run.evals}
+    kinds = {0.0, run.ema}
+    return {(run.trunk or run.id, tokens, corpus, ema) for tokens in at for corpus in run.evals for ema in kinds}

@@ -176,6 +176,11 @@ class Run:
         base = self.optimizer.get("mup_base")
         return Optimizer(**{**self.optimizer, "mup_base": base and transformer.Config(**base)})
 
+    @property
+    def ema(self) -> float:
+        """`Optimizer.ema`."""
+        return self.optimizer.get("ema", 0.0)
+
     def schedule(self) -> Schedule:
         """The learning-rate schedule, in steps."""
         return self.phase.in_steps(self.seq_len * self.batch_size)

@@ -180,7 +180,7 @@ class RunDir:
         Raises RunError naming the file and the line that is no row.
         """
         rows = self._lines("rows", _ROW, _AGAIN)
-        return list({(row["step"], row["eval"]): row for row in rows}.values())
+        return list({(row["step"], row["eval"], row.get("ema", 0.0)): row for row in rows}.values())
 
     def measured(self) -> list[dict[str, Any]]:
         """The rows of a finished run, compared with their hash. Raises RunError when they are other rows."""

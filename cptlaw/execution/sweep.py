@@ -27,16 +27,13 @@ from cptlaw.execution import devices, known, rundir, worker
 from cptlaw.execution.run import Monitor, Run
 from cptlaw.execution.rundir import RunDir
 from cptlaw.execution.workdir import Workdir
-from cptlaw.models import transformer
 from cptlaw.progress import bar as progress_bar
+from cptlaw.training.memory import least_bytes
 
 _MONITOR = Monitor()
 
 # How long a worker may take to save; clusters give a job five minutes.
 SAVE_SECONDS = 280
-
-# Of a parameter: itself, its gradient and Adam's two moments, float32.
-_STATE_BYTES = 4 * 4
 
 # How often a worker that is killed before it takes a run is started again.
 STARTS = 3
@@ -156,11 +153,11 @@ def _needed(run: Run, machine: devices.Devices, devices_per_run: int) -> int:
                 f"config.devices_per_run: {devices_per_run}, but config.mesh has {mesh} devices; remove one"
             )
         return devices_per_run or mesh
-    state = _STATE_BYTES * transformer.count_params(run.config)["total"]
+    state = least_bytes(run.config, run.make_optimizer())
     if machine.memory is not None and state > machine.memory:
         raise UserError(
             f"config.mesh: a run of size {run.size!r} needs {state / 2**30:.1f} GiB for its parameters, their "
-            f"gradients and Adam's moments, and a device has {machine.memory / 2**30:.1f}; divide them over "
+            f"gradients and the optimizer's state, and a device has {machine.memory / 2**30:.1f}; divide them over "
             "several, such as {'fsdp': -1}"
         )
     return devices_per_run

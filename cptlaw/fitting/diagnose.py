@@ -34,6 +34,7 @@ def warnings(
         *([] if refuted else _flat(problem, rows, theta, {name for names in unmoved.values() for name in names})),
         *_design(problem, rows),
         *_schedules(problem, rows),
+        *_averages(problem, rows),
         *_ratio(problem, rows, theta),
     ]
 
@@ -199,6 +200,20 @@ def _schedules(problem: Problem, rows: Rows) -> list[str]:
         f"{int(decayed.sum())} of {len(decayed)} rows are after the learning rate decayed and the others before, and a "
         "law of tokens takes the one for the other: give a column that tells them apart with --factor COLUMN, keep one "
         "kind with --where, or fit --law dynamics, which reads lr_sum and lr_anneal"
+    ]
+
+
+def _averages(problem: Problem, rows: Rows) -> list[str]:
+    """Losses of averaged weights and of a step's own in one fit, which differ much as annealed and other ones do."""
+    if "ema" not in rows.frame or (problem.law.factor is not None and problem.law.factor.column == "ema"):
+        return []
+    averaged = rows.frame["ema"][rows.fitted] > 0
+    if averaged.all() or not averaged.any():
+        return []
+    return [
+        f"{int(averaged.sum())} of {len(averaged)} rows are losses of averaged weights (ema above 0) and the others of "
+        "those of a step, which a law of tokens takes for the same: tell them apart with --factor ema, or keep one "
+        "kind with --where 'ema == 0'"
     ]
 
 

@@ -43,7 +43,7 @@ LARGE = 200  # runs, above which the normal approximation counts their stretches
 LEAST_SIGNS = 6  # runs, below which no order of signs is unusual
 COVARIATES = (
     "params", "tokens", "unique_tokens", "model", "pretrain_tokens", "lr", "lr_sum", "lr_anneal", "lr_sum_pretrain",
-    "lr_anneal_pretrain", "ppl_mean", "ppl_std", "subset", "base",
+    "lr_anneal_pretrain", "ppl_mean", "ppl_std", "subset", "base", "ema",
 )  # fmt: skip
 
 

@@ -4,11 +4,12 @@
     cptlaw footprint --config configs/qwen.py --topology v5e:8x8 --gib 16 --tflops 197   # asks the compiler
     cptlaw footprint --config configs/qwen.py --compile                                  # of what is here
 
-Memory is that of one device in a training step, of which nothing is allocated: the state (parameters and Adam's
-moments, float32); what the backward pass keeps of the forward pass (kept); and what is there besides at the worse of
-two moments: the loss, or the first layer's gradient, when all gradients, weights in the dtype of the computation,
-gathered weights and the layer's own arrays are. An estimate, within a tenth of what XLA assigns to models whose layers
-are scanned (benchmarks/layout.md); with --topology or --compile the compiler's own number stands beside it, and counts.
+Memory is that of one device in a training step, of which nothing is allocated: the state (parameters, the optimizer's
+moments in their dtypes, with `optimizer.ema` the average of the weights); what the backward pass keeps of the forward
+pass (kept); and what is there besides at the worst of three moments: the loss, the first layer's gradient, when all
+gradients, weights in the dtype of the computation, gathered weights and the layer's own arrays are, or Muon's step. An
+estimate, within a tenth of what XLA assigns to models whose layers are scanned (benchmarks/layout.md); with --topology
+or --compile the compiler's own number stands beside it, and counts.
 
 Of a GPU's memory JAX takes the share that XLA_PYTHON_CLIENT_MEM_FRACTION says, which launchers set to 0.9 (without them
 it is 0.75), and all of a TPU's. Hours are FLOPs over devices x tflops x mfu.

@@ -32,19 +32,25 @@ def logits(x_BTD: jax.Array, unembed_VD: jax.Array) -> jax.Array:
     return jnp.einsum("btd,vd->btv", x_BTD, unembed_VD.astype(x_BTD.dtype), preferred_element_type=jnp.float32)
 
 
-def nll(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, block: int = 0) -> jax.Array:
-    """Negative log-likelihood (nats) of the targets: nll_BT, float32; `block` as of `blocks`."""
+def nll(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, block: int = 0) -> tuple[jax.Array, jax.Array]:
+    """Negative log-likelihood (nats) of the targets, nll_BT, and the log of the softmax's normaliser, log_z_BT.
+
+    Both are float32; `block` as of `blocks`.
+    """
     parts = blocks(len(unembed_VD), targets_BT.size, block)
     if parts > 1:
-        return _blocked(x_BTD, unembed_VD, targets_BT, parts)
-    logits_BTV = logits(x_BTD, unembed_VD)
-    target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
-    return jax.nn.logsumexp(logits_BTV, axis=-1) - target_BT
+        log_z_BT, target_BT = _blocked(x_BTD, unembed_VD, targets_BT, parts)
+    else:
+        logits_BTV = logits(x_BTD, unembed_VD)
+        target_BT = jnp.take_along_axis(logits_BTV, targets_BT[..., None], axis=-1)[..., 0]
+        log_z_BT = jax.nn.logsumexp(logits_BTV, axis=-1)
+    return log_z_BT - target_BT, log_z_BT
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _blocked(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, parts: int) -> jax.Array:
-    """The vocabulary in parts, one after the other, with a running log-sum-exp; the gradient makes the logits again.
+def _blocked(x_BTD: jax.Array, unembed_VD: jax.Array, targets_BT: jax.Array, parts: int) -> tuple[jax.Array, jax.Array]:
+    """log_z_BT and the targets' logits, the vocabulary in parts, one after the other, with a running log-sum-exp; the
+    gradient makes the logits again.
 
     Part i holds the ids i, i + parts, i + 2 parts, ...: a slice of every shard where the vocabulary is sharded, so no
     device waits; of an embedding sharded over fsdp one part at a time is gathered. Letters v and n: ids of a part, and
@@ -66,21 +72,23 @@ def _forward(x_BTD, unembed_VD, targets_BT, parts):
 
     zero_BT = jnp.zeros(targets_BT.shape, jnp.float32)
     (top_BT, sum_BT, target_BT), _ = jax.lax.scan(add, (zero_BT - jnp.inf, zero_BT, zero_BT), jnp.arange(parts))
-    lse_BT = top_BT + jnp.log(sum_BT)
-    return lse_BT - target_BT, (x_BTD, unembed_VD, targets_BT, lse_BT)
+    log_z_BT = top_BT + jnp.log(sum_BT)
+    return (log_z_BT, target_BT), (x_BTD, unembed_VD, targets_BT, log_z_BT)
 
 
-def _backward(parts, saved, g_BT):
-    x_BTD, unembed_VD, targets_BT, lse_BT = saved
+def _backward(parts, saved, gradients):
+    x_BTD, unembed_VD, targets_BT, log_z_BT = saved
+    of_log_z_BT, of_target_BT = gradients
     w_vnD = _parts(unembed_VD, parts)
     id_v = jnp.arange(len(w_vnD))
     einsum = functools.partial(jnp.einsum, preferred_element_type=jnp.float32)
 
     def add(carry, i):
         dx_BTD, dw_vnD = carry
-        p_BTv = jnp.exp(_logits(x_BTD, w_vnD, i, len(unembed_VD)) - lse_BT[..., None])
+        p_BTv = jnp.exp(_logits(x_BTD, w_vnD, i, len(unembed_VD)) - log_z_BT[..., None])
         is_target_BTv = (id_v * parts + i)[None, None] == targets_BT[..., None]
-        d_BTv = ((p_BTv - is_target_BTv.astype(jnp.float32)) * g_BT[..., None]).astype(x_BTD.dtype)
+        of_target_BTv = jnp.where(is_target_BTv, of_target_BT[..., None], 0.0)
+        d_BTv = (p_BTv * of_log_z_BT[..., None] + of_target_BTv).astype(x_BTD.dtype)
         w_vD = jax.lax.dynamic_index_in_dim(w_vnD, i, axis=1, keepdims=False).astype(x_BTD.dtype)
         dx_BTD += einsum("btv,vd->btd", d_BTv, w_vD)
         dw_vD = contract_rows(d_BTv.reshape(-1, len(id_v)), x_BTD.reshape(-1, x_BTD.shape[-1]))

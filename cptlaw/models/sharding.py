@@ -27,6 +27,7 @@ RULES: tuple[tuple[str, Spec], ...] = (
     (r"mlp/(gate|up)_bias$", (None, "tensor")),
     (r"mlp/down$", (None, "tensor", "fsdp")),
     (r"(norm|(norm|o|down)_bias)$", ()),
+    (r"/ns_coeffs$", ()),  # three numbers in Muon's state
 )
 
 

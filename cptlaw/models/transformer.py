@@ -11,6 +11,7 @@ Shape letters, here and in the einsums:
 
 import functools
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,11 @@ def token_nll(params: Params, cfg: Config, batch: dict[str, jax.Array]) -> jax.A
     `batch` has int32 arrays of one shape, tokens_BT, targets_BT, segments_BT and positions_BT; others are not looked
     at. Raises ValueError as `apply` does.
     """
+    return token_nll_and_log_z(params, cfg, batch)[0]
+
+
+def token_nll_and_log_z(params: Params, cfg: Config, batch: dict[str, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    """As `token_nll`, and beside it the log of the softmax's normaliser over the vocabulary, log_z_BT."""
     _check(params, cfg, **{name: batch[name] for name in _INPUTS})
     model = nnx.merge(_graph(cfg), params)
     x_BTD = model(batch["tokens_BT"], batch["segments_BT"], batch["positions_BT"])
@@ -63,6 +69,20 @@ def count_params(cfg: Config) -> dict[str, int]:
     non_embedding = cfg.layers * layer + norm
     embedding = cfg.vocab_size * cfg.d_model * (1 if cfg.tie_embeddings else 2)
     return {"total": non_embedding + embedding, "non_embedding": non_embedding}
+
+
+def count_hidden(cfg: Config) -> int:
+    """Weights of the layers' matrices, those that have a `fan_in`."""
+    return cfg.layers * _weights(cfg)
+
+
+# Dimensions (after the layers') that a hidden layer's weight sums over, by its path; its others are its outputs.
+_FAN_IN = {r"attention/[qkv]$": (1,), r"attention/o$": (1, 2, 3), r"mlp/(gate|up|down)$": (1,)}
+
+
+def fan_in(name: str) -> tuple[int, ...]:
+    """The dimensions of the parameter `name` that a hidden layer sums over; none of an embedding, a norm or a bias."""
+    return next((dims for pattern, dims in _FAN_IN.items() if re.search(pattern, name)), ())
 
 
 def flops_per_token(cfg: Config, seq_len: int) -> dict[str, float]:

@@ -6,6 +6,7 @@
 | `params`, `tokens` | non-embedding parameters; CPT tokens seen, all corpora together; counts, not billions |
 | `w_<corpus>` | token share of each training corpus; a row's shares sum to 1 |
 | `eval`, `loss` | the corpus evaluated; its loss in nats per token |
+| `ema` | optional; above 0: the loss is that of an average of weights with this decay a step |
 | `status` | optional; a row that is not "ok" records a failed run and may lack a loss |
 
 Other known columns are in `OPTIONAL`; a law names those it needs. `tokens == 0` is the base model before CPT.

@@ -18,7 +18,7 @@ OPTIONAL = (
     "params", "tokens", "unique_tokens", "loss_se", "seed", "model", "step", "pretrain_tokens", "flops",
     "status", "lr", "lr_sum", "lr_anneal", "lr_sum_pretrain", "lr_anneal_pretrain", "ppl_mean", "ppl_std",
     "k1", "k2", "k3", "subset", "base", "mixed_in",
-    "rebased_to",
+    "rebased_to", "ema",
 )  # fmt: skip
 PREFIXES = ("w_", "unique_tokens_")
 TEXT = ("run", "eval", "model", "status", "subset", "base", "mixed_in")
@@ -111,12 +111,14 @@ def checked(df: pd.DataFrame, at: Locator) -> pd.DataFrame:
             if small.any():
                 unit, example = _unit(df, name, small)
                 at.refuse(small, name, f"is too small for a count: is it {unit}? Write {name} as a count ({example})")
+    if "ema" in df:
+        at.refuse((df["ema"] < 0) | (df["ema"] >= 1), "ema", "is no decay of an average of weights: 0, or below 1")
     if "loss_se" in df:
         at.refuse(df["loss_se"] < 0, "loss_se", "is a negative standard error")
     _check_shares(df, at)
     _check_runs(df, at)
 
-    key = [name for name in ("run", "eval", "tokens", "step") if name in df]
+    key = [name for name in ("run", "eval", "tokens", "step", "ema") if name in df]
     twice = df.duplicated(key, keep="first") & done
     if twice.any():
         foreign = [missing(df, name) for name in ("params", "tokens") if name not in df]

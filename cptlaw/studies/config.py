@@ -156,6 +156,13 @@ def _check_optimizer(study: Study) -> None:
             "config.optimizer.mup_base",
             f"the size whose learning rate it is, one of {', '.join(study.sizes)}, not {base!r}",
         )
+    width = None if base is None else transformer.Config(**study.model_fields(base), vocab_size=1)
+    try:
+        Optimizer(**given, mup_base=width)
+    except ConfigError as error:
+        raise error.moved("config.optimizer") from None
+    if study.fit.weights == "average" and not given.get("ema"):
+        raise ConfigError("config.fit.weights", "average needs config.optimizer.ema, the decay of the average")
 
 
 def _check_tokens(study: Study) -> None:

@@ -26,7 +26,7 @@ class Footprint:
 
     Attributes:
       cfg, layout: the model, and its mesh.
-      state: parameters and moments.
+      state: parameters, moments in their dtypes, and with `Optimizer.ema` the average of the parameters.
       gradients: of all parameters, as they are sharded; with microbatches those of a part and their sum.
       activations: what the backward pass keeps of the layers' forward passes.
       cast: weights in the dtype of the computation, as they are sharded, which compilers make of all layers at once.
@@ -35,6 +35,7 @@ class Footprint:
       layer: what a layer's backward pass makes again and makes besides.
       loss: logits, and what of the output embedding is whole beside them, before the layers' gradients are there; with
         microbatches the gradients of earlier parts too.
+      update: what Muon makes of the layers' matrices after the backward pass. Other steps make less than that pass.
       checkpoint: one checkpoint of a run, of all devices together.
       kept: checkpoints of a run that are on disk at once, at most: the newest, and those of a trunk.
     """
@@ -48,13 +49,16 @@ class Footprint:
     gathered: int
     layer: int
     loss: int
+    update: int
     checkpoint: int
     kept: int
 
     @property
     def total(self) -> int:
-        """Memory at the worse of two moments: the loss's gradient, or that of the first layer, the last to be made."""
-        return self.state + self.activations + self.cast + max(self.loss, self.gradients + self.gathered + self.layer)
+        """Memory at the worst of three moments: the loss's gradient, that of the first layer, which is the last to be
+        made, or the update."""
+        backward = self.activations + self.cast + max(self.loss, self.gradients + self.gathered + self.layer)
+        return self.state + max(backward, self.gradients + self.update)
 
 
 def footprint(study: Study, size: str, devices: int, platform: str = "cuda") -> Footprint:
@@ -78,8 +82,8 @@ def estimate(run: Run, layout: Layout, platform: str, kept: int = RECENT_CHECKPO
     Within a tenth of what XLA assigns to a scanned model, see benchmarks/layout.md; tests/studies/test_footprint.py
     holds it to the compiler of CPUs and tests/models/test_topologies.py to that of TPUs.
     """
-    cfg = run.config
-    _, state = make_start(cfg, run.make_optimizer(), layout)
+    cfg, optimizer = run.config, run.make_optimizer()
+    _, state = make_start(cfg, optimizer, layout)
     split = layout.mesh.shape["data"] * layout.mesh.shape["fsdp"]
     if run.batch_size % split or run.eval_batch_size % split:
         raise UserError(
@@ -120,6 +124,11 @@ def estimate(run: Run, layout: Layout, platform: str, kept: int = RECENT_CHECKPO
         + masks[kernel]
         + (_bytes(state.params["embed"]) if cfg.tie_embeddings else 0),
         loss=_loss(own, rows * seq_len, run.batch_size // parts * seq_len) + params * (parts > 1),
+        # Whole matrices of all layers in float32, however fsdp splits them: the momentum's direction, and what is made
+        # of it, as measured.
+        update=int(4 * transformer.count_hidden(own) * (2.5 if layout.mesh.shape["fsdp"] > 1 else 2))
+        if optimizer.kind == "muon"
+        else 0,
         checkpoint=tree_bytes(state),
         kept=kept,
     )

@@ -82,6 +82,7 @@ def run(prepared: Prepared, *, retry_failed: bool = False, command: str = "") ->
     table = train_grid(prepared, retry_failed=retry_failed)
     runs_table.write(table, prepared.workdir.table)
     prepared.workdir.publish()
+    table = prepared.study.fit.rows(table)
     parts = prepared.study.question.parts(prepared.study)
     for part in parts:
         page = prepared.workdir.report(None if len(parts) == 1 else part.name)
@@ -199,7 +200,7 @@ def _confirm(
     failed = prepared.sweep([*first, *runs], "confirm", retry_failed=retry_failed).failed
     if failed.keys() >= {run.id for run in runs}:
         return None, f"its run failed ({next(iter(failed.values()))})"
-    return sweep.collect(runs, prepared.workdir), ""
+    return study.fit.rows(sweep.collect(runs, prepared.workdir)), ""
 
 
 def _unsettled(decision: Decision) -> str:

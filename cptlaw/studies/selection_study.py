@@ -141,7 +141,7 @@ class _Lab:
 
         A run has read its subset as a corpus of its own. In the table that share is the domain's.
         """
-        table = sweep.collect(planned, self.prepared.workdir)
+        table = self.study.fit.rows(sweep.collect(planned, self.prepared.workdir))
         table = table[table["tokens"] > 0].copy()
         table[f"w_{self.domain}"], table[f"w_{self.study.general}"] = self.plan.share, 1 - self.plan.share
         for column in next(iter(about.values())):

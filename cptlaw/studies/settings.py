@@ -138,10 +138,19 @@ class FitSettings:
     Attributes:
       law: NAME, NAME:option=value, or FILE.py:NAME, of a law that reads params, tokens and the domain share; or auto.
       bootstrap: resamples over runs; 0 gives no intervals.
+      weights: whose losses: last, those of the step; or average, with `optimizer.ema`. The two behave differently, so
+        they are in no fit together; the runs table holds both.
     """
 
     law: Annotated[str, NotEmpty()] = "auto"
     bootstrap: Annotated[int, at_least(0)] = 1000
+    weights: Annotated[str, OneOf(("last", "average"))] = "last"
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a runs table that are asked about."""
+        if "ema" not in table:
+            return table
+        return table[(table["ema"] > 0) == (self.weights == "average")].reset_index(drop=True)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,8 +1,8 @@
 """Checkpoints of a run, in a directory (by Orbax) or in a bucket (by `pieces`).
 
 A checkpoint is whole or absent and is written while training goes on. It has two items: `params`, which other runs
-start from, and `training`, the optimizer's state and the step. With a spike rule it has a `memory`: what the guard of
-the run remembers.
+start from, and `training`, the optimizer's state and the step. With `Optimizer.ema` a third is the `average` of the
+parameters. With a spike rule it has a `memory`: what the guard of the run remembers.
 """
 
 import os
@@ -128,18 +128,19 @@ def saved_steps(directory: Place) -> list[int]:
     return orbax_directory.steps(local(directory).absolute())
 
 
-def load_params(directory: Place, abstract: Params, step: int | None = None) -> Params:
+def load_params(directory: Place, abstract: Params, step: int | None = None, item: str = "params") -> Params:
     """The parameters in another run's checkpoint: its newest, or the one of `step`.
 
     Args:
       directory: where the run's checkpoints are.
       abstract: shapes, dtypes and shardings wanted (`make_start(...)[1].params`).
       step: which checkpoint.
+      item: params; or average, that of the parameters, which runs with `Optimizer.ema` have.
 
     Raises CheckpointError when there is no such checkpoint, it is damaged, or it is of another model; UnreadableError
     when storage fails.
     """
-    return _load(directory, {"params": abstract}, step)["params"]
+    return _load(directory, {item: abstract}, step)[item]
 
 
 def load_state(directory: Place, abstract: State, step: int | None = None) -> State:
@@ -179,7 +180,8 @@ def _read(kept: "Pieces | orbax_directory.Reader", step: int, items: dict[str, A
 def _items(state: State) -> dict[str, Any]:
     # A flat dictionary, so that what is stored has names (optimizer/1/mu/embed) and none of optax's classes.
     rest = jax.tree_util.tree_leaves_with_path({"step": state.step, "optimizer": state.optimizer})
-    return {"params": state.params, "training": {path_name(path): leaf for path, leaf in rest}}
+    items = {"params": state.params, "training": {path_name(path): leaf for path, leaf in rest}}
+    return items if state.average is None else {**items, "average": state.average}
 
 
 def _state(items: dict[str, Any], abstract: State) -> State:
@@ -187,7 +189,7 @@ def _state(items: dict[str, Any], abstract: State) -> State:
     moments = jax.tree_util.tree_map_with_path(
         lambda path, _: training[f"optimizer/{path_name(path)}"], abstract.optimizer
     )
-    return State(step=training["step"], params=items["params"], optimizer=moments)
+    return State(step=training["step"], params=items["params"], optimizer=moments, average=items.get("average"))
 
 
 def check_same(where: str, wanted: Any, stored: Mapping[str, tuple[int, ...]]) -> None:

@@ -150,7 +150,8 @@ def run(
       eval_steps: numbers of updates after which `evaluate` is called; 0 is before the first. An evaluation comes
         before the checkpoint of its step, so a crash may repeat it, with the same result, but never skip it.
       evaluate: called with where each run is that has not failed, by its index, and the state of all. Gives the
-        reasons of those to fail, by index.
+        reasons of those to fail, by index. With `Optimizer.ema` it is called again, the average in the place of the
+        parameters.
       log_every: steps between calls of `log`, which come one step late: the host never waits for the device.
       log: called with the index of the run and its metrics, whose speed is that of all runs together.
       spike: which losses end a run; None, only those that are no number. The last checkpoint is then a sound one.
@@ -251,9 +252,14 @@ class _Watch:
             except Diverged as diverged:
                 self.failed[i] = Result(FAILED, diverged.point, {}, str(diverged))
 
-    def measure(self, step: int, state: Any, evaluate: Evaluate) -> None:
-        """Evaluates every run, and fails those whose loss is no number."""
-        points = {i: self.at[i](step) for i in self.alive()}
+    def measure(self, step: int, state: State, evaluate: Evaluate) -> None:
+        """Evaluates every run, and fails those whose loss is no number; then, if there is one, the average of each."""
+        self._measure({i: self.at[i](step) for i in self.alive()}, state, evaluate)
+        if state.average is not None:
+            points = {i: dataclasses.replace(self.at[i](step), averaged=True) for i in self.alive()}
+            self._measure(points, dataclasses.replace(state, params=state.average), evaluate)
+
+    def _measure(self, points: Mapping[int, Point], state: State, evaluate: Evaluate) -> None:
         for i, reason in evaluate(points, state).items():
             self.failed[i] = Result(FAILED, points[i], {}, reason)
 

@@ -28,6 +28,15 @@ def run_bytes(
     return tree_bytes(state) + min(microbatches, 2) * tree_bytes(state.params), kept + logits
 
 
+def least_bytes(cfg: transformer.Config, optimizer: Optimizer) -> int:
+    """Bytes of a run's state and gradients, found by arithmetic: it needs no device, not even to trace a program."""
+    total = transformer.count_params(cfg)["total"]
+    parameter_and_gradient, first_moment = 4 + 4, jnp.dtype(optimizer.moment_dtype).itemsize
+    average = 4 if optimizer.ema else 0
+    with_second_moment = total - (transformer.count_hidden(cfg) if optimizer.kind == "muon" else 0)
+    return total * (parameter_and_gradient + first_moment + average) + 4 * with_second_moment
+
+
 def residual_bytes(cfg: transformer.Config, rows: int, seq_len: int) -> int:
     """Bytes that the backward pass of `rows` rows is given."""
     params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg))

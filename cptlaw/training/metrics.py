@@ -49,6 +49,7 @@ class Point:
       lr: the learning rate of the last step.
       lr_sum, lr_anneal: S1 and S2 of the learning-dynamics law up to here (see `schedules.dynamics`).
       flops: training FLOPs spent.
+      averaged: whether what is evaluated here is the average of the weights, not the weights (`Optimizer.ema`).
     """
 
     step: int
@@ -57,6 +58,7 @@ class Point:
     lr_sum: float
     lr_anneal: float
     flops: float
+    averaged: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +101,7 @@ class Metrics:
 
     def record(self) -> dict[str, Any]:
         """Flat, for a writer: what is not known is left out."""
-        at = dataclasses.asdict(self.point)
+        at = {**dataclasses.asdict(self.point), "averaged": None}  # a step has no part in an average
         speed = dataclasses.asdict(self.speed) if self.speed else {}
         record = {**at, "loss": self.loss, "grad_norm": self.grad_norm, **speed}
         return {name: value for name, value in record.items() if value is not None}

@@ -24,9 +24,6 @@ from cptlaw.models.config import Config
 from cptlaw.models.transformer import Params
 from cptlaw.models.tree import path_name
 
-# Dimensions (after the layers') that a hidden weight sums over.
-_FAN_IN = {r"attention/[qkv]$": (1,), r"attention/o$": (1, 2, 3), r"mlp/(gate|up|down)$": (1,)}
-
 
 def scale_init(params: Params, base: Config) -> Params:
     """Random parameters of `transformer.init` as muP starts."""
@@ -55,7 +52,6 @@ def _factors(tree: Params, base: Config) -> Any:
         if re.search(r"final_norm(_bias)?$", name):
             return theirs[0] / ours[0], theirs[0] / ours[0]
         query = math.sqrt(theirs[-1] / ours[-1]) if re.search(scaled_query, name) else 1.0
-        dims = next((dims for pattern, dims in _FAN_IN.items() if re.search(pattern, name)), ())
-        return query, query * math.prod(theirs[d] / ours[d] for d in dims)
+        return query, query * math.prod(theirs[d] / ours[d] for d in transformer.fan_in(name))
 
     return jax.tree_util.tree_map_with_path(factors, tree)

@@ -56,7 +56,10 @@ class Reader:
         return [] if found is None else found["losses"]
 
     def shapes(self, step: int, name: str) -> dict[str, tuple[int, ...]]:
-        """Array -> shape, of an item. Raises Damaged, or UnreadableError when storage fails."""
+        """Array -> shape, of an item; none of one that was not saved. Raises Damaged, or UnreadableError when storage
+        fails."""
+        if not (self.directory / str(step) / name).exists() and name not in self._stored(step, "checksums"):
+            return {}
         return shapes(self._stored(step, name))
 
     def read(self, step: int, items: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 
 from cptlaw.models import transformer
@@ -42,5 +43,10 @@ def first_state(
 
 
 def next_phase(directory: Place, abstract: State) -> State:
-    """The newest state in another run's checkpoints, its optimizer's moments kept, at step 0 of a new schedule."""
-    return dataclasses.replace(load_state(directory, abstract), step=jnp.zeros((), jnp.int32))
+    """The newest state in another run's checkpoints, its optimizer's moments kept, at step 0 of a new schedule.
+
+    An average of weights begins anew, as the schedule does.
+    """
+    state = load_state(directory, abstract)
+    average = None if state.average is None else jax.tree.map(jnp.copy, state.params)
+    return dataclasses.replace(state, step=jnp.zeros((), jnp.int32), average=average)

@@ -1,7 +1,9 @@
-"""One optimizer step: loss as sums and counts, AdamW, donated buffers, gradients accumulated as sums."""
+"""One optimizer step: loss as sums and counts, AdamW or Muon, donated buffers, gradients accumulated as sums."""
 
 import dataclasses
 import functools
+import math
+import re
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -11,61 +13,96 @@ import optax
 
 from cptlaw import fields
 from cptlaw.errors import UserError
-from cptlaw.fields import Range, above, at_least, between
+from cptlaw.fields import ConfigError, OneOf, Range, above, at_least, between
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout
-from cptlaw.training import mup
+from cptlaw.models.tree import path_name
+from cptlaw.training import muon, mup
 
 Batch = dict[str, jax.Array]
+
+# What weight decay leaves out, as a pattern of the parameters' paths. Stacking over layers hides their rank, so names
+# decide.
+UNDECAYED = {
+    "matrices": r"(norm|bias)$",
+    "hidden": r"(norm|bias|embed)$",
+    "all": r"(?!)",  # is found nowhere
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-    """AdamW with decoupled decay (not of norms), after clipping to a global norm. The learning rate is data.
+    """AdamW or Muon with decoupled decay, after clipping to a global norm. The learning rate is data.
 
     Attributes:
+      kind: adamw; or muon, whose hidden matrices have Muon's step and whose other parameters AdamW's, all with AdamW's
+        learning rate (`muon`).
       b1, b2, eps: of Adam's moments.
+      momentum: of Muon.
+      moment_dtype: in what the first moment, or Muon's momentum, is kept between steps. The second moment stays
+        float32: in a step it changes by a share of 1 - b2, which bfloat16 rounds away for a b2 above 0.996.
       weight_decay: of a weight in a step, as a share of the learning rate.
+      decay_mask: which weights decay: matrices, embeddings among them; hidden, those of the layers alone (OLMo 2, arXiv
+        2501.00656, decays no embeddings); or all, norms and biases too.
+      ema: decay, a step, of an exponential average of the weights, which is evaluated beside them: of about the last
+        1 / (1 - ema) steps, and at first of all there are. 0 keeps none. Averaged weights behave much as annealed ones.
       clip: the largest global norm of the gradient; infinite clips nothing.
+      z_loss: adds so much of the squared log of the softmax's normaliser to a token's loss, which keeps logits small in
+        bfloat16 (1e-4 in PaLM, arXiv 2204.02311, section 5). Losses that are reported do not hold it.
       mup_base: with it, the learning rate is that of this model, and others' weights have theirs by `mup`.
 
-    Raises ConfigError for a field out of its range.
+    Raises ConfigError for a field out of its range, and for muP with Muon, whose steps it does not describe.
     """
 
+    kind: Annotated[str, OneOf(("adamw", "muon"))] = "adamw"
     b1: Annotated[float, between(0, 1, open_high=True)] = 0.9
     b2: Annotated[float, between(0, 1, open_high=True)] = 0.95
     eps: Annotated[float, above(0)] = 1e-8
+    momentum: Annotated[float, between(0, 1, open_high=True)] = 0.95
+    moment_dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
     weight_decay: Annotated[float, at_least(0)] = 0.1
+    decay_mask: Annotated[str, OneOf(tuple(UNDECAYED))] = "matrices"
+    ema: Annotated[float, between(0, 1, open_high=True)] = 0.0
     clip: Annotated[float, Range(low=0, open_low=True, infinite=True)] = 1.0
+    z_loss: Annotated[float, at_least(0)] = 0.0
     mup_base: transformer.Config | None = None
 
     def __post_init__(self):
         fields.check(self, "optimizer")
+        if self.mup_base is not None and self.kind == "muon":
+            raise ConfigError(
+                "optimizer.mup_base", "muP's learning rates are those of kind adamw; remove one of the two"
+            )
 
     def transform(self) -> optax.GradientTransformation:
         """The direction of the step, to be scaled by minus the learning rate."""
+        adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment_dtype)
         return optax.chain(
             optax.clip_by_global_norm(self.clip),
-            optax.scale_by_adam(self.b1, self.b2, self.eps),
+            muon.with_adamw(self.momentum, adam, self.moment_dtype) if self.kind == "muon" else adam,
             optax.identity() if self.mup_base is None else mup.scale_by_width(self.mup_base),
-            optax.add_decayed_weights(self.weight_decay, mask=decayed),
+            optax.add_decayed_weights(self.weight_decay, mask=self.decayed),
         )
 
-
-def decayed(params: transformer.Params) -> Any:
-    """True for the weights that decay: all but norm scales and biases. Stacking over layers hides their rank, so names
-    decide."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: not str(path[-1].key).endswith(("norm", "bias")), params)
+    def decayed(self, params: transformer.Params) -> Any:
+        """True for the weights that decay."""
+        return jax.tree_util.tree_map_with_path(
+            lambda path, _: not re.search(UNDECAYED[self.decay_mask], path_name(path)), params
+        )
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass
 class State:
-    """All that a step changes. `step` counts the updates done (int32)."""
+    """All that a step changes. `step` counts the updates done (int32).
+
+    `average` is that of the weights, with `Optimizer.ema`; before the first step it is the weights.
+    """
 
     step: jax.Array
     params: transformer.Params
     optimizer: optax.OptState
+    average: transformer.Params | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -78,10 +115,14 @@ class Sums:
     grad_norm: jax.Array
 
 
-def loss_sums(params: transformer.Params, cfg: transformer.Config, batch: Batch) -> tuple[jax.Array, jax.Array]:
-    """(nats, tokens) summed over the positions where mask_BT is 1."""
-    nll_BT = transformer.token_nll(params, cfg, batch)
-    return (nll_BT * batch["mask_BT"]).sum(), batch["mask_BT"].sum()
+def loss_sums(
+    params: transformer.Params, cfg: transformer.Config, batch: Batch, z_loss: float = 0.0
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """(what is minimised, (nats, tokens)), summed over the positions where mask_BT is 1; `z_loss` as of `Optimizer`."""
+    nll_BT, log_z_BT = transformer.token_nll_and_log_z(params, cfg, batch)
+    nats = (nll_BT * batch["mask_BT"]).sum()
+    minimised = nats + z_loss * (log_z_BT**2 * batch["mask_BT"]).sum() if z_loss else nats
+    return minimised, (nats, batch["mask_BT"].sum())
 
 
 @functools.lru_cache(maxsize=64)
@@ -112,7 +153,23 @@ def make_start(
 
 def new_state(params: transformer.Params, optimizer: Optimizer) -> State:
     """The state at step 0."""
-    return State(step=jnp.zeros((), jnp.int32), params=params, optimizer=optimizer.transform().init(params))
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        optimizer=optimizer.transform().init(params),
+        average=jax.tree.map(jnp.copy, params) if optimizer.ema else None,
+    )
+
+
+def _averaged(
+    average: transformer.Params, params: transformer.Params, step: jax.Array, decay: float
+) -> transformer.Params:
+    """sum_i decay^(step - i) params_i over the updates i = 1 ... step, divided by the sum of the weights.
+
+    The parameters before the first update have no part in it, as in Adam's correction of its moments.
+    """
+    share = (1 - decay) / -jnp.expm1(step.astype(jnp.float32) * math.log(decay))
+    return jax.tree.map(lambda a, p: a + share * (p - a), average, params)
 
 
 def default_microbatches(cfg: transformer.Config, layout: Layout, batch_size: int, seq_len: int) -> int:
@@ -169,11 +226,14 @@ def plain_step(
     added: the same update as one large batch, whatever the masks.
     """
     transform = optimizer.transform()
-    value_and_grad = jax.value_and_grad(loss_sums, has_aux=True)
+
+    def sums_and_gradient(params: transformer.Params, batch: Batch) -> Any:
+        (_, sums), grads = jax.value_and_grad(loss_sums, has_aux=True)(params, cfg, batch, optimizer.z_loss)
+        return sums, grads
 
     def gradients(params: transformer.Params, batch: Batch) -> Any:
         if microbatches == 1:
-            return value_and_grad(params, cfg, batch)
+            return sums_and_gradient(params, batch)
         rows = len(batch["mask_BT"])
         if rows % microbatches:
             raise UserError(f"microbatches: {microbatches} does not divide the batch of {rows} rows")
@@ -181,7 +241,7 @@ def plain_step(
         parts = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), batch)
 
         def add(total: Any, part: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, value_and_grad(params, cfg, part)), None
+            return jax.tree.map(jnp.add, total, sums_and_gradient(params, part)), None
 
         zero = jnp.zeros((), jnp.float32)
         total, _ = jax.lax.scan(add, ((zero, zero), jax.tree.map(jnp.zeros_like, params)), parts)
@@ -194,6 +254,9 @@ def plain_step(
             direction, moments = transform.update(grads, state.optimizer, state.params)
         params = jax.tree.map(lambda p, d: p - learning_rate * d, state.params, direction)
         sums = Sums(nats=nats, tokens=tokens, grad_norm=optax.global_norm(grads))
-        return State(step=state.step + 1, params=params, optimizer=moments), sums
+        done, average = state.step + 1, state.average
+        if average is not None:
+            average = _averaged(average, params, done, optimizer.ema)
+        return State(step=done, params=params, optimizer=moments, average=average), sums
 
     return step

@@ -145,6 +145,6 @@ def test_a_wheel_has_the_command_the_launchers_and_the_shipped_table(tmp_path):
         done = run(*words, "--workdir=work", "--megabytes=1", "--disk-gb=0", "--platform=cpu")
         assert done.returncode == 0 and "all-reduce" in done.stdout, done.stderr
     told = run("-m", "launch.train", "--help").stdout
-    assert all(f"--{name}" in told for name in ("config", "workdir", "share", "multihost")) and "(required)" in told
+    assert all(f"--{name}" in told for name in ("config", "workdir", "share", "processes")) and "(required)" in told
     refused = run("-m", "cptlaw", "train", "--config", "none.py", "--workdir", "work")
     assert refused.returncode == 2 and "none.py: no such Python file" in refused.stderr

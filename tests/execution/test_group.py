@@ -47,7 +47,7 @@ def make_runs(make_config):
                 cpt__peak_lr=peak_lr,
                 eval_tokens=(tokens // 2, tokens),
                 # A large eps, because Adam's step for a gradient near zero is as large as for any other.
-                optimizer={"eps": 1e-3},
+                optimizer={"eps": 1e-3, "ema": 0.5},
             )
         )
         base, *mixes = grid.plan(settings, 32, {"prose": "p", "code": "c"})
@@ -81,10 +81,22 @@ def assert_same(table, other):
         pd.testing.assert_series_equal(table[column], other[column], rtol=columns.get(column, 1e-5))
 
 
+def assert_rows_of_both_kinds(table):
+    """Of the weights and of their average, which before the first step are the same."""
+    weights, average = (table[table["ema"] == ema].reset_index(drop=True) for ema in (0.0, 0.5))
+    pd.testing.assert_frame_equal(
+        weights.drop(columns=["loss", "loss_se", "ema"]), average[weights.columns.drop(["loss", "loss_se", "ema"])]
+    )
+    before = weights["tokens"] == 0
+    assert 0 < before.sum() < len(table) / 2
+    assert (weights["loss"] == average["loss"]).equals(before)
+
+
 def test_a_sweep_leaves_the_same_with_runs_together(mixes, workdir, one_device, forget):
     base, others = mixes
     sweep.sweep([base, *others], workdir, workers=1, monitor=OPTIONS["monitor"], progress=False)
     alone = sweep.collect(others, workdir)
+    assert_rows_of_both_kinds(alone)
     logged = [metrics(run, workdir) for run in others]
     files = [sorted(path.name for path in RunDir(workdir, run).path.iterdir()) for run in others]
     forget([base, *others])

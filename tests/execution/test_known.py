@@ -51,6 +51,19 @@ def test_one_missing_evaluation_makes_a_run_missing(runs, whole):
         known.left(runs, whole.drop(columns="eval"))
 
 
+def test_rows_of_the_weights_are_not_those_of_their_average(make_config):
+    settings = config_lib.parse(
+        make_config(optimizer={"ema": 0.9}, grid={"small": {"domain_shares": (0.5,)}}, held_out__size="small")
+    )
+    runs = grid.plan(settings, 32, DATA)
+    rows = [(runs[1].id, tokens, corpus, 1.0) for tokens in (0, 128, 256) for corpus in ("prose", "code")]
+    table = pd.DataFrame(rows, columns=["run", "tokens", "eval", "loss"])
+    assert known.left(runs, table) == runs
+    whole = pd.concat([table.assign(ema=0.0), table.assign(ema=0.9)])
+    assert known.left(runs, whole) == []
+    pd.testing.assert_frame_equal(known.merged(runs, whole[whole["ema"] == 0], whole), whole.reset_index(drop=True))
+
+
 def test_a_missing_branch_needs_its_trunk_and_the_trunk_no_rows_of_its_own(make_config):
     study = config_lib.parse(make_config(cpt__branch_cooldown=0.5))
     base, trunk, short, long = [run for run in grid.plan(study, 32, DATA) if run.size == "small"][:4]

@@ -5,8 +5,9 @@ import pytest
 from known_laws import CHINCHILLA, TRUTH, pose
 
 from cptlaw import fitting, laws
-from cptlaw.fitting import diagnose
+from cptlaw.fitting import diagnose, estimate
 from cptlaw.fitting.objective import Objective
+from cptlaw.fitting.rows import collect, with_factor
 
 
 def test_bounds_and_flat_directions_are_named(chinchilla_table):
@@ -92,6 +93,19 @@ def test_decayed_and_undecayed_rows_are_not_mixed_in_silence(dcpt_table):
     assert "--factor" not in words_of(table.assign(lr=3e-4)) + words_of(table.assign(lr_anneal=0.0))
     for mixed in (table.assign(lr=np.where(ends, 1e-5, 3e-4)), table.assign(lr_anneal=ends * 0.2)):
         assert f"{ends.sum()} of {len(table)} rows are after the learning rate decayed" in words_of(mixed)
+
+
+def test_averaged_weights_and_those_of_a_step_are_not_mixed_in_silence(dcpt_table):
+    table = dcpt_table[dcpt_table["eval"] == "code"]
+    averaged = np.arange(len(table)) % 3 == 0
+    mixed = table.assign(ema=np.where(averaged, 0.999, 0.0))
+    assert f"{averaged.sum()} of {len(table)} rows are losses of averaged weights" in words_of(mixed)
+    for told in (table.assign(ema=0.999), table.assign(ema=0.0)):
+        assert "averaged" not in words_of(told)
+    law = with_factor(laws.get("chinchilla"), mixed, "ema", ("code",))
+    rows = collect(mixed, law, ("code",))
+    problem = estimate.pose(rows, law, Objective(), {})
+    assert law.factor.levels == ("0", "0.999") and diagnose._averages(problem, rows) == []
 
 
 def test_sizes_that_move_with_tokens_are_told_of_the_law_in_flops(dcpt_table, chinchilla_table):

@@ -13,13 +13,13 @@ rng = np.random.default_rng(0)
 def test_blocked_equals_direct(vocab_size, block):
     x_BTD, w_VD = rng.normal(size=(2, 5, 8)).astype(np.float32), rng.normal(size=(vocab_size, 8)).astype(np.float32)
     targets_BT = np.array([[0, 1, 2, vocab_size - 2, vocab_size - 1], [7, 7, 15, 16, 17]])
-    g_BT = rng.normal(size=(2, 5)).astype(np.float32)
+    gradients = tuple(rng.normal(size=(2, 2, 5)).astype(np.float32))  # of the losses and of the log normalisers
 
     @jax.jit
     def both(x_BTD, w_VD):
         # Logits of several hundred, rounded to 3e-5: without the running maximum the exponentials would overflow.
         runs = [jax.vjp(lambda x, w, n=n: loss.nll(50 * x, w, targets_BT, n), x_BTD, w_VD) for n in (block, vocab_size)]
-        return [(nll_BT, *pull(g_BT)) for nll_BT, pull in runs]
+        return [(*values, *pull(gradients)) for values, pull in runs]
 
     for a, b in zip(*both(x_BTD, w_VD)):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=1e-4)

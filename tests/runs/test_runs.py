@@ -32,6 +32,13 @@ def test_round_trip_keeps_the_content_in_every_format(tmp_path, suffix):
     assert runs.digest(back) == runs.digest(table())
 
 
+def test_the_weights_and_their_average_have_rows_of_their_own():
+    both = table(tokens=[1e6, 1e6, 2e6, 2e6], run=["a"] * 4, params=1e6, w_code=0.5, w_general=0.5)
+    assert runs.check(both.assign(ema=[0, 0.9, 0, 0.9])) == []
+    with pytest.raises(runs.TableError, match="repeats an earlier row's run, eval, tokens, ema"):
+        runs.check(both.assign(ema=[0, 0.9, 0.9, 0.9]))
+
+
 def test_numeric_run_ids_stay_text_in_csv(tmp_path):
     runs.write(table(run=["007", "007", "8", "8"]), tmp_path / "t.csv")
     assert list(runs.read(tmp_path / "t.csv")["run"]) == ["007", "007", "8", "8"]
@@ -50,6 +57,7 @@ def test_numeric_run_ids_stay_text_in_csv(tmp_path):
         ({"w_code": [0.5, 0.5, 1.75, 0.75]}, ["line 4", "w_code 1.75", "share in [0, 1]"]),
         ({"w_code": [50, 0.5, 50, 50], "w_general": [50, 0.5, 50, 50]}, ["line 2", "percentages"]),
         ({"run": ["a", "a", None, "b"]}, ["line 4", "run", "empty"]),
+        ({"ema": [0, 0.999, 0, 1]}, ["line 5", "ema 1", "no decay"]),
     ],
 )
 def test_a_bad_row_is_named_with_its_remedy(tmp_path, changes, words):

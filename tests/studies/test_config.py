@@ -1,5 +1,6 @@
 """A config says what it means, or an error names the field."""
 
+import pandas as pd
 import pytest
 
 from cptlaw.fields import ConfigError
@@ -12,6 +13,15 @@ def test_a_config_becomes_typed_and_round_trips(make_config):
     assert study.grid["small"].domain_shares == (0.0, 0.5)
     assert study.model_fields("large")["d_model"] == 16
     assert config_lib.parse(make_config()).to_json() == study.to_json()
+
+
+def test_one_kind_of_weights_is_fitted(make_config):
+    table = pd.DataFrame({"loss": [3.0, 2.9, 2.8, 2.7], "ema": [0.0, 0.9, 0.0, 0.9]}, index=[4, 5, 6, 7])
+    for weights, losses in [("last", [3.0, 2.8]), ("average", [2.9, 2.7])]:
+        study = config_lib.parse(make_config(optimizer={"ema": 0.9}, fit={"weights": weights}))
+        rows = study.fit.rows(table)
+        assert rows["loss"].tolist() == losses and rows.index.tolist() == [0, 1]
+        assert study.fit.rows(table[["loss"]]).equals(table[["loss"]]), "a table of runs without an average"
 
 
 @pytest.mark.parametrize(

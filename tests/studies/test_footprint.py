@@ -6,6 +6,7 @@ benchmarks/layout.md), so the estimate, which counts on it, is too low there.
 
 import dataclasses
 
+import jax
 import pytest
 
 from cptlaw.errors import UserError
@@ -13,6 +14,8 @@ from cptlaw.execution.run import Phase, Run
 from cptlaw.models.sharding import Layout, make_mesh
 from cptlaw.studies import config as config_lib
 from cptlaw.studies.footprint import check_fits, compile_step, estimate, footprint
+from cptlaw.training.memory import least_bytes, tree_bytes
+from cptlaw.training.step import make_start
 
 MODEL = {
     **{"vocab_size": 512, "d_model": 128, "layers": 2, "heads": 2, "kv_heads": 2, "d_ff": 512},
@@ -20,24 +23,41 @@ MODEL = {
 }
 
 
-def run(**model) -> Run:
-    unimportant = {"shares": {}, "evals": (), "eval_tokens": (), "optimizer": {}, "mesh": {}, "data": {}, "seed": 0}
+def run(optimizer=None, **model) -> Run:
+    unimportant = {"shares": {}, "evals": (), "eval_tokens": (), "mesh": {}, "data": {}, "seed": 0}
     sizes = {"seq_len": 128, "batch_size": 32, "eval_batch_size": 32, "eval_max_tokens": None, "microbatches": 1}
     phase = Phase(tokens=1, peak_lr=1e-3, warmup_tokens=0)
-    return Run(id="", size="small", model={**MODEL, **model}, init=None, phase=phase, **sizes, **unimportant)
+    what = {"id": "", "size": "small", "model": {**MODEL, **model}, "init": None, "optimizer": optimizer or {}}
+    return Run(phase=phase, **what, **sizes, **unimportant)
 
 
 @pytest.mark.parametrize(
     ("mesh", "model"),
-    [((1, 8, 1), {}), ((8, 1, 1), {"remat": "none"}), ((1, 8, 1), {"vocab_size": 8192})],
-    ids=["layer", "kept", "loss"],
+    [
+        ((1, 8, 1), {}),
+        ((8, 1, 1), {"remat": "none", "optimizer": {"ema": 0.99, "moment_dtype": "bfloat16"}}),
+        ((1, 8, 1), {"vocab_size": 8192}),
+        ((1, 8, 1), {"vocab_size": 64, "layers": 6, "optimizer": {"kind": "muon"}}),
+    ],
+    ids=["layer", "kept", "loss", "update"],
 )
 def test_the_estimate_is_within_a_tenth_of_the_compilers(mesh, model):
     layout = Layout(make_mesh(*mesh))
     found = estimate(run(**model), layout, "cpu")
     assert found.total == pytest.approx(compile_step(run(**model), layout)[0], rel=0.1)
     bound_by_loss = found.loss > found.gradients + found.gathered + found.layer
-    assert bound_by_loss == ("vocab_size" in model), "both moments are tested"
+    assert bound_by_loss == (model.get("vocab_size", 0) > 512), "all moments are tested"
+    muon = model.get("optimizer", {}).get("kind") == "muon"
+    assert (found.total == found.state + found.gradients + found.update) == muon
+
+
+@pytest.mark.parametrize("optimizer", [{}, {"ema": 0.9, "moment_dtype": "bfloat16"}, {"kind": "muon", "ema": 0.9}])
+def test_the_least_that_a_run_needs_is_its_state_and_its_gradients(optimizer):
+    one = run(optimizer, tie_embeddings=False, bias="all", qk_norm=True)
+    state = make_start(one.config, one.make_optimizer(), Layout(make_mesh()))[1]
+    counts = [x for x in jax.tree.leaves(state) if x.size < 4]  # of steps, and Muon's coefficients
+    wanted = tree_bytes(state) - tree_bytes(counts) + tree_bytes(state.params)
+    assert least_bytes(one.config, one.make_optimizer()) == wanted
 
 
 def test_the_terms_that_only_accelerators_have():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -52,6 +54,16 @@ def test_the_newest_state_comes_back_exactly_on_any_mesh(tmp_path, states, layou
         assert n == 3
         same(state, states[3])
     assert state.params["embed"].sharding == other.shardings(state.params)["embed"]
+
+
+def test_an_average_of_weights_is_read_alone_and_missed_by_name(tmp_path, states, layout):
+    average = jax.tree.map(lambda x: x + 1, states[3].params)
+    save(tmp_path, {1: states[1], 3: dataclasses.replace(states[3], average=average)})
+    params = abstract(layout).params
+    same(load_params(tmp_path, params, item="average"), average)
+    same(load_params(tmp_path, params), states[3].params)
+    with pytest.raises(CheckpointError, match=r"1, average: of another model or optimizer: embed .* is missing"):
+        load_params(tmp_path, params, step=1, item="average")
 
 
 def test_recent_checkpoints_and_chosen_steps_are_kept(tmp_path, states):

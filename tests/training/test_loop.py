@@ -1,3 +1,4 @@
+import dataclasses
 import functools
 import math
 import os
@@ -14,7 +15,7 @@ from cptlaw.schedules import Schedule, dynamics
 from cptlaw.training import loop, metrics
 from cptlaw.training.checkpoints import Checkpoints, CheckpointWarning
 from cptlaw.training.guard import Spike, on_sigterm
-from cptlaw.training.start import first_state
+from cptlaw.training.start import first_state, next_phase
 from cptlaw.training.step import Optimizer, make_start
 
 SCHEDULE = Schedule(2e-2, 12, warmup=2, kind="cosine")
@@ -92,6 +93,63 @@ def test_sigterm_saves_and_the_next_run_continues(layout, tmp_path):
     assert n == 12
     jax.tree.map(np.testing.assert_array_equal, resumed.params, whole.params)
     jax.tree.map(np.testing.assert_array_equal, state.params, whole.params)
+
+
+def test_muon_and_an_average_continue_exactly_and_on_any_mesh(layout, tmp_path):
+    """The average is that of the weights after each step, computed here from the steps' own weights."""
+    cfg, decay = dataclasses.replace(CFG, layers=1), 0.6
+    optimizer = Optimizer(kind="muon", ema=decay, moment_dtype="bfloat16", z_loss=1e-2)
+    abstract = make_start(cfg, optimizer, layout)[1]
+    kept, evaluated = [], []
+
+    def train(steps, place=layout, **options):
+        return loop.train(
+            cfg,
+            Schedule(2e-2, 5),
+            Batches(),
+            lambda: first_state(cfg, optimizer, place),
+            optimizer=optimizer,
+            layout=place,
+            should_stop=lambda: len(kept) >= steps,
+            **options,
+        )
+
+    def on_step(step, state):
+        kept.append(jax.device_get(state.params))
+
+    def evaluate(point, params):
+        evaluated.append((point.step, point.averaged, jax.device_get(params)))
+
+    result = train(9, eval_steps=[0, 5], evaluate=evaluate, on_step=on_step)
+    after = [*kept[1:], result.params]
+    shares = [(1 - decay) * decay ** (5 - i) / (1 - decay**5) for i in range(1, 6)]
+    expected = jax.tree.map(lambda *weights: sum(s * np.float64(w) for s, w in zip(shares, weights)), *after)
+    assert [(step, averaged) for step, averaged, _ in evaluated] == [(0, False), (0, True), (5, False), (5, True)]
+    jax.tree.map(np.testing.assert_array_equal, evaluated[0][2], evaluated[1][2])
+    jax.tree.map(np.testing.assert_array_equal, evaluated[2][2], jax.device_get(result.params))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), evaluated[3][2], expected)
+
+    kept.clear()
+    on_a_mesh, place = [], Layout(make_mesh(2, 2, 2))
+    train(9, place, eval_steps=[5], evaluate=lambda point, params: on_a_mesh.append(params))
+    for params, (_, _, whole) in zip(on_a_mesh, evaluated[2:], strict=True):
+        assert jax.tree.map(lambda x: x.sharding, params) == place.shardings(params)
+        for ours, theirs in zip(jax.tree.leaves(params), jax.tree.leaves(whole)):
+            assert np.abs(ours).sum() == pytest.approx(np.abs(theirs).sum(), rel=1e-4)
+
+    with Checkpoints(tmp_path) as checkpoints:
+        assert train(2, checkpoints=checkpoints, on_step=on_step).status == loop.STOPPED
+    with Checkpoints(tmp_path) as checkpoints:
+        assert train(9, checkpoints=checkpoints, eval_steps=[5], evaluate=evaluate).status == loop.FINISHED
+        _, state = checkpoints.restore(abstract)
+    for ours, theirs in [
+        (state.params, result.params),
+        (state.average, evaluated[3][2]),
+        (evaluated[5][2], state.average),
+    ]:
+        jax.tree.map(np.testing.assert_array_equal, jax.device_get(ours), jax.device_get(theirs))
+    assert int(next_phase(tmp_path, abstract).step) == 0
+    jax.tree.map(np.testing.assert_array_equal, next_phase(tmp_path, abstract).average, state.params)
 
 
 def test_a_diverging_run_fails_with_its_reason_and_keeps_the_last_sound_state(layout, tmp_path):

@@ -2,6 +2,7 @@ import dataclasses
 
 import hypothesis
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -11,6 +12,7 @@ from tiny_run import CFG, Batches
 from cptlaw.errors import UserError
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.models.tree import path_name, shapes
 from cptlaw.training import step
 
 # A large eps, because Adam's step for a gradient near zero is as large as for any other, whatever its sign.
@@ -41,7 +43,7 @@ def test_a_step_equals_optax_adamw(layout):
     loss, grads = jax.jit(jax.value_and_grad(mean))(params)
     reference = optax.chain(
         optax.clip_by_global_norm(0.5),
-        optax.adamw(1e-2, b1=0.9, b2=0.95, eps=1e-3, weight_decay=0.3, mask=step.decayed),
+        optax.adamw(1e-2, b1=0.9, b2=0.95, eps=1e-3, weight_decay=0.3, mask=ADAMW.decayed),
     )
     with jax.numpy_dtype_promotion("standard"):
         updates, _ = jax.jit(lambda g, p: reference.update(g, reference.init(p), p))(grads, params)
@@ -53,22 +55,28 @@ def test_a_step_equals_optax_adamw(layout):
     assert int(state.step) == 1
 
 
-def test_norms_do_not_decay(layout):
-    mask = step.decayed(step.make_init(CFG, layout)(0))
-    assert not mask["final_norm"] and not mask["layers"]["mlp_norm"] and not mask["layers"]["attention_norm"]
-    assert mask["embed"] and all(jax.tree.leaves([mask["layers"]["attention"], mask["layers"]["mlp"]]))
+def test_what_decays_is_a_choice():
+    whole = dataclasses.replace(CFG, tie_embeddings=False, bias="all", qk_norm=True)
+    params = jax.eval_shape(lambda: transformer.init(jax.random.key(0), whole))
+    for choice, expected in [("matrices", {"embed", "unembed"}), ("hidden", set()), ("all", None)]:
+        mask = step.Optimizer(decay_mask=choice).decayed(params)
+        assert all(mask["layers"]["attention"][name] and mask["layers"]["mlp"]["down"] for name in "qkvo")
+        own = {path_name(path) for path, decays in jax.tree_util.tree_leaves_with_path(mask) if decays}
+        matrices = {name for name in own if transformer.fan_in(name)}
+        assert len(matrices) == 7
+        assert own - matrices == (shapes(params).keys() - matrices if expected is None else expected)
 
 
 # (mesh, microbatches): what a batch may be split into.
 SPLITS = [((2, 2, 2), 2), ((1, 1, 1), 4)]
 
 
-def gradient(mesh, microbatches, batch):
+def gradient(mesh, microbatches, batch, cfg=ONE_LAYER, **changes):
     """Counts and the unclipped gradient of one step, read from Adam's first moment."""
     layout = Layout(make_mesh(*mesh, devices=jax.devices()[: int(np.prod(mesh))]))
-    plain = step.Optimizer(clip=1e9, b1=0.0)
-    state = step.make_start(ONE_LAYER, plain, layout)[0](step.make_init(ONE_LAYER, layout)(0))
-    state, sums = step.make_step(ONE_LAYER, plain, layout, microbatches)(state, layout.put(batch, 8), 1e-3)
+    plain = step.Optimizer(clip=1e9, b1=0.0, **changes)
+    state = step.make_start(cfg, plain, layout)[0](step.make_init(cfg, layout)(0))
+    state, sums = step.make_step(cfg, plain, layout, microbatches)(state, layout.put(batch, 8), 1e-3)
     return sums, state.optimizer[1].mu
 
 
@@ -90,6 +98,30 @@ def test_however_a_batch_is_split_its_gradient_is_that_of_the_whole(seed, rows):
         sums, found = gradient(mesh, microbatches, batch)
         np.testing.assert_allclose(jax.tree.leaves(sums), jax.tree.leaves(whole_sums), rtol=1e-5)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6 * scale), found, whole)
+
+
+def test_z_loss_is_in_the_gradient_and_in_no_loss():
+    """Also where the vocabulary is taken in blocks and the batch in parts, of which one has fewer targets."""
+    batch, z_loss = Batches().batch(0), 0.3
+    batch["mask_BT"][:3] = 0
+
+    def minimised(params):
+        names = ("tokens_BT", "segments_BT", "positions_BT")
+        logits_BTV = transformer.apply(params, ONE_LAYER, *(batch[name] for name in names))
+        log_p_BTV = jax.nn.log_softmax(logits_BTV)
+        nll_BT = -jnp.take_along_axis(log_p_BTV, batch["targets_BT"][..., None], axis=-1)[..., 0]
+        squared_BT = jnp.log(jnp.exp(logits_BTV).sum(-1)) ** 2
+        nats = (nll_BT * batch["mask_BT"]).sum()
+        return (nats + z_loss * (squared_BT * batch["mask_BT"]).sum()) / batch["mask_BT"].sum(), nats
+
+    params = step.make_init(ONE_LAYER, Layout(make_mesh()))(0)
+    (_, nats), expected = jax.jit(jax.value_and_grad(minimised, has_aux=True))(params)
+    scale = float(optax.global_norm(expected))
+    blocked = dataclasses.replace(ONE_LAYER, loss_block=16)
+    sums, found = gradient((1, 1, 1), 2, batch, blocked, z_loss=z_loss)
+    assert float(sums.nats) == pytest.approx(float(nats), rel=1e-5)
+    assert float(sums.grad_norm) == pytest.approx(scale, rel=1e-4)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5 * scale), found, expected)
 
 
 def test_a_batch_that_its_parts_do_not_divide_is_named(layout):

@@ -21,7 +21,7 @@ from cptlaw.training.step import Optimizer
 
 ONE = Layout(make_mesh(devices=jax.devices()[:1]))
 # A large eps, because Adam's step for a gradient near zero is as large as for any other, whatever its sign.
-ADAMW = Optimizer(eps=1e-3)
+ADAMW = Optimizer(eps=1e-3, ema=0.5)
 
 
 class Shifted(Batches):
@@ -76,6 +76,10 @@ def run_alone(i, **options):
     return result, seen
 
 
+def summary(point, params):
+    return point.step, point.averaged, float(params["embed"].sum())
+
+
 def assert_same(params, others):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), params, others)
 
@@ -90,17 +94,23 @@ def test_together_equals_alone_and_continues(tmp_path):
         results, after = run(
             members,
             eval_steps=[0, 6],
-            evaluate=lambda i, point, params: measured.append((i, point.step, float(params["embed"].sum()))),
+            evaluate=lambda i, *evaluated: measured.append((i, *summary(*evaluated))),
         )
     seen = {(i, metrics.point.step): metrics for i, metrics in before + after}
     for i in range(len(MEMBERS)):
-        result, alone = run_alone(i)
+        own = []
+        result, alone = run_alone(
+            i, eval_steps=[6], evaluate=lambda *evaluated, own=own: own.append(summary(*evaluated))
+        )
+        for ours, theirs in zip([rest for run, *rest in measured if run == i], own, strict=True):
+            assert ours == pytest.approx(list(theirs), rel=1e-4)
         assert results[i].point == result.point and results[i].status == loop.FINISHED
         for metrics in alone:
             assert seen[i, metrics.point.step].loss == pytest.approx(metrics.loss, rel=1e-5)
         assert_same(results[i].params, result.params)
-    assert [(i, step) for i, step, _ in measured] == [(i, 6) for i in range(4)]
-    assert measured[2][2] == pytest.approx(float(results[2].params["embed"].sum()))
+    assert [tuple(one[:3]) for one in measured] == [(i, 6, averaged) for averaged in (False, True) for i in range(4)]
+    assert measured[2][3] == pytest.approx(float(results[2].params["embed"].sum()))
+    assert measured[2][3] != pytest.approx(measured[6][3], rel=1e-3), "an average differs from the weights"
 
 
 def test_a_run_changes_between_its_program_and_its_own(tmp_path):
@@ -177,10 +187,10 @@ def test_the_number_follows_from_size_and_memory(monkeypatch, layers, d_model, v
 
     seq_len = 2048 if runs == 1 else 128
     cfg = transformer.Config(vocab, d_model=d_model, layers=layers, heads=4, kv_heads=4, d_ff=4 * d_model)
-    assert together.most(cfg, ADAMW, batch, seq_len) == 1, "a CPU has no launches to hide"
+    assert together.most(cfg, Optimizer(), batch, seq_len) == 1, "a CPU has no launches to hide"
     monkeypatch.setattr(jax, "devices", lambda: [Device()])
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    assert together.most(cfg, ADAMW, batch, seq_len) == runs
+    assert together.most(cfg, Optimizer(), batch, seq_len) == runs
 
 
 def test_each_device_trains_whole_runs():
