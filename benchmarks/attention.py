@@ -83,7 +83,7 @@ def attend(shape: Shape, kernel: str, dtype: str, interpret: bool) -> Callable[.
     if interpret and kernel == "splash":
         return lambda q, k, v, segments: attention.splash(q, k, v, segments, shape.window, interpret=True)
     cfg = shape.config(kernel, dtype)
-    return lambda q, k, v, segments: attention.prepare(cfg, segments)(q, k, v)
+    return lambda q, k, v, segments: attention.prepare(cfg, segments, cfg.sliding_window)(q, k, v)
 
 
 def possible(shape: Shape, kernel: str, interpret: bool) -> str:

@@ -35,7 +35,7 @@ SIZES = {
 PARTS = step.default_microbatches(SIZES["0.8M"], Layout(make_mesh()), ROWS, SEQ)  # the same for all of them
 
 
-def plain_attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window=0):
+def plain_attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, *_):
     """The same attention left to autodiff."""
     scores_BKGTS = jnp.einsum("bkgtc,bksc->bkgts", q_BKGTC, k_BKSC) * q_BKGTC.shape[-1] ** -0.5
     p_BKGTS = jax.nn.softmax(scores_BKGTS + bias_BTS[:, None, None])

@@ -221,16 +221,16 @@ def tidy(directory: RunDir, keep_checkpoint: bool = False) -> None:
 
 
 def import_weights(directory: RunDir, workdir: Workdir) -> None:
-    """A base model that comes from a Hugging Face folder: a checkpoint and its losses, and no training."""
-    from cptlaw.models import hf
+    """A base model that comes from open weights: a checkpoint and its losses, and no training."""
+    from cptlaw.models import weights
     from cptlaw.training.checkpoints import Checkpoints
     from cptlaw.training.start import first_state
 
     run = directory.run
-    folder, cfg, placed = run.weights, run.config, layout(run)
-    assert folder is not None
+    path, cfg, placed = run.weights, run.config, layout(run)
+    assert path is not None
     state = first_state(
-        cfg, run.make_optimizer(), placed, weights=lambda abstract: hf.load_params(folder, cfg, abstract)
+        cfg, run.make_optimizer(), placed, weights=lambda abstract: weights.load_params(path, cfg, abstract)
     )
     with Checkpoints(directory.checkpoints) as checkpoints:
         checkpoints.save(0, state)

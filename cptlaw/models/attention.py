@@ -18,8 +18,9 @@ LEAST_BLOCK, BLOCKS = 128, 8  # positions of a block of queries, and how many bl
 Attend = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
-def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
-    """The attention of all layers over one batch; what it needs of the segments is made once.
+def prepare(cfg: Config, segments_BT: jax.Array, window: int) -> Attend:
+    """The attention of all layers that have this window (0: none) over one batch; what it needs of the segments is made
+    once.
 
     xla: scores in memory, block by block of queries, with a gradient written for CPUs.
     cudnn: flash attention; scores stay on the chip. It takes no segments but a mask of B T S elements in bfloat16, read
@@ -31,13 +32,17 @@ def prepare(cfg: Config, segments_BT: jax.Array) -> Attend:
     kernel = choose(cfg, segments_BT.shape[1], _platform())
     if kernel == "cudnn":
         same_B1TS = segments_BT[:, None, :, None] == segments_BT[:, None, None, :]
-        return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=cfg.sliding_window)
+        return functools.partial(_cudnn, mask_B1TS=same_B1TS, window=window, scale=cfg.attention_scale)
     if kernel == "triton":
-        return functools.partial(triton, segments_BT=segments_BT)
+        return functools.partial(triton, segments_BT=segments_BT, scale=cfg.attention_scale)
     if kernel == "splash":
-        return functools.partial(splash, segments_BT=segments_BT, window=cfg.sliding_window)
-    bias_BTS = mask_bias(segments_BT, cfg.sliding_window)
-    return lambda q_BKGTC, k_BKSC, v_BKSC: attention(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, cfg.sliding_window)
+        return functools.partial(
+            splash, segments_BT=segments_BT, window=window, scale=cfg.attention_scale, softcap=cfg.attention_softcap
+        )
+    bias_BTS = mask_bias(segments_BT, window)
+    return lambda q_BKGTC, k_BKSC, v_BKSC: attention(
+        q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window, cfg.attention_scale, cfg.attention_softcap
+    )
 
 
 def _platform() -> str:
@@ -61,6 +66,7 @@ def choose(cfg: Config, seq_len: int, platform: str) -> str:
         "cudnn": [
             (platform != "cuda", f"runs on NVIDIA GPUs, not on {platform}"),
             (cfg.dtype != "bfloat16", "needs dtype bfloat16"),
+            (cfg.attention_softcap > 0, "has no attention_softcap"),
             (cfg.head_dim % 8 > 0 or cfg.head_dim > 128, f"needs a head_dim of 8, 16, ... 128, not {cfg.head_dim}"),
             (seq_len % 2 > 0, f"needs an even sequence length, not {seq_len}"),
         ],
@@ -69,6 +75,7 @@ def choose(cfg: Config, seq_len: int, platform: str) -> str:
             (cfg.dtype != "bfloat16", "needs dtype bfloat16"),
             (cfg.head_dim > 256, f"needs a head_dim of at most 256, not {cfg.head_dim}"),
             (cfg.sliding_window > 0, f"has no sliding_window ({cfg.sliding_window})"),
+            (cfg.attention_softcap > 0, "has no attention_softcap"),
             (seq_len % 128 > 0, f"needs a sequence length that is a multiple of 128, not {seq_len}"),
         ],
         "splash": [
@@ -98,19 +105,26 @@ def mask_bias(segments_BT: jax.Array, window: int = 0) -> jax.Array:
     return jnp.where(seen_TS[None] & same_BTS, 0.0, np.finfo(np.float32).min / 2)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5, 6))
 def attention(
-    q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, bias_BTS: jax.Array, window: int = 0
+    q_BKGTC: jax.Array,
+    k_BKSC: jax.Array,
+    v_BKSC: jax.Array,
+    bias_BTS: jax.Array,
+    window: int = 0,
+    scale: float | None = None,
+    softcap: float = 0.0,
 ) -> jax.Array:
     """Softmax attention, float32 inside the softmax; returns o_BKGTC in the dtype of q.
 
     Queries are taken in blocks, each with the keys that causality and `window` leave it: of many positions hardly more
-    than half of the scores are computed, and a block's may stay in the cache.
+    than half of the scores are computed, and a block's may stay in the cache. Scores are multiplied with `scale`
+    (None: C ** -0.5); with a `softcap` they become softcap tanh(scores / softcap), which the gradient computes again.
 
     The gradient is written out because autodiff of the same expression takes about twice as long on a CPU (5 to 15%
     of a step): it transposes T x S arrays, and reduces over T x S where do * o over T x C gives the same number.
     """
-    return _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window)[0]
+    return _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window, scale, softcap)[0]
 
 
 def spans(T: int, window: int = 0) -> list[tuple[slice, slice]]:
@@ -123,21 +137,24 @@ def spans(T: int, window: int = 0) -> list[tuple[slice, slice]]:
     ]
 
 
-def _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window):
+def _forward(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, window, scale, softcap):
+    part = functools.partial(_part, scale=scale or q_BKGTC.shape[-1] ** -0.5, softcap=softcap)
     parts = [
-        _part(q_BKGTC[:, :, :, at], k_BKSC[:, :, seen], v_BKSC[:, :, seen], bias_BTS[:, at, seen])
+        part(q_BKGTC[:, :, :, at], k_BKSC[:, :, seen], v_BKSC[:, :, seen], bias_BTS[:, at, seen])
         for at, seen in spans(q_BKGTC.shape[3], window)
     ]
     o_BKGTC = checkpoint_name(jnp.concatenate([o for o, _ in parts], axis=3), OUTPUT)
     return o_BKGTC, (k_BKSC, v_BKSC, o_BKGTC, [saved for _, saved in parts])
 
 
-def _part(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
+def _part(q_BKGTC, k_BKSC, v_BKSC, bias_BTS, *, scale, softcap):
     """Some queries over some keys: o, and of the softmax what its gradient needs."""
     B, K, G, T, C = q_BKGTC.shape
     # Rows R = (G, T): the query heads of one kv head share its keys, so they are one larger matmul.
-    q_BKRC = (q_BKGTC * np.asarray(C**-0.5, q_BKGTC.dtype)).reshape(B, K, G * T, C)
+    q_BKRC = (q_BKGTC * np.asarray(scale, q_BKGTC.dtype)).reshape(B, K, G * T, C)
     scores_BKRS = jnp.einsum("bkrc,bksc->bkrs", q_BKRC, k_BKSC, preferred_element_type=jnp.float32)
+    if softcap:
+        scores_BKRS = softcap * jnp.tanh(scores_BKRS / softcap)
     scores_BKGTS = scores_BKRS.reshape(B, K, G, T, -1) + bias_BTS[:, None, None]
     e_BKGTS = jnp.exp(scores_BKGTS - scores_BKGTS.max(-1, keepdims=True))
     inverse_BKGT1 = 1 / e_BKGTS.sum(-1, keepdims=True)
@@ -147,12 +164,13 @@ def _part(q_BKGTC, k_BKSC, v_BKSC, bias_BTS):
     return o_BKGTC, (q_BKRC, e_BKRS, inverse_BKGT1)
 
 
-def _backward(window, saved, do_BKGTC):
+def _backward(window, scale, softcap, saved, do_BKGTC):
     k_BKSC, v_BKSC, o_BKGTC, parts = saved
     T = o_BKGTC.shape[3]
+    part_backward = functools.partial(_part_backward, scale=scale or o_BKGTC.shape[-1] ** -0.5, softcap=softcap)
     dq, dkv = [], []
     for (at, seen), part in zip(spans(T, window), parts):
-        dq_BKGTC, dk_BKSC, dv_BKSC = _part_backward(
+        dq_BKGTC, dk_BKSC, dv_BKSC = part_backward(
             part, k_BKSC[:, :, seen], v_BKSC[:, :, seen], o_BKGTC[:, :, :, at], do_BKGTC[:, :, :, at]
         )
         dq.append(dq_BKGTC)
@@ -163,7 +181,7 @@ def _backward(window, saved, do_BKGTC):
     return jnp.concatenate(dq, axis=3).astype(dtype), dk, dv, None
 
 
-def _part_backward(saved, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC):
+def _part_backward(saved, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC, *, scale, softcap):
     """The gradients of q, k and v, float32."""
     q_BKRC, e_BKRS, inverse_BKGT1 = saved
     dtype = q_BKRC.dtype
@@ -174,8 +192,11 @@ def _part_backward(saved, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC):
     do_BKRC = do_BKGTC.reshape(q_BKRC.shape).astype(dtype)
     dv_BKSC = contract_rows(e_BKRS, do_BKRC)
     dp_BKRS = einsum("bkrc,bksc->bkrs", do_BKRC, v_BKSC)
-    ds_BKRS = (e_BKRS.astype(jnp.float32) * (dp_BKRS - mean_BKR1)).astype(dtype)
-    dq_BKRC = einsum("bkrs,bksc->bkrc", ds_BKRS, k_BKSC) * q_BKRC.shape[-1] ** -0.5
+    ds_BKRS = e_BKRS.astype(jnp.float32) * (dp_BKRS - mean_BKR1)
+    if softcap:
+        ds_BKRS *= 1 - jnp.tanh(einsum("bkrc,bksc->bkrs", q_BKRC, k_BKSC) / softcap) ** 2
+    ds_BKRS = ds_BKRS.astype(dtype)
+    dq_BKRC = einsum("bkrs,bksc->bkrc", ds_BKRS, k_BKSC) * scale
     dk_BKSC = contract_rows(ds_BKRS, q_BKRC)
     return dq_BKRC.reshape(o_BKGTC.shape), dk_BKSC, dv_BKSC
 
@@ -183,13 +204,16 @@ def _part_backward(saved, k_BKSC, v_BKSC, o_BKGTC, do_BKGTC):
 attention.defvjp(_forward, _backward)
 
 
-def _cudnn(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_B1TS: jax.Array, window: int) -> jax.Array:
+def _cudnn(
+    q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_B1TS: jax.Array, window: int, scale: float
+) -> jax.Array:
     B, K, G, T, C = q_BKGTC.shape
     o_BTNC = jax.nn.dot_product_attention(
         q_BKGTC.reshape(B, K * G, T, C).swapaxes(1, 2),
         k_BKSC.swapaxes(1, 2),
         v_BKSC.swapaxes(1, 2),
         mask=mask_B1TS,
+        scale=scale,
         is_causal=True,
         local_window_size=(window - 1, 0) if window else None,
         implementation="cudnn",
@@ -198,10 +222,16 @@ def _cudnn(q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, mask_B1TS: 
 
 
 def triton(
-    q_BKGTC: jax.Array, k_BKSC: jax.Array, v_BKSC: jax.Array, segments_BT: jax.Array, interpret: bool = False
+    q_BKGTC: jax.Array,
+    k_BKSC: jax.Array,
+    v_BKSC: jax.Array,
+    segments_BT: jax.Array,
+    interpret: bool = False,
+    scale: float | None = None,
 ) -> jax.Array:
     """JAX's own flash attention for GPUs, in Pallas; each device of a mesh in scope runs it on its rows and heads."""
-    return _on_each_device(functools.partial(_triton, interpret=interpret))(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
+    kernel = functools.partial(_triton, interpret=interpret, scale=scale or q_BKGTC.shape[-1] ** -0.5)
+    return _on_each_device(kernel)(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
 
 
 def splash(
@@ -211,9 +241,12 @@ def splash(
     segments_BT: jax.Array,
     window: int = 0,
     interpret: bool = False,
+    scale: float | None = None,
+    softcap: float = 0.0,
 ) -> jax.Array:
     """Splash attention; each device of a mesh in scope runs it on its rows and heads."""
-    kernel = functools.partial(_splash, window=window, interpret=interpret)
+    scale = scale or q_BKGTC.shape[-1] ** -0.5
+    kernel = functools.partial(_splash, window=window, interpret=interpret, scale=scale, softcap=softcap)
     return _on_each_device(kernel)(q_BKGTC, k_BKSC, v_BKSC, segments_BT)
 
 
@@ -228,7 +261,7 @@ def _on_each_device(kernel: Callable[..., jax.Array]) -> Callable[..., jax.Array
     return jax.shard_map(kernel, in_specs=(heads, heads, heads, jax.P(rows)), out_specs=heads, check_vma=False)
 
 
-def _triton(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, interpret: bool):
+def _triton(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, interpret: bool, scale: float):
     # Pallas takes a second to import, and only GPUs need it.
     from jax.experimental.pallas.ops.gpu import attention as kernels
 
@@ -243,7 +276,7 @@ def _triton(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, interpret: bool):
         k_BTNC,
         v_BTNC,
         segments_BT,
-        sm_scale=C**-0.5,
+        sm_scale=scale,
         causal=True,
         block_sizes=blocks,
         interpret=interpret,
@@ -251,7 +284,7 @@ def _triton(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, interpret: bool):
     return o_BTNC.swapaxes(1, 2).reshape(q_BKGTC.shape)
 
 
-def _splash(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, window: int, interpret: bool):
+def _splash(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, window: int, interpret: bool, scale: float, softcap: float):
     # Pallas takes a second to import, and only TPUs need it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
@@ -265,9 +298,10 @@ def _splash(q_BKGTC, k_BKSC, v_BKSC, segments_BT, *, window: int, interpret: boo
             block_q=side, block_kv=side, block_q_dkv=side, block_kv_dkv=side, block_q_dq=side, block_kv_dq=side
         ),
         residual_checkpoint_name=OUTPUT,
+        attn_logits_soft_cap=softcap or None,
         interpret=interpret,
     )
-    q_BNTC = (q_BKGTC * np.asarray(C**-0.5, q_BKGTC.dtype)).reshape(B, K * G, T, C)
+    q_BNTC = (q_BKGTC * np.asarray(scale, q_BKGTC.dtype)).reshape(B, K * G, T, C)
     o_BNTC = jax.vmap(kernel)(q_BNTC, k_BKSC, v_BKSC, kernels.SegmentIds(segments_BT, segments_BT))
     return o_BNTC.reshape(q_BKGTC.shape)
 

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import jax
 
@@ -35,6 +35,17 @@ ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     "gelu_tanh": functools.partial(jax.nn.gelu, approximate=True),
 }
 
+
+class Kind(NamedTuple):
+    """What the attention of one layer may have of its own: keys that a query sees (0: all), and rotary positions (of
+    base rope_theta, of rope_local_theta, or none)."""
+
+    window: int
+    rotary: str
+
+
+KINDS = ("full", "sliding", "nope", "sliding_nope")
+
 # Fields of Config that say how a model is computed, which is no part of what it is.
 COMPUTATION = ("dtype", "remat", "scan_layers", "loss_block", "attention", "gradient_dtype")
 
@@ -44,7 +55,10 @@ class Config:
     """Architecture. Parameters are float32; `dtype` is that of the computation (float32 or bfloat16).
 
     The defaults are Llama's. Qwen2 has bias "qkv"; Qwen3 has qk_norm; Mistral has sliding_window; GPT-NeoX has norm
-    "layer", bias "all", activation "gelu", gated false, parallel_residual, and rotary_fraction 0.25.
+    "layer", bias "all", activation "gelu", gated false, parallel_residual, and rotary_fraction 0.25. OLMo 2 has
+    norm_placement "post", and qk_norm over the whole projection. Gemma has norm_placement "both", norm_offset,
+    scale_embeddings, activation "gelu_tanh", and layers of two kinds; Gemma 2 the soft caps, Gemma 3 qk_norm and
+    rope_local_theta.
     """
 
     vocab_size: Annotated[int, at_least(1)]
@@ -71,22 +85,45 @@ class Config:
     activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "silu"
     gated: bool = True  # the feed-forward layer multiplies its activation with a second projection
     parallel_residual: bool = False  # attention and feed-forward read the same input
-    qk_norm: bool = False  # RMSNorm of each head's queries and keys
+    qk_norm: bool = False  # RMSNorm of queries and keys
     sliding_window: Annotated[int, at_least(0)] = 0  # keys a query sees, itself included; 0: all
     # Share of a head's channels that carry position.
     rotary_fraction: Annotated[float, between(0, 1, open_low=True)] = 1.0
-    rope_scaling: Annotated[str, OneOf(("none", "linear", "llama3"))] = "none"
+    rope_scaling: Annotated[str, OneOf(("none", "linear", "llama3", "yarn"))] = "none"
     rope_factor: Annotated[float, above(0)] = 1.0
     # Of llama3 scaling alone.
     rope_low_freq_factor: Annotated[float, above(0)] = 1.0
     rope_high_freq_factor: Annotated[float, above(0)] = 4.0
-    rope_original_context: Annotated[int, at_least(1)] = 8192
+    rope_original_context: Annotated[int, at_least(1)] = 8192  # of yarn too
     attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "triton", "splash"))] = (
         "auto"  # the kernel: xla, cudnn or triton (NVIDIA), or splash (TPU); auto: by platform
     )
     # In what the gradients of linear layers' weights leave a device's matmul and are summed over devices, when dtype is
     # bfloat16: bfloat16 moves half as many bytes, float32 rounds each element once less for every doubling of devices.
     gradient_dtype: Annotated[str, OneOf(("bfloat16", "float32"))] = "bfloat16"
+    # The fields from here on are younger than runs whose ids hold the ones above (`studies.settings.Study`).
+    # Where a layer has norms: before attention and the feed-forward layer, after them, or both.
+    norm_placement: Annotated[str, OneOf(("pre", "post", "both"))] = "pre"
+    # What qk_norm takes the mean square of: a head's channels, or those of all heads together.
+    qk_norm_over: Annotated[str, OneOf(("head", "projection"))] = "head"
+    # Kinds of layers, in turn, with commas between; empty: all alike. full: a query sees all keys. sliding: it sees
+    # those of sliding_window. nope, sliding_nope: the same without rotary positions.
+    layer_kinds: str = ""
+    # Of yarn scaling alone.
+    rope_beta_fast: Annotated[float, above(0)] = 32.0
+    rope_beta_slow: Annotated[float, above(0)] = 1.0
+    rope_attention_factor: Annotated[float, at_least(0)] = 0.0  # of cosines and sines; 0: 0.1 ln(rope_factor) + 1
+    rope_truncate: bool = True  # the blend begins and ends at whole channels
+    # Of layers with a window, which then have no rope_scaling either; 0: rope_theta.
+    rope_local_theta: Annotated[float, at_least(0)] = 0.0
+    norm_offset: bool = False  # norms multiply with 1 + their weights
+    scale_embeddings: bool = False  # the embedding is multiplied with sqrt(d_model)
+    query_pre_attn_scalar: Annotated[float, at_least(0)] = (
+        0.0  # scores are divided by its square root; 0: by head_dim's
+    )
+    # Logits x of attention and of the vocabulary become cap tanh(x / cap); 0: they stay.
+    attention_softcap: Annotated[float, at_least(0)] = 0.0
+    logit_softcap: Annotated[float, at_least(0)] = 0.0
     # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
     # part of what the model is.
     described: str = dataclasses.field(default="", compare=False, repr=False)
@@ -107,12 +144,52 @@ class Config:
                 f"rotary embeddings need an even number of channels, but {self.head_dim} channels a head and "
                 f"rotary_fraction {self.rotary_fraction:g} make {self.rotary_dim}",
             )
+        if self.norm_placement != "pre" and (self.norm == "layer" or self.parallel_residual):
+            raise ConfigError(
+                "model.norm_placement", f'"{self.norm_placement}" needs norm "rms" and parallel_residual false'
+            )
         if self.rope_scaling == "llama3" and self.rope_low_freq_factor >= self.rope_high_freq_factor:
             raise ConfigError(
                 "model.rope_low_freq_factor",
                 f"must be below rope_high_freq_factor, {self.rope_high_freq_factor:g}, but is "
                 f"{self.rope_low_freq_factor:g}",
             )
+
+        if self.rope_scaling == "yarn":
+            if self.rope_beta_slow >= self.rope_beta_fast:
+                raise ConfigError("model.rope_beta_slow", f"must be below rope_beta_fast, {self.rope_beta_fast:g}")
+            if self.rope_theta <= 1:
+                raise ConfigError("model.rope_theta", f"must be above 1 for yarn, but is {self.rope_theta:g}")
+        names = self.layer_kinds.split(",") if self.layer_kinds else []
+        if unknown := [name for name in names if name not in KINDS]:
+            raise ConfigError(
+                "model.layer_kinds", f"{unknown[0]!r} is no kind of layer; name some of {', '.join(KINDS)}"
+            )
+        if not self.sliding_window and any("sliding" in name for name in names):
+            raise ConfigError(
+                "model.sliding_window", "0, but model.layer_kinds names layers that have a window; set it"
+            )
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """The kinds of the first layers; those after them repeat these."""
+        if not self.layer_kinds:
+            names = ["sliding" if self.sliding_window else "full"]
+        else:
+            names = self.layer_kinds.split(",")
+        local = "local" if self.rope_local_theta else "global"
+        rotary = {"full": "global", "sliding": local, "nope": "none", "sliding_nope": "none"}
+        return tuple(Kind(self.sliding_window if "sliding" in name else 0, rotary[name]) for name in names)
+
+    @property
+    def kind_of_each(self) -> tuple[Kind, ...]:
+        """The kind of every layer."""
+        return tuple(self.kinds[i % len(self.kinds)] for i in range(self.layers))
+
+    @property
+    def attention_scale(self) -> float:
+        """What attention multiplies its scores with."""
+        return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
 
     @property
     def rotary_dim(self) -> int:

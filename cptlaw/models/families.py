@@ -6,19 +6,41 @@ that the family's model does not use is left alone, and whatever else would chan
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cptlaw.errors import UserError
 from cptlaw.models.config import COMPUTATION, Config
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gpt_neox")
 _CLASSES = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
     "qwen3": "Qwen3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM",
+    "phi3": "Phi3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
+}
+FAMILIES = tuple(_CLASSES)
+# Why others are not read, and what to do, where there is something to say.
+_REFUSED = {
+    "gemma3": "has a vision tower, which is not supported; save its text model alone, with transformers' G = "
+    "Gemma3ForConditionalGeneration and T = Gemma3ForCausalLM: m = G.from_pretrained(FOLDER); "
+    "t = T(m.config.text_config); t.model = m.model.language_model; t.lm_head = m.lm_head; t.save_pretrained(NEW)",
+    "qwen3_moe": "has mixtures of experts, which are not supported; take a dense model, such as one of qwen3",
+}
+_GEMMA = {"norm_placement": "both", "norm_offset": True, "scale_embeddings": True}
+# What all models of a family have, and no field of their config.json decides.
+_TRAITS: dict[str, dict[str, Any]] = {
+    "gemma2": _GEMMA,
+    "gemma3_text": {**_GEMMA, "qk_norm": True},
+    "qwen3": {"qk_norm": True},
+    "olmo2": {"norm_placement": "post", "qk_norm": True, "qk_norm_over": "projection"},
+    "gpt_neox": {"norm": "layer", "gated": False},
 }
 _ACTIVATIONS = {
     "silu": "silu",
@@ -42,12 +64,22 @@ _SIZES = {
 _LLAMA3 = {"rope_low_freq_factor": "low_freq_factor", "rope_high_freq_factor": "high_freq_factor"}
 # What a family's config class has in the place of a field that config.json leaves out.
 _DEFAULTS: dict[str, Any] = {
-    "num_key_value_heads": {"llama": None, "mistral": 8, "qwen2": 32, "qwen3": 32},
-    "head_dim": {"llama": None, "mistral": None, "qwen2": None, "qwen3": 128},
-    "hidden_act": {"llama": "silu", "mistral": "silu", "qwen2": "silu", "qwen3": "silu", "gpt_neox": "gelu"},
-    "attention_bias": {"llama": False, "qwen3": False, "gpt_neox": True},
-    "sliding_window": {"mistral": 4096, "qwen2": 4096, "qwen3": 4096},
+    "num_key_value_heads": {"mistral": 8, "qwen2": 32, "qwen3": 32, "smollm3": 4, "gemma2": 4, "gemma3_text": 4},
+    "head_dim": {"qwen3": 128, "gemma2": 256, "gemma3_text": 256},
+    "activation": {"gpt_neox": "gelu", "gemma2": "gelu_pytorch_tanh", "gemma3_text": "gelu_pytorch_tanh"},
+    "rms_norm_eps": {"olmo2": 1e-5, "phi3": 1e-5},
+    "attention_bias": {"qwen2": True, "gpt_neox": True},
+    "tie_word_embeddings": {"smollm3": True, "gemma2": True, "gemma3_text": True},
+    "rope_theta": {"smollm3": 2e6, "gemma3_text": 1e6},
+    "attn_logit_softcapping": {"gemma2": 50.0},
+    "final_logit_softcapping": {"gemma2": 30.0},
+    # Of the families that have windows.
+    "sliding_window": {
+        **{"mistral": 4096, "phi3": None, "qwen2": 4096, "qwen3": 4096, "smollm3": None},
+        **{"gemma2": 4096, "gemma3_text": 4096},
+    },
 }
+_FULL, _SLIDING = "full_attention", "sliding_attention"
 
 
 class _Json:
@@ -61,6 +93,10 @@ class _Json:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise UserError(f"config.json: {name} is {value!r}; a number is needed")
         return value
+
+    def default(self, name: str, others: Any = None) -> Any:
+        """What the family's config class has in the place of a field; `others` of families that have no own."""
+        return _DEFAULTS[name].get(self.family, others)
 
     def flag(self, name: str, default: bool) -> bool:
         value = self.given.get(name, default)
@@ -87,39 +123,84 @@ def of_json(given: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Raises UserError naming the architecture, feature or field that it cannot take."""
     json_ = _Json(given)
     family = json_.family
+    if family in _REFUSED:
+        raise UserError(f"config.json: model_type {family!r} {_REFUSED[family]}")
     if family not in FAMILIES:
         raise _unsupported("model_type", family, FAMILIES)
-    neox = family == "gpt_neox"
-    activation = given.get("hidden_act", _DEFAULTS["hidden_act"][family])
+    neox, gemma = family == "gpt_neox", family in ("gemma2", "gemma3_text")
+    # Gemma's files may have hidden_act too, which its models do not look at.
+    name = "hidden_activation" if gemma else "hidden_act"
+    activation = given.get(name, json_.default("activation", "silu"))
     if activation not in _ACTIVATIONS:
-        raise _unsupported("hidden_act", activation, _ACTIVATIONS)
+        raise _unsupported(name, activation, _ACTIVATIONS)
     for name in ("quantization_config", "compression_config", "per_layer_config"):
         if given.get(name):
             raise _unsupported(name, given[name], ["full weights, the same in all layers"])
     if not json_.flag("is_causal", True):
         raise _unsupported("is_causal", False, ["true"])
+    if given.get("use_bidirectional_attention"):
+        raise _unsupported("use_bidirectional_attention", given["use_bidirectional_attention"], ["false"])
     sizes = {ours: json_.required(theirs) for ours, theirs in _SIZES.items()}
     kv_heads, head_dim = json_.size("num_key_value_heads"), json_.size("head_dim")
     if neox:
         if head_dim not in (None, sizes["d_model"] // sizes["heads"]):
             raise _unsupported("head_dim", head_dim, ["hidden_size / num_attention_heads"])
         kv_heads = head_dim = None
-    fields: dict[str, Any] = {**sizes, **_rope(json_)}
+    fields: dict[str, Any] = {**sizes, **_kinds(json_, sizes["layers"])}
+    fields |= _gemma3_rope(json_) if family == "gemma3_text" else _rope(json_)
+    fields |= _gemma(json_, head_dim) if gemma else {}
     config = Config(
         **fields,
         kv_heads=kv_heads or sizes["heads"],
         head_dim=head_dim or 0,
-        norm_eps=json_.number("layer_norm_eps", 1e-5) if neox else json_.number("rms_norm_eps", 1e-6),
-        tie_embeddings=json_.flag("tie_word_embeddings", False),
-        norm="layer" if neox else "rms",
+        norm_eps=json_.number("layer_norm_eps", 1e-5)
+        if neox
+        else json_.number("rms_norm_eps", json_.default("rms_norm_eps", 1e-6)),
+        tie_embeddings=json_.flag("tie_word_embeddings", json_.default("tie_word_embeddings", False)),
         bias=_bias(json_),
         activation=_ACTIVATIONS[activation],
-        gated=not neox,
         parallel_residual=neox and json_.flag("use_parallel_residual", True),
-        qk_norm=family == "qwen3",
-        sliding_window=_window(json_, sizes["layers"]),
+        **_TRAITS.get(family, {}),
     )
     return dataclasses.replace(config, described=json.dumps({"config": dict(given)}, sort_keys=True))
+
+
+def _gemma(json_: _Json, head_dim: int | None) -> dict[str, Any]:
+    """Soft caps, of which null is none, and what scores are divided by the square root of."""
+    caps = {"attention_softcap": "attn_logit_softcapping", "logit_softcap": "final_logit_softcapping"}
+    given = {name: json_.given.get(name, json_.default(name)) for name in caps.values()}
+    fields: dict[str, Any] = {
+        ours: 0.0 if given[theirs] is None else float(json_.number(theirs, 0, given)) for ours, theirs in caps.items()
+    }
+    if zero := [theirs for theirs in caps.values() if given[theirs] == 0]:
+        raise _unsupported(zero[0], 0, ["numbers above 0, and null for none"])
+    if json_.family == "gemma3_text":
+        fields.pop("attention_softcap")  # a field of its file that its model does not look at
+    scalar = json_.number("query_pre_attn_scalar", 256)
+    return fields | {"query_pre_attn_scalar": 0.0 if scalar == head_dim else float(scalar)}
+
+
+def _gemma3_rope(json_: _Json) -> dict[str, Any]:
+    """Rotary fields of a model whose layers with a window have a base of their own, and no rescaling."""
+    nested = json_.given.get("rope_parameters") or {}
+    names = (_FULL, _SLIDING)
+    if not isinstance(nested, dict) or not all(isinstance(nested.get(name) or {}, dict) for name in names):
+        raise UserError(
+            f"config.json: rope_parameters is {nested!r}; an object or null is needed for {_FULL}, {_SLIDING}"
+        )
+    if nested and not any(name in nested for name in names):
+        raise _unsupported("rope_parameters", ", ".join(nested), [f"objects under {_FULL} and {_SLIDING}"])
+    local = nested.get(_SLIDING) or {}
+    if (kind := local.get("rope_type", "default")) != "default":
+        raise _unsupported(f"rope_parameters.{_SLIDING}.rope_type", kind, ["default"])
+    theta = float(json_.number("rope_theta", json_.number("rope_local_base_freq", 1e4), local))
+    # Those of the other layers, to which rope_scaling is added.
+    scaling = json_.given.get("rope_scaling") or {}
+    others = {**(nested.get(_FULL) or {}), **scaling} if isinstance(scaling, dict) else scaling
+    name = "rope_scaling" if scaling else "rope_parameters"
+    fields = _rope(_Json({**json_.given, "rope_parameters": None, name: others}))
+    same = theta == fields["rope_theta"] and "rope_scaling" not in fields
+    return fields | {"rope_local_theta": 0.0 if same else theta}
 
 
 def _rope(json_: _Json) -> dict[str, Any]:
@@ -128,18 +209,23 @@ def _rope(json_: _Json) -> dict[str, Any]:
     name, kind = _rope_kind(given)
     scaling, other = given.get(name) or {}, given.get("rope_parameters") or {}
     theta_name, share_name = ("rotary_emb_base", "rotary_pct") if neox else ("rope_theta", "partial_rotary_factor")
-    theta = json_.number("rope_theta", json_.number(theta_name, 10_000), scaling)
+    theta = json_.number("rope_theta", json_.number(theta_name, json_.default("rope_theta", 10_000)), scaling)
     share = json_.number("partial_rotary_factor", json_.number(share_name, 0.25 if neox else 1.0), scaling)
     for field, where in ((theta_name, given), ("rope_theta", given), ("rope_theta", other)):
         if where.get(field, theta) != theta:
             raise UserError(
                 f"config.json: {field} is {where[field]!r}, but {theta:g} would be taken; keep the one that is right"
             )
-    if not neox and share != 1:
+    if json_.family not in ("gpt_neox", "phi3") and share != 1:
         raise _unsupported("partial_rotary_factor", share, ["1"])
     if given.get("partial_rotary_factor", share) != share:
         raise _unsupported("partial_rotary_factor", given["partial_rotary_factor"], [f"{share}, as {share_name}"])
     fields: dict[str, Any] = {"rope_theta": float(theta), "rotary_fraction": float(share)}
+    if kind in ("llama3", "yarn"):
+        fields["rope_original_context"] = _original_context(given, scaling)
+    if kind == "yarn" and scaling.get("factor", 1) is None:
+        context = json_.required("max_position_embeddings")
+        scaling = scaling | {"factor": context / fields["rope_original_context"]}
     if kind != "default":
         _required(scaling, "factor")
         fields |= {"rope_scaling": kind, "rope_factor": float(json_.number("factor", 1, scaling))}
@@ -147,8 +233,28 @@ def _rope(json_: _Json) -> dict[str, Any]:
         for ours, theirs in _LLAMA3.items():
             _required(scaling, theirs)
             fields[ours] = float(json_.number(theirs, 1, scaling))
-        fields["rope_original_context"] = _original_context(given, scaling)
+    if kind == "yarn":
+        fields |= _yarn(json_, scaling, fields["rope_factor"])
     return fields
+
+
+def _yarn(json_: _Json, scaling: Mapping[str, Any], factor: float) -> dict[str, Any]:
+    """Fields of yarn alone; null and 0 stand for their defaults, as in transformers."""
+    given = {name: value for name, value in scaling.items() if value}
+    temperature = json_.number("attention_factor", 0, given)
+    if not temperature and {"mscale", "mscale_all_dim"} <= given.keys():
+        # Both multiply the logarithm in the default, of which this is the quotient.
+        above, below = (0.1 * json_.number(n, 1, given) * math.log(max(factor, 1)) + 1 for n in _MSCALES)
+        temperature = above / below
+    return {
+        "rope_beta_fast": float(json_.number("beta_fast", 32, given)),
+        "rope_beta_slow": float(json_.number("beta_slow", 1, given)),
+        "rope_attention_factor": float(temperature),
+        "rope_truncate": _Json(scaling).flag("truncate", True),
+    }
+
+
+_MSCALES = ("mscale", "mscale_all_dim")
 
 
 def _rope_kind(given: Mapping[str, Any]) -> tuple[str, str]:
@@ -171,8 +277,16 @@ def _rope_kind(given: Mapping[str, Any]) -> tuple[str, str]:
     for field, value in said.items():
         if value not in (None, kind):
             raise UserError(f"config.json: {name} says {kind!r}, and {field} {value!r}; keep the one that is right")
-    if kind not in ("default", "linear", "llama3"):
-        raise _unsupported(name, kind, ("default", "linear", "llama3"))
+    if kind in ("longrope", "su"):
+        raise UserError(
+            f"config.json: {name} {kind!r} is not supported; take the model's version of the original context, such as "
+            "Phi-3-mini-4k"
+        )
+    if kind not in ("default", "linear", "llama3", "yarn"):
+        raise _unsupported(name, kind, ("default", "linear", "llama3", "yarn"))
+    # Whatever else Phi-3's file says, transformers takes for longrope or refuses.
+    if kind != "default" and given.get("model_type") == "phi3":
+        raise _unsupported(name, kind, ["default of phi3"])
     if kind == "default" and scaling.get("factor", 1) != 1:
         factor = scaling["factor"]
         raise UserError(f"config.json: {name} has the factor {factor!r} and no rope_type; name its rope_type")
@@ -191,37 +305,77 @@ def _original_context(given: Mapping[str, Any], scaling: Mapping[str, Any]) -> i
 
 def _bias(json_: _Json) -> str:
     family = json_.family
-    attention = json_.flag("attention_bias", _DEFAULTS["attention_bias"].get(family, family == "qwen2"))
+    attention = json_.flag("attention_bias", json_.default("attention_bias", False))
     if family in ("qwen2", "gpt_neox"):
         if not attention:
             raise _unsupported("attention_bias", False, ["True"])
         return "qkv" if family == "qwen2" else "all"
-    # Only Llama's feed-forward layers can have biases.
-    mlp = json_.flag("mlp_bias", False) if family == "llama" else False
+    # Only the feed-forward layers of these can have biases.
+    mlp = json_.flag("mlp_bias", False) if family in ("llama", "smollm3") else False
     if attention != mlp:
         raise _unsupported("attention_bias", attention, [f"{mlp}, as mlp_bias"])
     return "all" if attention else "none"
 
 
-def _window(json_: _Json, layers: int) -> int:
-    """The sliding window; 0 for none. Llama and GPT-NeoX have none, whatever their file says."""
-    family, kinds = json_.family, json_.given.get("layer_types")
+def _kinds(json_: _Json, layers: int) -> dict[str, Any]:
+    """Fields of the Config that say which layers have a window, and which have no rotary positions."""
+    family, switch = json_.family, json_.family in ("qwen2", "qwen3", "smollm3")
     window = json_.size("sliding_window") if family in _DEFAULTS["sliding_window"] else None
+    if switch and not json_.flag("use_sliding_window", False):
+        window = None
+    rotary = _rotary_layers(json_, layers) if family == "smollm3" else [True] * layers
     if family in ("qwen2", "qwen3"):
-        window = window if json_.flag("use_sliding_window", False) else None
-        full = int(json_.number("max_window_layers", 28)) if window else layers
-        made = ["full_attention" if i < full else "sliding_attention" for i in range(layers)]
+        full = int(json_.number("max_window_layers", 28))
+        slides = [i >= full for i in range(layers)]
+    elif family in ("gemma2", "gemma3_text"):
+        every = 2 if family == "gemma2" else _interval(json_.given, "sliding_window_pattern", 6)
+        slides = [bool((i + 1) % every) for i in range(layers)]
     else:
-        made = ["sliding_attention" if window else "full_attention"] * layers
-    kinds = made if kinds is None else kinds
-    if not isinstance(kinds, list) or len(kinds) != layers or len(set(map(str, kinds))) > 1:
-        said = ", ".join(sorted(set(map(str, kinds)))) if isinstance(kinds, list) else kinds
-        raise _unsupported("layer_types", said, [f"full attention, or one window, in all {layers} layers"])
-    if kinds[0] == "full_attention" and (window is None or family != "mistral"):
-        return 0
-    if kinds[0] != "sliding_attention" or window is None:
-        raise _unsupported("layer_types", kinds[0], [f"what sliding_window, {window}, makes of {family}"])
-    return window
+        slides = [family != "smollm3" or not has for has in rotary]
+    own = switch or family in ("gemma2", "gemma3_text")
+    made = [_SLIDING if window and slide else _FULL for slide in slides]
+    types = json_.given.get("layer_types")
+    types = made if types is None else types
+    if not isinstance(types, list) or len(types) != layers or not set(map(str, types)) <= {_FULL, _SLIDING}:
+        said = ", ".join(sorted(set(map(str, types)))) if isinstance(types, list) else types
+        raise _unsupported("layer_types", said, [f"a list of {_FULL} and {_SLIDING}, one for each of {layers} layers"])
+    # Other families' models do not look at layer_types.
+    if types != made and (not own or (window is None and _SLIDING in types)):
+        raise _unsupported(
+            "layer_types", ", ".join(sorted(set(types))), [f"what sliding_window, {window}, makes of {family}"]
+        )
+    names = [
+        ("sliding" if kind == _SLIDING else "full") if has else ("sliding_nope" if kind == _SLIDING else "nope")
+        for kind, has in zip(types, rotary)
+    ]
+    # The shortest part that is repeated.
+    length = next(n for n in range(1, layers + 1) if all(names[i] == names[i % n] for i in range(layers)))
+    kinds = ",".join(names[:length])
+    return {
+        "sliding_window": window if _SLIDING in types else 0,
+        "layer_kinds": "" if kinds in ("full", "sliding") else kinds,
+    }
+
+
+def _interval(given: Mapping[str, Any], name: str, default: int) -> int:
+    every = given.get(name, default)
+    if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+        raise UserError(f"config.json: {name} is {every!r}; a positive integer is needed")
+    return every
+
+
+def _rotary_layers(json_: _Json, layers: int) -> list[bool]:
+    """Which of SmolLM3's layers have rotary positions: by default all but every fourth."""
+    given = json_.given.get("no_rope_layers")
+    if given is None:
+        every = _interval(json_.given, "no_rope_layer_interval", 4)
+        return [bool((i + 1) % every) for i in range(layers)]
+    if not isinstance(given, list) or len(given) < layers or not all(has in (0, 1) for has in given):
+        raise UserError(
+            f"config.json: no_rope_layers is {given!r}; a list is needed that has 1 (rotary positions) or 0 (none) for "
+            f"each of {layers} layers"
+        )
+    return [bool(has) for has in given[:layers]]
 
 
 def to_json(cfg: Config) -> dict[str, Any]:
@@ -254,15 +408,29 @@ def _same(a: Config, b: Config) -> bool:
     return dataclasses.replace(a, **{name: getattr(b, name) for name in COMPUTATION}) == b
 
 
+def _family(cfg: Config) -> str:
+    """The family that can express the Config, or comes nearest."""
+    ours = {field.name: field.default for field in dataclasses.fields(Config)}
+    names = {name for traits in _TRAITS.values() for name in traits}
+
+    def agree(family: str) -> int:
+        traits = ours | _TRAITS.get(family, {})
+        return sum(getattr(cfg, name) == traits[name] for name in names)
+
+    family = max(FAMILIES, key=agree)
+    if family != "llama":
+        return family
+    if cfg.layer_kinds and cfg.bias != "qkv":
+        return "smollm3"
+    if cfg.bias == "qkv":
+        return "qwen2"
+    if cfg.rotary_fraction < 1:
+        return "phi3"
+    return "mistral" if cfg.sliding_window else "llama"
+
+
 def _to_json(cfg: Config) -> dict[str, Any]:
-    if cfg.norm == "layer":
-        family = "gpt_neox"
-    elif cfg.qk_norm:
-        family = "qwen3"
-    elif cfg.bias == "qkv":
-        family = "qwen2"
-    else:
-        family = "mistral" if cfg.sliding_window else "llama"
+    family = _family(cfg)
     made = {theirs: getattr(cfg, ours) for ours, theirs in _SIZES.items()}
     made |= {
         "model_type": family,
@@ -275,6 +443,14 @@ def _to_json(cfg: Config) -> dict[str, Any]:
         made["rope_scaling"] = {"rope_type": cfg.rope_scaling, "factor": cfg.rope_factor}
     if cfg.rope_scaling == "llama3":
         made["rope_scaling"] |= {theirs: getattr(cfg, ours) for ours, theirs in _LLAMA3.items()}
+    if cfg.rope_scaling == "yarn":
+        made["rope_scaling"] |= {
+            "beta_fast": cfg.rope_beta_fast,
+            "beta_slow": cfg.rope_beta_slow,
+            "truncate": cfg.rope_truncate,
+            "attention_factor": cfg.rope_attention_factor or None,
+        }
+    if cfg.rope_scaling in ("llama3", "yarn"):
         made["rope_scaling"]["original_max_position_embeddings"] = cfg.rope_original_context
         made["max_position_embeddings"] = int(cfg.rope_original_context * cfg.rope_factor)
     if family == "gpt_neox":
@@ -287,13 +463,26 @@ def _to_json(cfg: Config) -> dict[str, Any]:
     else:
         made |= {"rms_norm_eps": cfg.norm_eps, "num_key_value_heads": cfg.kv_heads, "head_dim": cfg.head_dim}
         made |= {"sliding_window": cfg.sliding_window or None}
-    if family == "llama":
+    if family == "phi3":
+        made["partial_rotary_factor"] = cfg.rotary_fraction
+    if family == "smollm3":
+        made |= {"no_rope_layers": [int(kind.rotary != "none") for kind in cfg.kind_of_each]}
+    if family in ("llama", "smollm3"):
         made |= {"attention_bias": cfg.bias == "all", "mlp_bias": cfg.bias == "all"}
-    if family in ("qwen2", "qwen3"):
+    gemma = family in ("gemma2", "gemma3_text")
+    if family in ("qwen2", "qwen3", "smollm3") or gemma:
+        made |= {"layer_types": [_SLIDING if kind.window else _FULL for kind in cfg.kind_of_each]}
+        made |= {} if gemma else {"use_sliding_window": cfg.sliding_window > 0}
+    if gemma:
+        scalar = cfg.query_pre_attn_scalar or cfg.head_dim
         made |= {
-            "use_sliding_window": cfg.sliding_window > 0,
-            "max_window_layers": 0 if cfg.sliding_window else cfg.layers,
+            "hidden_activation": made.pop("hidden_act"),
+            "query_pre_attn_scalar": int(scalar) if scalar == int(scalar) else scalar,
+            "attn_logit_softcapping": cfg.attention_softcap or None,
+            "final_logit_softcapping": cfg.logit_softcap or None,
         }
+    if family == "gemma3_text":
+        made["rope_local_base_freq"] = cfg.rope_local_theta or cfg.rope_theta
     return made
 
 

@@ -1,6 +1,7 @@
 """Weights of llama.cpp (GGUF), dequantised: the families llama (Llama, SmolLM2), qwen2 and qwen3. Extra `gguf`."""
 
 import dataclasses
+import functools
 import os
 import re
 from pathlib import Path
@@ -82,9 +83,28 @@ def load(
     Raises WeightsError when the file is not readable, or listing every tensor that is missing, unused (such as the
     `rope_freqs.weight` of Llama 3.1, whose rescaling GGUF does not name) or of another shape.
     """
+    cfg = dataclasses.replace(read_config(path), **fields)
+    return cfg, load_params(path, cfg, hf.abstract_params(cfg, layout), progress=progress)
+
+
+def read_config(path: str | os.PathLike[str]) -> Config:
+    """The Config of a GGUF file, which is read once while it stays as it is. Raises WeightsError as `load`."""
+    file = local(path).expanduser()
+    if not file.is_file():
+        raise hf.WeightsError(f"{file}: no such file; name a GGUF file on this machine")
+    status = file.stat()
+    return _read_config(file, status.st_size, status.st_mtime_ns)
+
+
+@functools.lru_cache
+def _read_config(file: Path, size: int, changed: int) -> Config:
+    return _Gguf(file).cfg
+
+
+def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
+    """The file's weights as parameters of `cfg`: see `hf.assemble`."""
     source = _Gguf(local(path))
-    cfg = dataclasses.replace(source.cfg, **fields)
-    return cfg, hf.assemble(source, source.family, cfg, hf.abstract_params(cfg, layout), progress=progress)
+    return hf.assemble(source, source.family, cfg, abstract, progress=progress)
 
 
 class _Gguf:
@@ -162,6 +182,8 @@ class _Gguf:
             if factor not in (None, 0, 1):
                 raise UserError(f"{self.family}.rope.scaling.factor is {factor:g}, and rope.scaling.type is missing")
             return {}
+        if kind != "linear":
+            raise UserError(f"{self.family}.rope.scaling.type {kind!r} is not supported, only none and linear")
         if factor is None:
             raise UserError(f"{self.family}.rope.scaling.factor is missing, of rope.scaling.type {kind!r}")
         return {"rope_type": kind, "factor": factor}

@@ -79,7 +79,8 @@ def _read_json(file: Path, cure: str) -> dict[str, Any]:
 
 def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
     """The folder's weights as parameters of `cfg`: see `assemble`."""
-    family = families.to_json(cfg)["model_type"]
+    # A Config does not say which of two families that compute the same it came from; their tensors may differ.
+    family = json.loads(read_config(path).described)["config"]["model_type"]
     return assemble(Safetensors(folder(path)), family, cfg, abstract, progress=progress)
 
 
@@ -143,6 +144,8 @@ def _cut(source: Source, name: str, place: Place, sizes: dict[str, int], index: 
     for group in groups:
         step = math.prod(sizes[letter] for letter in group[1:])
         ranges.append(slice(want[group[0]].start * step, want[group[0]].stop * step))
+    above, _ = _rows(place, sizes)
+    ranges[0] = slice(ranges[0].start + above, ranges[0].stop + above)
     outer = {group[0]: want[group[0]].stop - want[group[0]].start for group in groups}
     theirs = [letter for group in groups for letter in group]
     array = source.read(name, tuple(ranges)).reshape([outer.get(letter, sizes[letter]) for letter in theirs])
@@ -152,6 +155,12 @@ def _cut(source: Source, name: str, place: Place, sizes: dict[str, int], index: 
     array = array[tuple(slice(None) if x in outer else place.part if x == "n" else want[x] for x in theirs)]
     kept = [letter for letter in theirs if letter != "n"]
     return array.transpose([kept.index(letter) for letter in ours])
+
+
+def _rows(place: Place, sizes: dict[str, int]) -> tuple[int, int]:
+    """Of matrices that are stacked in one tensor, the rows above this one and those of all; 0 and 0 if none are."""
+    rows = [math.prod(sizes[letter] for letter in letters) for letters in place.stacked]
+    return sum(rows[: place.part]) if rows else 0, sum(rows)
 
 
 @dataclasses.dataclass
@@ -170,6 +179,8 @@ def tensors(family: str, cfg: Config) -> dict[str, Tensor]:
     for path, _ in jax.tree_util.tree_leaves_with_path(shapes):
         place = places.PLACES[family][path_name(path)]
         shape = tuple(math.prod(sizes[letter] for letter in group) for group in _letters(place.layout)[0])
+        if place.stacked:
+            shape = _rows(place, sizes)[1], *shape[1:]
         for layer in range(cfg.layers) if _stacked(path) else [None]:
             tensor = found.setdefault(place.name.format(layer), Tensor(shape, []))
             tensor.holds.append((path_name(path), layer, place))
@@ -349,18 +360,20 @@ def _files(sizes: Mapping[str, int], most: int) -> Iterator[list[str]]:
 
 
 def _tensor(tensor: Tensor, leaves: Mapping[str, jax.Array], sizes: dict[str, int], dtype: np.dtype) -> np.ndarray:
-    groups, _ = _letters(tensor.holds[0][2].layout)
-    letters = [letter for group in groups for letter in group]
-    array = np.empty([sizes[letter] for letter in letters], dtype)
+    array = np.empty(tensor.shape, dtype)
     for path, layer, place in tensor.holds:
         groups, ours = _letters(place.layout)
-        theirs = [letter for group in groups for letter in group if letter != "n"]
+        letters = [letter for group in groups for letter in group]
+        theirs = [letter for letter in letters if letter != "n"]
+        shape = [sizes[letter] for letter in letters]
+        above, _ = _rows(place, sizes)
+        own = array[above : above + math.prod(shape) // math.prod(tensor.shape[1:])].reshape(shape)  # a view
         part = leaves[path] if layer is None else leaves[path][layer]
         if not part.is_fully_addressable:
             part = multihost_utils.process_allgather(part, tiled=True)
         at = tuple(place.part if letter == "n" else slice(None) for letter in letters)
-        array[at] = np.asarray(part).transpose([ours.index(letter) for letter in theirs]).reshape(array[at].shape)
-    return array.reshape(tensor.shape)
+        own[at] = np.asarray(part).transpose([ours.index(letter) for letter in theirs]).reshape(own[at].shape)
+    return array
 
 
 @functools.lru_cache

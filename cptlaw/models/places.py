@@ -8,11 +8,16 @@ from typing import NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a parameter lies: tensor name ({} is the layer), its layout, and its part of the layout's axis n."""
+    """Where a parameter lies: tensor name ({} is the layer), its layout, and its part of the tensor.
+
+    The part is a place along the layout's axis n; or, where `stacked` has the letters of the rows of each of the
+    matrices that lie one below the other in the tensor, one of these.
+    """
 
     name: str
     layout: str
     part: int = 0
+    stacked: tuple[str, ...] = ()
 
 
 _LLAMA = {
@@ -38,6 +43,26 @@ _LLAMA = {
     "layers/mlp/up_bias": Place("model.layers.{}.mlp.up_proj.bias", "f -> f"),
     "layers/mlp/down_bias": Place("model.layers.{}.mlp.down_proj.bias", "d -> d"),
 }
+_OLMO2 = _LLAMA | {
+    # The name that Llama gives to the norm before the feed-forward layer is here that of the one after attention.
+    "layers/attention_post_norm": Place("model.layers.{}.post_attention_layernorm.weight", "d -> d"),
+    "layers/mlp_post_norm": Place("model.layers.{}.post_feedforward_layernorm.weight", "d -> d"),
+    "layers/attention/q_norm": Place("model.layers.{}.self_attn.q_norm.weight", "(k g c) -> k g c"),
+    "layers/attention/k_norm": Place("model.layers.{}.self_attn.k_norm.weight", "(k c) -> k c"),
+}
+_GEMMA = _LLAMA | {
+    "layers/attention_post_norm": Place("model.layers.{}.post_attention_layernorm.weight", "d -> d"),
+    "layers/mlp_norm": Place("model.layers.{}.pre_feedforward_layernorm.weight", "d -> d"),
+    "layers/mlp_post_norm": Place("model.layers.{}.post_feedforward_layernorm.weight", "d -> d"),
+}
+_QKV, _GATE_UP = ("kgc", "kc", "kc"), ("f", "f")
+_PHI3 = _LLAMA | {
+    "layers/attention/q": Place("model.layers.{}.self_attn.qkv_proj.weight", "(k g c) d -> d k g c", 0, _QKV),
+    "layers/attention/k": Place("model.layers.{}.self_attn.qkv_proj.weight", "(k c) d -> d k c", 1, _QKV),
+    "layers/attention/v": Place("model.layers.{}.self_attn.qkv_proj.weight", "(k c) d -> d k c", 2, _QKV),
+    "layers/mlp/gate": Place("model.layers.{}.mlp.gate_up_proj.weight", "f d -> d f", 0, _GATE_UP),
+    "layers/mlp/up": Place("model.layers.{}.mlp.gate_up_proj.weight", "f d -> d f", 1, _GATE_UP),
+}
 _NEOX = {
     "embed": Place("gpt_neox.embed_in.weight", "v d -> v d"),
     "unembed": Place("embed_out.weight", "v d -> v d"),
@@ -61,6 +86,12 @@ _NEOX = {
     "layers/mlp/down": Place("gpt_neox.layers.{}.mlp.dense_4h_to_h.weight", "d f -> f d"),
     "layers/mlp/down_bias": Place("gpt_neox.layers.{}.mlp.dense_4h_to_h.bias", "d -> d"),
 }
-PLACES = {"llama": _LLAMA, "mistral": _LLAMA, "qwen2": _LLAMA, "qwen3": _LLAMA, "gpt_neox": _NEOX}
+PLACES = {
+    **dict.fromkeys(("llama", "mistral", "qwen2", "qwen3", "smollm3"), _LLAMA),
+    "olmo2": _OLMO2,
+    "phi3": _PHI3,
+    **dict.fromkeys(("gemma2", "gemma3_text"), _GEMMA),
+    "gpt_neox": _NEOX,
+}
 # Tensors of a checkpoint that hold nothing to learn (masks and tables that old versions saved).
 IGNORED = r"rotary_emb\.inv_freq$|\.attention\.(bias|masked_bias)$"

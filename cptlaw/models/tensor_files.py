@@ -125,7 +125,7 @@ def _what_else(path: Path) -> str:
     if name := first(r"adapter_model\.(safetensors|bin)"):
         return f"{name} is a LoRA adapter; merge it into its model with peft (merge_and_unload) and save that"
     if name := first(r".*\.gguf"):
-        return f"{name} is of llama.cpp; read it with cptlaw.models.gguf.load"
+        return f"{name} is of llama.cpp; name that file itself"
     if name := first(r"consolidated.*\.(safetensors|pth)|.*\.(h5|msgpack|ckpt|pth|pt|bin)"):
         return f"{name} is in another format; download the model's files model*.safetensors"
     return f"there is no {_ONE} and no {_INDEX}; download the whole folder"

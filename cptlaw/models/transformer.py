@@ -1,4 +1,4 @@
-"""One decoder-only Transformer for every family: Llama, SmolLM2, Qwen, Mistral, GPT-NeoX; packed documents.
+"""One decoder-only Transformer for every family (`families.FAMILIES`); packed documents.
 
 Everybody else sees `init` and `apply` on a nested dict of arrays; Flax NNX stays inside this file, as modules
 that are pytrees. The layers' parameters are stacked along a leading axis L.
@@ -9,10 +9,11 @@ Shape letters, here and in the einsums:
   K key/value heads     G query heads that share one key/value head (heads = K * G)
 """
 
+import collections
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 from flax import nnx
 
 from cptlaw.models import attention, loss, rope
-from cptlaw.models.config import ACTIVATIONS, REMAT, Config
+from cptlaw.models.config import ACTIVATIONS, REMAT, Config, Kind
 from cptlaw.models.tree import differences, path_name
 
 Params = dict[str, Any]
@@ -42,7 +43,7 @@ def apply(
     """
     _check(params, cfg, tokens_BT=tokens_BT, segments_BT=segments_BT, positions_BT=positions_BT)
     model = nnx.merge(_graph(cfg), params)
-    return loss.logits(model(tokens_BT, segments_BT, positions_BT), model.unembed_VD)
+    return loss.logits(model(tokens_BT, segments_BT, positions_BT), model.unembed_VD, cfg.logit_softcap)
 
 
 def token_nll(params: Params, cfg: Config, batch: dict[str, jax.Array]) -> jax.Array:
@@ -59,13 +60,15 @@ def token_nll_and_log_z(params: Params, cfg: Config, batch: dict[str, jax.Array]
     _check(params, cfg, **{name: batch[name] for name in _INPUTS})
     model = nnx.merge(_graph(cfg), params)
     x_BTD = model(batch["tokens_BT"], batch["segments_BT"], batch["positions_BT"])
-    return loss.nll(x_BTD, model.unembed_VD, batch["targets_BT"], cfg.loss_block)
+    return loss.nll(x_BTD, model.unembed_VD, batch["targets_BT"], cfg.loss_block, cfg.logit_softcap)
 
 
 def count_params(cfg: Config) -> dict[str, int]:
     """Parameters: `total`, and `non_embedding` (without input and output embeddings), the N of scaling laws."""
     norm = cfg.d_model * (2 if cfg.norm == "layer" else 1)
-    layer = _weights(cfg) + _biases(cfg) + 2 * norm + (2 * cfg.head_dim if cfg.qk_norm else 0)
+    norms = 4 if cfg.norm_placement == "both" else 2
+    normed_heads = 2 if cfg.qk_norm_over == "head" else cfg.heads + cfg.kv_heads
+    layer = _weights(cfg) + _biases(cfg) + norms * norm + (normed_heads * cfg.head_dim if cfg.qk_norm else 0)
     non_embedding = cfg.layers * layer + norm
     embedding = cfg.vocab_size * cfg.d_model * (1 if cfg.tie_embeddings else 2)
     return {"total": non_embedding + embedding, "non_embedding": non_embedding}
@@ -89,11 +92,13 @@ def flops_per_token(cfg: Config, seq_len: int) -> dict[str, float]:
     """FLOPs of a token: `forward`, and `training` (three times that; recomputation by remat is not counted).
 
     Two for every weight of a matmul (the output embedding included, the lookup not), and causal attention's two
-    products over the keys that a query sees: (seq_len + 1) / 2 on average, fewer with a sliding window.
+    products over the keys that a query sees: (seq_len + 1) / 2 on average, fewer in layers with a sliding window.
     """
-    window = min(cfg.sliding_window or seq_len, seq_len)
-    keys = window - window * (window - 1) / (2 * seq_len)
-    scores = 4 * cfg.layers * cfg.heads * cfg.head_dim * keys
+    scores = 0.0
+    for kind, layers in collections.Counter(cfg.kind_of_each).items():
+        window = min(kind.window or seq_len, seq_len)
+        keys = window - window * (window - 1) / (2 * seq_len)
+        scores += 4 * layers * cfg.heads * cfg.head_dim * keys
     forward = 2.0 * (cfg.layers * _weights(cfg) + cfg.vocab_size * cfg.d_model) + scores
     return {"forward": forward, "training": 3 * forward}
 
@@ -150,12 +155,20 @@ def _bias(present: bool, *shape: int) -> nnx.Param | None:
     return nnx.Param(jnp.zeros(shape)) if present else None
 
 
-def _norm(x: jax.Array, scale: nnx.Param, bias: nnx.Param | None, eps: float) -> jax.Array:
-    """RMSNorm, or with a bias LayerNorm; float32 inside."""
+def _scale(cfg: Config, present: bool, *shape: int) -> nnx.Param | None:
+    return nnx.Param(jnp.zeros(shape) if cfg.norm_offset else jnp.ones(shape)) if present else None
+
+
+def _norm(x: jax.Array, scale: nnx.Param | None, bias: nnx.Param | None, cfg: Config) -> jax.Array:
+    """RMSNorm over the scale's dimensions, or with a bias LayerNorm, or without a scale nothing; float32 inside."""
+    if scale is None:
+        return x
     y = x.astype(jnp.float32)
+    weight = 1 + scale[...] if cfg.norm_offset else scale[...]
+    axes = tuple(range(-weight.ndim, 0))
     if bias is not None:
-        y -= jnp.mean(y, axis=-1, keepdims=True)
-    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=-1, keepdims=True) + eps) * _aligned(scale[...], y)
+        y -= jnp.mean(y, axis=axes, keepdims=True)
+    y = y * jax.lax.rsqrt(jnp.mean(y * y, axis=axes, keepdims=True) + cfg.norm_eps) * _aligned(weight, y)
     return (y if bias is None else y + _aligned(bias[...], y)).astype(x.dtype)
 
 
@@ -212,18 +225,23 @@ class Attention(nnx.Module):
         self.k_bias = _bias(cfg.bias != "none", K, C)
         self.v_bias = _bias(cfg.bias != "none", K, C)
         self.o_bias = _bias(cfg.bias == "all", D)
-        self.q_norm = nnx.Param(jnp.ones(C)) if cfg.qk_norm else None
-        self.k_norm = nnx.Param(jnp.ones(C)) if cfg.qk_norm else None
+        heads = cfg.qk_norm_over == "projection"
+        self.q_norm = _scale(cfg, cfg.qk_norm, *((K, G, C) if heads else (C,)))
+        self.k_norm = _scale(cfg, cfg.qk_norm, *((K, C) if heads else (C,)))
 
     def __call__(self, x_BTD: jax.Array, rotate: Rotate, attend: attention.Attend) -> jax.Array:
-        q_BKGTC = _linear(x_BTD, self.q, self.q_bias, self.cfg).transpose(0, 2, 3, 1, 4)
-        k_BKSC = _linear(x_BTD, self.k, self.k_bias, self.cfg).swapaxes(1, 2)
+        q_BTKGC = self._normed(_linear(x_BTD, self.q, self.q_bias, self.cfg), self.q_norm, "projection")
+        q_BKGTC = q_BTKGC.transpose(0, 2, 3, 1, 4)
+        k_BSKC = self._normed(_linear(x_BTD, self.k, self.k_bias, self.cfg), self.k_norm, "projection")
+        k_BKSC = k_BSKC.swapaxes(1, 2)
         v_BKSC = _linear(x_BTD, self.v, self.v_bias, self.cfg).swapaxes(1, 2)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BKGTC = _norm(q_BKGTC, self.q_norm, None, self.cfg.norm_eps)
-            k_BKSC = _norm(k_BKSC, self.k_norm, None, self.cfg.norm_eps)
+        q_BKGTC = self._normed(q_BKGTC, self.q_norm, "head")
+        k_BKSC = self._normed(k_BKSC, self.k_norm, "head")
         o_BKGTC = attend(rotate(q_BKGTC), rotate(k_BKSC[:, :, None])[:, :, 0], v_BKSC)
         return _linear(o_BKGTC.transpose(0, 3, 1, 2, 4), self.o, self.o_bias, self.cfg, inputs=3)
+
+    def _normed(self, x: jax.Array, scale: nnx.Param | None, over: str) -> jax.Array:
+        return _norm(x, scale if self.cfg.qk_norm_over == over else None, None, self.cfg)
 
 
 class MLP(nnx.Module):
@@ -251,24 +269,30 @@ class MLP(nnx.Module):
 
 
 class Block(nnx.Module):
-    """One pre-norm residual layer, sequential or parallel (GPT-J, GPT-NeoX)."""
+    """One residual layer, sequential or parallel (GPT-J, GPT-NeoX); norms before its two parts, after them, or both."""
 
     def __init__(self, cfg: Config, key: jax.Array):
         keys = jax.random.split(key)
-        self.eps = cfg.norm_eps
-        self.parallel = cfg.parallel_residual
-        self.attention_norm = nnx.Param(jnp.ones(cfg.d_model))
+        self.cfg = cfg
+        before, after = cfg.norm_placement != "post", cfg.norm_placement != "pre"
+        self.attention_norm = _scale(cfg, before, cfg.d_model)
         self.attention_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         self.attention = Attention(cfg, keys[0])
-        self.mlp_norm = nnx.Param(jnp.ones(cfg.d_model))
+        self.attention_post_norm = _scale(cfg, after, cfg.d_model)
+        self.mlp_norm = _scale(cfg, before, cfg.d_model)
         self.mlp_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         self.mlp = MLP(cfg, keys[1])
+        self.mlp_post_norm = _scale(cfg, after, cfg.d_model)
 
     def __call__(self, x_BTD: jax.Array, rotate: Rotate, attend: attention.Attend) -> jax.Array:
-        y_BTD = _norm(x_BTD, self.attention_norm, self.attention_norm_bias, self.eps)
-        a_BTD = x_BTD + self.attention(y_BTD, rotate, attend)
-        read_BTD = x_BTD if self.parallel else a_BTD
-        return a_BTD + self.mlp(_norm(read_BTD, self.mlp_norm, self.mlp_norm_bias, self.eps))
+        y_BTD = _norm(x_BTD, self.attention_norm, self.attention_norm_bias, self.cfg)
+        a_BTD = x_BTD + _norm(self.attention(y_BTD, rotate, attend), self.attention_post_norm, None, self.cfg)
+        read_BTD = x_BTD if self.cfg.parallel_residual else a_BTD
+        m_BTD = self.mlp(_norm(read_BTD, self.mlp_norm, self.mlp_norm_bias, self.cfg))
+        return a_BTD + _norm(m_BTD, self.mlp_post_norm, None, self.cfg)
+
+
+Layer = Callable[[jax.Array, Block], tuple[jax.Array, None]]
 
 
 class Transformer(nnx.Module):
@@ -279,7 +303,7 @@ class Transformer(nnx.Module):
         self.cfg = cfg
         self.embed = _normal(keys[0], (cfg.vocab_size, cfg.d_model), 0.02)
         self.layers = jax.vmap(lambda k: Block(cfg, k))(jax.random.split(keys[1], cfg.layers))
-        self.final_norm = nnx.Param(jnp.ones(cfg.d_model))
+        self.final_norm = _scale(cfg, True, cfg.d_model)
         self.final_norm_bias = _bias(cfg.norm == "layer", cfg.d_model)
         if not cfg.tie_embeddings:
             self.unembed = _normal(keys[2], (cfg.vocab_size, cfg.d_model), 0.02)
@@ -288,20 +312,27 @@ class Transformer(nnx.Module):
         """The last hidden states x_BTD, normalised."""
         cfg = self.cfg
         x_BTD = _lookup(self.embed[...], tokens_BT, jnp.dtype(cfg.dtype))
-        rotate = functools.partial(rope.rotate, tables=rope.tables(cfg, positions_BT))
-        attend = attention.prepare(cfg, segments_BT)
+        if cfg.scale_embeddings:
+            x_BTD *= np.asarray(cfg.d_model**0.5, x_BTD.dtype)
+        rotates: dict[str, Rotate] = {"none": lambda x: x}
+        for rotary in dict.fromkeys(kind.rotary for kind in cfg.kinds if kind.rotary != "none"):
+            tables = rope.tables(cfg, positions_BT, local=rotary == "local")
+            rotates[rotary] = functools.partial(rope.rotate, tables=tables)
+        windows = dict.fromkeys(kind.window for kind in cfg.kinds)
+        attends = {window: attention.prepare(cfg, segments_BT, window) for window in windows}
 
-        def layer(x_BTD: jax.Array, block: Block) -> tuple[jax.Array, None]:
-            return block(x_BTD, rotate, attend), None
+        def layer_of(kind: Kind) -> Layer:
+            def layer(x_BTD: jax.Array, block: Block) -> tuple[jax.Array, None]:
+                return block(x_BTD, rotates[kind.rotary], attends[kind.window]), None
 
-        if cfg.remat != "none":
-            layer = jax.checkpoint(layer, policy=REMAT[cfg.remat])
+            return layer if cfg.remat == "none" else jax.checkpoint(layer, policy=REMAT[cfg.remat])
+
+        turn = [layer_of(kind) for kind in cfg.kinds]
         if cfg.scan_layers:
-            x_BTD, _ = jax.lax.scan(layer, x_BTD, self.layers)
+            x_BTD = _scan(turn, x_BTD, self.layers, cfg.layers)
         else:
-            for block in _unstack(self.layers, cfg.layers):
-                x_BTD, _ = layer(x_BTD, block)
-        return _norm(x_BTD, self.final_norm, self.final_norm_bias, cfg.norm_eps)
+            x_BTD = _in_turn(turn, x_BTD, self.layers, cfg.layers)
+        return _norm(x_BTD, self.final_norm, self.final_norm_bias, cfg)
 
     @property
     def unembed_VD(self) -> jax.Array:
@@ -337,6 +368,27 @@ def _lookup_in_parts(embed_VD: jax.Array, tokens_BT: jax.Array, *, dtype: jnp.dt
     x_BTD = jnp.where(here_BT[..., None], x_BTD, jnp.zeros((), dtype))
     x_BTD = jax.lax.all_to_all(x_BTD, "fsdp", split_axis=0, concat_axis=2, tiled=True)
     return jax.lax.psum(x_BTD, "tensor")
+
+
+def _in_turn(turn: Sequence[Layer], x_BTD: jax.Array, stacked: Block, layers: int) -> jax.Array:
+    """So many stacked layers one after the other, their kinds in turn."""
+    for i, block in enumerate(_unstack(stacked, layers)):
+        x_BTD, _ = turn[i % len(turn)](x_BTD, block)
+    return x_BTD
+
+
+def _scan(turn: Sequence[Layer], x_BTD: jax.Array, stacked: Block, layers: int) -> jax.Array:
+    """The same as one compiled program for each turn; of what is left after whole turns, one for each layer."""
+    if len(turn) == 1:
+        return jax.lax.scan(turn[0], x_BTD, stacked)[0]
+    turns, rest = divmod(layers, len(turn))
+    leaves, tree = jax.tree.flatten(stacked)
+    split = [jax.lax.split(leaf, (layers - rest, rest)) for leaf in leaves]
+    if turns:
+        whole = [most.reshape(turns, len(turn), *most.shape[1:]) for most, _ in split]
+        blocks = jax.tree.unflatten(tree, whole)
+        x_BTD, _ = jax.lax.scan(lambda x, block: (_in_turn(turn, x, block, len(turn)), None), x_BTD, blocks)
+    return _in_turn(turn, x_BTD, jax.tree.unflatten(tree, [last for _, last in split]), rest)
 
 
 def _unstack(stacked: Block, layers: int) -> list[Block]:

@@ -156,6 +156,12 @@ def _check_optimizer(study: Study) -> None:
             "config.optimizer.mup_base",
             f"the size whose learning rate it is, one of {', '.join(study.sizes)}, not {base!r}",
         )
+    model = study.model_fields(base) if base else {}
+    if scaled := [name for name in ("scale_embeddings", "query_pre_attn_scalar") if model.get(name)]:
+        raise ConfigError(
+            "config.optimizer.mup_base",
+            f"muP's rules are not for a model with {' and '.join(scaled)}; remove it, or leave these at their default",
+        )
     width = None if base is None else transformer.Config(**study.model_fields(base), vocab_size=1)
     try:
         Optimizer(**given, mup_base=width)

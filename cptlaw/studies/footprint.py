@@ -1,5 +1,6 @@
 """The memory that a size of a study needs on one device and on disk: an estimate, or what a compiler assigns."""
 
+import collections
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -97,23 +98,28 @@ def estimate(run: Run, layout: Layout, platform: str, kept: int = RECENT_CHECKPO
     itemsize = jnp.dtype(cfg.dtype).itemsize
     gradient = jnp.dtype(cfg.gradient_dtype).itemsize if cfg.dtype == "bfloat16" else itemsize
     weights = sum(x.size for x in jax.tree.leaves(state.params["layers"])) // cfg.layers // layout.mesh.shape["tensor"]
-    scores = rows * own.heads * itemsize * sum((at.stop - at.start) * (s.stop - s.start) for at, s in spans(seq_len))
-    activations = _kept_by_layers(own, rows, seq_len)
-    if kernel != "xla" and cfg.remat in ("none", "dots"):
-        activations -= scores  # evaluated here with the kernel of CPUs, which keeps them
+    windows = collections.Counter(kind.window for kind in cfg.kind_of_each)
+    scores = {window: rows * own.heads * itemsize * _pairs(seq_len, window) for window in windows}
+    activations = 0
+    for window, layers in windows.items():
+        activations += layers * _kept_by_layers(
+            dataclasses.replace(own, layer_kinds="", sliding_window=window), rows, seq_len
+        )
+        if kernel != "xla" and cfg.remat in ("none", "dots"):
+            activations -= layers * scores[window]  # evaluated here with the kernel of CPUs, which keeps them
     if kernel == "splash" and cfg.remat == "attention":
         # A TPU keeps the kernel's output in lanes of 128 channels.
-        activations += rows * seq_len * own.heads * (-cfg.head_dim % 128) * itemsize
+        activations += cfg.layers * rows * seq_len * own.heads * (-cfg.head_dim % 128) * itemsize
     widths = (3, 4) if cfg.remat == "none" else (9, 12)
     repeated = 4 * rows * seq_len * own.heads * cfg.head_dim * itemsize  # keys, values and their gradients
-    masks = {"xla": scores, "cudnn": 2 * 2 * rows * seq_len**2, "triton": repeated, "splash": 0}
+    masks = {"xla": max(scores.values()), "cudnn": 2 * 2 * rows * seq_len**2, "triton": repeated, "splash": 0}
     params = _bytes(state.params)
     return Footprint(
         cfg=cfg,
         layout=layout,
         state=_bytes(state),
         gradients=params * min(parts, 2),
-        activations=activations * cfg.layers,
+        activations=activations,
         cast=params // 2 if cfg.dtype == "bfloat16" else 0,
         # Programs of accelerators gather ahead; those of CPUs hold one matrix at a time, which is next to nothing.
         gathered=weights * (2 * itemsize + gradient) if layout.mesh.shape["fsdp"] > 1 and platform != "cpu" else 0,
@@ -179,6 +185,11 @@ def _of_one_device(cfg: transformer.Config, tensor: int) -> transformer.Config:
         d_ff=cfg.d_ff // tensor,
         vocab_size=cfg.vocab_size // tensor,
     )
+
+
+def _pairs(seq_len: int, window: int) -> int:
+    """Pairs of a query and a key whose scores are computed."""
+    return sum((at.stop - at.start) * (seen.stop - seen.start) for at, seen in spans(seq_len, window))
 
 
 def _kept_by_layers(cfg: transformer.Config, rows: int, seq_len: int) -> int:

@@ -25,7 +25,7 @@ def check(study: Study) -> None:
     for size in dict.fromkeys(study.grid_sizes().values()):
         if size in study.init_from:
             study.vocab_size(size, ids)
-            _check_weights(Path(study.init_from[size]), f"config.init_from.{size}")
+            _check_weights(study.init_from[size], f"config.init_from.{size}")
 
 
 def vocabulary_ids(study: Study) -> int:
@@ -57,11 +57,11 @@ def _check_source(source: str, path: str) -> None:
             raise ConfigError(path, str(error).removeprefix(f"corpus {path!r}: ")) from error
 
 
-def _check_weights(folder: Path, path: str) -> None:
-    from cptlaw.models import hf
+def _check_weights(place: str, path: str) -> None:
+    from cptlaw.models import weights
 
     try:
-        hf.Safetensors(folder)
+        weights.check(place)
     except UserError as error:
         raise ConfigError(path, str(error)) from error
 

@@ -202,9 +202,9 @@ class Study:
         `training.step.default_microbatches`.
       mesh: sizes of the mesh axes data, fsdp and tensor, in devices; -1 is the rest. By default all are on
         data.
-      init_from: size -> Hugging Face folder, here or in a bucket (gs://, s3://), whose weights are its base model,
-        and whose config.json is its architecture. The vocabulary must be that model's. Other weights must lie in a
-        folder of another name: a run's id holds the name, not the weights.
+      init_from: size -> Hugging Face folder, here or in a bucket (gs://, s3://), or GGUF file (*.gguf), whose weights
+        are its base model, and whose config.json, or keys, are its architecture. The vocabulary must be that model's.
+        Other weights must lie under another name: a run's id holds the name, not the weights.
       question: what the study answers, see `questions`; its `kind` is that of `cptlaw plan`, a trade-off by default.
       cross_domain: how well the grid tells of a domain that it did not train; None does not ask.
       confirm_runs: runs trained at the recommendation, each with a seed of its own that no run of the grid has.
@@ -358,15 +358,17 @@ class Study:
         return dataclasses.replace(self.cpt, tokens=tokens, branch_cooldown=0.0)
 
     def _imported(self, size: str) -> dict[str, Any]:
-        from cptlaw.models import hf
+        from cptlaw.models import weights
 
         try:
-            cfg = hf.read_config(self.init_from[size])
+            cfg = weights.read_config(self.init_from[size])
         except UserError as error:
             raise ConfigError(f"config.init_from.{size}", str(error)) from error
-        # The ids of runs of imported models hold all of these, and there were runs before there was gradient_dtype.
-        names = [field.name for field in dataclasses.fields(cfg) if field.compare and field.name != "gradient_dtype"]
-        return {name: getattr(cfg, name) for name in names}
+        # The ids of runs of imported models hold all fields that there were then; younger ones where they are used.
+        names = [field.name for field in dataclasses.fields(cfg) if field.compare]
+        held = names[: names.index("gradient_dtype")]
+        default = {field.name: field.default for field in dataclasses.fields(cfg)}
+        return {n: getattr(cfg, n) for n in names if n in held or getattr(cfg, n) != default[n]}
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), indent=1, sort_keys=True)

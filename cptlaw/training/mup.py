@@ -28,7 +28,14 @@ from cptlaw.models.tree import path_name
 def scale_init(params: Params, base: Config) -> Params:
     """Random parameters of `transformer.init` as muP starts."""
     factors = _factors(params, base)
-    return jax.tree.map(lambda p, factor: p * factor[0], params, factors)
+    if not base.norm_offset:
+        return jax.tree.map(lambda p, factor: p * factor[0], params, factors)
+
+    def scaled(path: Any, p: jax.Array, factor: tuple[float, float]) -> jax.Array:
+        # The scale of these norms is 1 + p.
+        return (1 + p) * factor[0] - 1 if path_name(path).endswith("norm") else p * factor[0]
+
+    return jax.tree_util.tree_map_with_path(scaled, params, factors)
 
 
 def scale_by_width(base: Config) -> optax.GradientTransformation:

@@ -22,6 +22,8 @@ rng = np.random.default_rng(0)
         ("cuda", 256, {"dtype": "float32"}, "xla"),
         ("cuda", 256, {"head_dim": 36}, "triton"),
         ("cuda", 256, {"head_dim": 320}, "xla"),
+        ("cuda", 256, {"attention_softcap": 50.0}, "xla"),
+        ("tpu", 256, {"attention_softcap": 50.0}, "splash"),
         ("cuda", 255, {}, "xla"),
         ("cuda", 256, {"attention": "xla"}, "xla"),
         ("cuda", 256, {"attention": "triton"}, "triton"),
@@ -42,6 +44,8 @@ def test_the_kernel_is_chosen_by_platform_and_shape(platform, seq_len, fields, k
     [
         ("cpu", 256, {"attention": "cudnn"}, "cudnn runs on NVIDIA GPUs, not on cpu"),
         ("cuda", 256, {"attention": "cudnn", "dtype": "float32"}, "cudnn needs dtype bfloat16"),
+        ("cuda", 256, {"attention": "cudnn", "attention_softcap": 50.0}, "cudnn has no attention_softcap"),
+        ("cuda", 256, {"attention": "triton", "attention_softcap": 50.0}, "triton has no attention_softcap"),
         ("cuda", 256, {"attention": "splash"}, "splash runs on TPUs"),
         ("cpu", 256, {"attention": "triton"}, "triton runs on NVIDIA GPUs, not on cpu"),
         ("cuda", 256, {"attention": "triton", "dtype": "float32"}, "triton needs dtype bfloat16"),
@@ -74,22 +78,24 @@ def inputs(B: int, K: int, G: int, T: int, C: int):
 
 
 @pytest.mark.parametrize(
-    "kernel, window", [(attention.splash, 0), (attention.splash, 70), (attention.triton, 0)], ids=str
+    "kernel, fields",
+    [(attention.splash, {}), (attention.splash, {"window": 70, "softcap": 2.0}), (attention.triton, {})],
+    ids=str,
 )
-def test_a_flash_kernel_equals_xla_on_packed_documents(kernel, window):
+def test_a_flash_kernel_equals_xla_on_packed_documents(kernel, fields):
     """Interpreted: the kernels have not run on a TPU or GPU here. Each of four devices has its rows and heads."""
     (q, k, v), segments = inputs(B=2, K=2, G=2, T=256, C=8)
     out = rng.normal(size=q.shape).astype(np.float32)
 
     mesh = make_mesh(data=2, tensor=2, devices=jax.devices()[:4])
-    given = {"window": window} if window else {}
 
     def flash(q, k, v):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return (kernel(q, k, v, segments, **given, interpret=True) * out).sum()
+            return (kernel(q, k, v, segments, **fields, scale=0.25, interpret=True) * out).sum()
 
     def xla(q, k, v):
-        return (attention.attention(q, k, v, attention.mask_bias(segments, window)) * out).sum()
+        bias = attention.mask_bias(segments, fields.get("window", 0))
+        return (attention.attention(q, k, v, bias, 0, 0.25, fields.get("softcap", 0.0)) * out).sum()
 
     expected, expected_grads = jax.jit(jax.value_and_grad(xla, argnums=(0, 1, 2)))(q, k, v)
     placed = jax.device_put((q, k, v), Layout(mesh).batch)
@@ -108,7 +114,7 @@ def test_a_training_step_with_triton_lowers_for_gpus(head_dim, monkeypatch):
     q, k, v = (x.astype(jnp.bfloat16) for x in (q, k, v))
 
     def loss(q, k, v, segments):
-        return attention.prepare(cfg, segments)(q, k, v).astype(jnp.float32).sum()
+        return attention.prepare(cfg, segments, 0)(q, k, v).astype(jnp.float32).sum()
 
     lowered = jax.jit(jax.grad(loss, argnums=(0, 1, 2))).trace(q, k, v, segments).lower(lowering_platforms=("cuda",))
     text = lowered.as_text()
@@ -129,10 +135,10 @@ def test_cudnn_is_asked_for_the_same_attention(window, monkeypatch):
 
     monkeypatch.setattr(jax.nn, "dot_product_attention", dot_product_attention)
     monkeypatch.setattr(attention, "_platform", lambda: "cuda")
-    attend = attention.prepare(dataclasses.replace(CFG, sliding_window=window), jnp.asarray(segments))
-    got, expected = jax.jit(
-        lambda *qkv: (attend(*qkv), attention.attention(*qkv, attention.mask_bias(segments, window)))
-    )(q, k, v)
+    cfg = dataclasses.replace(CFG, query_pre_attn_scalar=16.0)
+    attend = attention.prepare(cfg, jnp.asarray(segments), window)
+    bias = attention.mask_bias(segments, window)
+    got, expected = jax.jit(lambda *qkv: (attend(*qkv), attention.attention(*qkv, bias, 0, 0.25)))(q, k, v)
     np.testing.assert_allclose(got, expected, atol=1e-5)
     assert asked == ["cudnn"]
 

@@ -30,6 +30,18 @@ def config(family, **change):
     [
         ("llama2", {"rms_norm_eps": ...}, "norm_eps", 1e-6),
         ("pythia", {"layer_norm_eps": ...}, "norm_eps", 1e-5),
+        ("olmo2", {"rms_norm_eps": ...}, "norm_eps", 1e-5),
+        ("olmo2", {"num_key_value_heads": ...}, "kv_heads", 4),
+        ("olmo2", {"sliding_window": 4}, "sliding_window", 0),
+        ("phi3", {"rms_norm_eps": ...}, "norm_eps", 1e-5),
+        ("phi3", {"sliding_window": ...}, "sliding_window", 0),
+        ("phi3", {"partial_rotary_factor": ...}, "rotary_fraction", 1.0),
+        (
+            "phi3",
+            {"partial_rotary_factor": ..., "rope_parameters": {"partial_rotary_factor": 0.5}},
+            "rotary_fraction",
+            0.5,
+        ),
         ("llama2", {"rope_theta": ...}, "rope_theta", 10_000.0),
         ("pythia", {"rotary_emb_base": ...}, "rope_theta", 10_000.0),
         ("pythia", {"rotary_pct": ...}, "rotary_fraction", 0.25),
@@ -61,6 +73,50 @@ def config(family, **change):
         ("qwen2", {"use_sliding_window": True, "sliding_window": 4}, "sliding_window", 0),  # after 28 layers
         ("qwen3", {"use_sliding_window": True, "max_window_layers": 0}, "sliding_window", 4096),
         ("qwen3", {"use_sliding_window": True, "layer_types": ["full_attention"] * 2}, "sliding_window", 0),
+        # Windows in some layers: of Qwen after max_window_layers, of SmolLM3 where there are no rotary positions.
+        ("qwen2_mixed", {}, "layer_kinds", "full,sliding"),
+        ("qwen2_mixed", {"layer_types": ["sliding_attention", "full_attention"]}, "layer_kinds", "sliding,full"),
+        ("qwen2_mixed", {"num_hidden_layers": 3, "max_window_layers": 2}, "layer_kinds", "full,full,sliding"),
+        ("smollm3", {}, "layer_kinds", "full,full,full,nope"),
+        ("smollm3", {"no_rope_layers": [1] * 8}, "layer_kinds", ""),
+        ("smollm3", {"no_rope_layer_interval": 2}, "layer_kinds", "full,nope"),
+        ("smollm3", {"use_sliding_window": True, "sliding_window": 4}, "layer_kinds", "full,full,full,sliding_nope"),
+        ("smollm3", {"sliding_window": 4}, "sliding_window", 0),
+        ("smollm3", {"rope_theta": ...}, "rope_theta", 2e6),
+        ("smollm3", {"tie_word_embeddings": ...}, "tie_embeddings", True),
+        ("smollm3", {"num_key_value_heads": ...}, "kv_heads", 4),
+        # Gemma: windows in all layers but every second or sixth, unless the file says which.
+        ("gemma2", {}, "layer_kinds", "sliding,full"),
+        ("gemma2", {"layer_types": ["full_attention"] * 3}, "layer_kinds", ""),
+        ("gemma2", {"sliding_window": ...}, "sliding_window", 4096),
+        ("gemma2", {"hidden_activation": ..., "hidden_act": "relu2"}, "activation", "gelu_tanh"),
+        ("gemma2", {"attn_logit_softcapping": ...}, "attention_softcap", 50.0),
+        ("gemma2", {"final_logit_softcapping": ...}, "logit_softcap", 30.0),
+        ("gemma2", {"final_logit_softcapping": None}, "logit_softcap", 0.0),
+        ("gemma2", {"query_pre_attn_scalar": 8}, "query_pre_attn_scalar", 0.0),  # as without it
+        ("gemma2", {"query_pre_attn_scalar": ...}, "query_pre_attn_scalar", 256.0),
+        ("gemma2", {"head_dim": ...}, "head_dim", 256),
+        ("gemma2", {"tie_word_embeddings": ...}, "tie_embeddings", True),
+        ("gemma3", {"sliding_window_pattern": ..., "num_hidden_layers": 7}, "layer_kinds", "sliding," * 5 + "full"),
+        ("gemma3", {"attn_logit_softcapping": 50.0}, "attention_softcap", 0.0),
+        ("gemma3", {"rope_theta": ..., "rope_scaling": None}, "rope_theta", 1e6),
+        ("gemma3", {"rope_local_base_freq": ...}, "rope_local_theta", 1e4),
+        ("gemma3", {"rope_local_base_freq": ..., "rope_scaling": None}, "rope_local_theta", 0.0),  # the others' too
+        (
+            "gemma3",
+            {"rope_theta": ..., "rope_parameters": {"sliding_attention": {"rope_theta": 5.0}}},
+            "rope_local_theta",
+            5.0,
+        ),
+        ("gemma3", {"rope_theta": ..., "rope_parameters": {"full_attention": {"rope_theta": 5.0}}}, "rope_theta", 5.0),
+        # YaRN's attention factor: given, by default (0), or by DeepSeek's two scales; null is a default.
+        ("qwen3", {"rope_parameters": DEFAULT, "rope_scaling": YARN}, "rope_factor", 4.0),
+        ("llama2", {"rope_scaling": {**YARN, "attention_factor": 1.2}}, "rope_attention_factor", 1.2),
+        ("llama2", {"rope_scaling": {**YARN, "attention_factor": None, "mscale": 1.0}}, "rope_attention_factor", 0.0),
+        ("llama2", {"rope_scaling": {**YARN, "mscale": 1.0, "mscale_all_dim": 1.0}}, "rope_attention_factor", 1.0),
+        ("llama2", {"rope_scaling": {**YARN, "beta_fast": None}}, "rope_beta_fast", 32.0),
+        ("llama2", {"rope_scaling": {**YARN, "truncate": False}}, "rope_truncate", False),
+        ("llama2", {"rope_scaling": {**YARN, "factor": None}, "max_position_embeddings": 512}, "rope_factor", 8.0),
         # rope_scaling takes the place of rope_parameters, as in transformers 5.
         ("llama2", {"rope_parameters": DEFAULT, "rope_scaling": LINEAR}, "rope_factor", 4.0),
         ("llama2", {"rope_parameters": {**LINEAR, "rope_theta": 10_000.0}}, "rope_factor", 4.0),
@@ -81,9 +137,13 @@ def test_a_field_means_what_it_means_to_transformers(family, change, field, valu
 @pytest.mark.parametrize(
     ("family", "change", "says"),
     [
-        ("qwen3", {"rope_parameters": DEFAULT, "rope_scaling": YARN}, "rope_scaling 'yarn' is not supported"),
         ("llama2", {"rope_parameters": DEFAULT, "rope_scaling": {"type": "dynamic", "factor": 2.0}}, "'dynamic'"),
-        ("llama2", {"rope_parameters": YARN}, "rope_parameters 'yarn' is not supported"),
+        ("llama2", {"rope_parameters": {**YARN, "rope_type": "ntk"}}, "rope_parameters 'ntk' is not supported"),
+        ("llama2", {"rope_scaling": {"rope_type": "yarn"}}, "factor is missing"),
+        ("llama2", {"rope_scaling": {**YARN, "beta_fast": "32"}}, "beta_fast is '32'; a number"),
+        ("llama2", {"rope_scaling": {**YARN, "truncate": 1}}, "truncate is 1; true or false"),
+        ("llama2", {"rope_scaling": {**YARN, "beta_fast": 1, "beta_slow": 2}}, "rope_beta_slow"),
+        ("phi3", {"rope_scaling": YARN}, "rope_scaling 'yarn' is not supported, only default of phi3"),
         ("llama2", {"rope_scaling": {"rope_type": "longrope", "factor": 4.0}}, "rope_scaling 'longrope'"),
         ("llama2", {"rope_scaling": {"type": "linear", "rope_type": "default"}}, "says 'default', and type 'linear'"),
         ("llama2", {"rope_scaling": {"factor": 4.0}}, "factor 4.0 and no rope_type"),
@@ -108,6 +168,11 @@ def test_a_field_means_what_it_means_to_transformers(family, change, field, valu
         ("pythia", {"attention_bias": False}, "attention_bias False"),
         ("qwen3", {"attention_bias": True}, "attention_bias True"),
         ("mistral", {"attention_bias": True}, "attention_bias True"),
+        ("olmo2", {"attention_bias": True}, "attention_bias True"),
+        ("phi3", {"rope_scaling": {"type": "longrope", "long_factor": [1]}}, "'longrope' .* take the model's"),
+        ("phi3", {"rope_scaling": {"type": "su", "long_factor": [1]}}, "rope_scaling 'su' .* take the model's"),
+        ("phi3", {"rope_scaling": LINEAR}, "rope_scaling 'linear' is not supported, only default of phi3"),
+        ("phi3", {"layer_types": ["full_attention"] * 2}, "layer_types 'full_attention'"),
         ("llama2", {"mlp_bias": True}, "attention_bias False is not supported, only True, as mlp_bias"),
         ("llama2", {"attention_bias": "yes"}, "attention_bias is 'yes'; true or false is needed"),
         ("llama2", {"tie_word_embeddings": None}, "tie_word_embeddings is None; true or false"),
@@ -125,7 +190,25 @@ def test_a_field_means_what_it_means_to_transformers(family, change, field, valu
         ("mistral", {"layer_types": ["full_attention"] * 2}, "layer_types 'full_attention'"),
         ("qwen2", {"layer_types": ["sliding_attention"] * 2}, "layer_types 'sliding_attention'"),
         ("qwen2", {"layer_types": ["full_attention"]}, "layer_types"),
+        ("qwen2", {"layer_types": ["full_attention", "chunked_attention"]}, "'chunked_attention, full_atten"),
+        ("smollm3", {"layer_types": ["sliding_attention"] * 6, "sliding_window": 4}, "layer_types 'sliding_attention'"),
+        ("smollm3", {"no_rope_layers": [1, 1, 1, 0]}, r"no_rope_layers is \[1, 1, 1, 0\]; a list .* of 6 layers"),
+        ("smollm3", {"no_rope_layers": [1, 1, 1, 2, 1, 1]}, "no_rope_layers is"),
+        ("smollm3", {"no_rope_layer_interval": 0}, "no_rope_layer_interval is 0; a positive integer"),
         ("qwen2", {"use_sliding_window": 1}, "use_sliding_window is 1; true or false"),
+        ("gemma2", {"attention_bias": True}, "attention_bias True"),
+        ("gemma2", {"hidden_activation": "relu2"}, "hidden_activation 'relu2'"),
+        ("gemma2", {"sliding_window": None, "layer_types": ["sliding_attention"] * 3}, "layer_types 'sliding"),
+        ("gemma2", {"attn_logit_softcapping": 0}, "attn_logit_softcapping 0 is not supported, only numbers above 0"),
+        ("gemma2", {"final_logit_softcapping": "30"}, "final_logit_softcapping is '30'; a number"),
+        ("gemma2", {"use_bidirectional_attention": True}, "use_bidirectional_attention True"),
+        ("gemma3", {"sliding_window_pattern": 0}, "sliding_window_pattern is 0; a positive integer"),
+        ("gemma3", {"rope_parameters": {"rope_type": "default"}}, "only objects under full_attention and sliding_att"),
+        ("gemma3", {"rope_parameters": {"full_attention": 3}}, "an object or null is needed for full_attention"),
+        ("gemma3", {"rope_parameters": {"sliding_attention": {"rope_type": "linear"}}},
+         "rope_parameters.sliding_attention.rope_type 'linear' is not supported, only default"),
+        ("gemma3", {"model_type": "gemma3"}, "model_type 'gemma3' has a vision tower.*save its text model alone"),
+        ("qwen3", {"model_type": "qwen3_moe"}, "model_type 'qwen3_moe' has mixtures of experts.*take a dense model"),
         ("llama2", {"model_type": ...}, "model_type None"),
         ("llama2", {"quantization_config": {"quant_method": "fp8"}}, "quantization_config"),
     ],
@@ -170,7 +253,10 @@ EXTRA = {
 }
 
 
-@pytest.mark.parametrize("family", ["llama3", "mistral", "qwen2", "qwen3", "pythia"])
+@pytest.mark.parametrize(
+    "family",
+    ["llama3", "mistral", "qwen2_mixed", "qwen3_yarn", "olmo2", "phi3", "smollm3", "gemma2", "gemma3", "pythia"],
+)
 def test_an_export_gives_back_every_field(family, tmp_path):
     (tmp_path / "a").mkdir()
     given = config(family, **EXTRA, architectures=[families._CLASSES[FAMILIES[family]["model_type"]]])

@@ -149,7 +149,7 @@ def test_keys_that_llama_cpp_knows_are_honoured(tmp_path, keys, scaling, factor)
             "llama.rope.scaling.factor is missing, of rope.scaling.type 'linear'",
         ),
         ([("llama.rope.scaling.factor", 4.0)], "rope.scaling.factor is 4, and rope.scaling.type is missing"),
-        ([("llama.rope.scaling.type", "yarn"), ("llama.rope.scaling.factor", 4.0)], "rope_scaling 'yarn'"),
+        ([("llama.rope.scaling.type", "yarn"), ("llama.rope.scaling.factor", 4.0)], "scaling.type 'yarn' is not"),
         ([("llama.rope.scale_linear", 4.0), ("llama.rope.scaling.factor", 2.0)], "rope.scale_linear 4 contradicts"),
         ([("llama.rope.scale_linear", 4.0), ("llama.rope.scaling.type", "yarn")], "rope.scale_linear 4 contradicts"),
         ([("llama.rope.dimension_count", 2)], "llama.rope.dimension_count 2 is not supported, only 4"),

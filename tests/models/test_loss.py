@@ -9,8 +9,8 @@ from cptlaw.models import loss, transformer
 rng = np.random.default_rng(0)
 
 
-@pytest.mark.parametrize("vocab_size, block", [(48, 16), (50, 7), (48, 1)])
-def test_blocked_equals_direct(vocab_size, block):
+@pytest.mark.parametrize("vocab_size, block, softcap", [(48, 16, 0), (50, 7, 0), (48, 1, 0), (50, 7, 90)])
+def test_blocked_equals_direct(vocab_size, block, softcap):
     x_BTD, w_VD = rng.normal(size=(2, 5, 8)).astype(np.float32), rng.normal(size=(vocab_size, 8)).astype(np.float32)
     targets_BT = np.array([[0, 1, 2, vocab_size - 2, vocab_size - 1], [7, 7, 15, 16, 17]])
     gradients = tuple(rng.normal(size=(2, 2, 5)).astype(np.float32))  # of the losses and of the log normalisers
@@ -18,7 +18,10 @@ def test_blocked_equals_direct(vocab_size, block):
     @jax.jit
     def both(x_BTD, w_VD):
         # Logits of several hundred, rounded to 3e-5: without the running maximum the exponentials would overflow.
-        runs = [jax.vjp(lambda x, w, n=n: loss.nll(50 * x, w, targets_BT, n), x_BTD, w_VD) for n in (block, vocab_size)]
+        def nll(n):
+            return lambda x, w: loss.nll(50 * x, w, targets_BT, n, softcap)
+
+        runs = [jax.vjp(nll(n), x_BTD, w_VD) for n in (block, vocab_size)]
         return [(*values, *pull(gradients)) for values, pull in runs]
 
     for a, b in zip(*both(x_BTD, w_VD)):

@@ -134,7 +134,8 @@ def test_losses_equal_a_float64_reference(params):
     )
 
 
-def test_attention_gradient_equals_autodiff():
+@pytest.mark.parametrize("softcap", [0.0, 1.5])
+def test_attention_gradient_equals_autodiff(softcap):
     B, K, G, T, C = 2, 2, 3, 7, 4
     q, k, v, out = (
         rng.normal(size=s).astype(np.float32) for s in ((B, K, G, T, C), (B, K, T, C), (B, K, T, C), (B, K, G, T, C))
@@ -142,10 +143,11 @@ def test_attention_gradient_equals_autodiff():
     bias = attention.mask_bias(np.sort(rng.integers(1, 3, (B, T)), axis=1))
 
     def plain(q, k, v):
-        scores = jnp.einsum("bkgtc,bksc->bkgts", q, k) / np.sqrt(C) + bias[:, None, None]
+        scores = jnp.einsum("bkgtc,bksc->bkgts", q, k) / np.sqrt(C)
+        scores = (softcap * jnp.tanh(scores / softcap) if softcap else scores) + bias[:, None, None]
         return jnp.einsum("bkgts,bksc->bkgtc", jax.nn.softmax(scores), v)
 
-    ours, pull = jax.vjp(lambda *a: attention.attention(*a, bias), q, k, v)
+    ours, pull = jax.vjp(lambda *a: attention.attention(*a, bias, softcap=softcap), q, k, v)
     theirs, pull_plain = jax.vjp(plain, q, k, v)
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
     for a, b in zip(pull(out), pull_plain(out)):
@@ -166,6 +168,26 @@ def test_scan_and_remat_change_no_gradient(params, fields):
         gradient(CFG),
         gradient(dataclasses.replace(CFG, **fields)),
     )
+
+
+def test_a_scan_over_turns_of_layers_changes_no_gradient():
+    """Of three layers in turns of two, one is left; without its window, or with positions, the second would show."""
+    batch, both = packed(), {"norm_placement": "both", "norm_offset": True, "logit_softcap": 2.0}
+    cfg = dataclasses.replace(CFG, layers=3, layer_kinds="sliding,nope", sliding_window=3, loss_block=20, **both)
+    params = transformer.init(jax.random.key(1), cfg)
+
+    def loss(params, cfg):
+        return transformer.token_nll(params, cfg, batch).sum()
+
+    gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)
+    (nll, unrolled), (same, scanned) = (
+        gradient(params, dataclasses.replace(cfg, scan_layers=x)) for x in (False, True)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), unrolled, scanned)
+    assert float(same) == pytest.approx(float(nll), rel=1e-6)
+    for kinds in ("sliding", "full,nope"):
+        other = jax.jit(loss, static_argnums=1)(params, dataclasses.replace(cfg, layer_kinds=kinds, scan_layers=True))
+        assert abs(other - nll) > 1e-3
 
 
 def test_what_remat_keeps_of_a_layer(params):

@@ -56,6 +56,12 @@ _LLAMA3 = {
     # So short that the tiny heads' frequencies meet all three bands.
     "original_max_position_embeddings": 16,
 }
+# The blend runs from the first pair of channels to the third.
+_YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "beta_fast": 1, "beta_slow": 0.4}
+_GEMMA = {name: value for name, value in _SIZE.items() if name not in ("hidden_act", "rope_theta")} | {
+    **{"tie_word_embeddings": True, "head_dim": 8, "query_pre_attn_scalar": 6, "sliding_window": 4},
+    "hidden_activation": "gelu_pytorch_tanh",
+}
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama2": _SIZE | {"model_type": "llama", "num_key_value_heads": 4},
     "llama_linear": _SIZE | {"model_type": "llama", "rope_scaling": {"type": "linear", "factor": 4.0}},
@@ -65,6 +71,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": _SIZE | {"model_type": "mistral", "sliding_window": 4, "head_dim": 4},
     "qwen2": _SIZE | {"model_type": "qwen2", "tie_word_embeddings": True, "use_sliding_window": False},
     "qwen3": _SIZE | {"model_type": "qwen3", "head_dim": 8, "tie_word_embeddings": True},
+    "qwen2_mixed": _SIZE
+    | {"model_type": "qwen2", "use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1},
+    "qwen3_yarn": _SIZE | {"model_type": "qwen3", "head_dim": 8, "rope_theta": 50.0, "rope_scaling": _YARN},
+    # Its fourth layer has no rotary positions; of six, two are left after a whole turn.
+    "smollm3": _SIZE
+    | {"model_type": "smollm3", "num_hidden_layers": 6, "tie_word_embeddings": True, "pad_token_id": 0},
+    "olmo2": _SIZE | {"model_type": "olmo2"},
+    # The padding id of its config class is beyond the tiny vocabulary.
+    "phi3": _SIZE | {"model_type": "phi3", "partial_rotary_factor": 0.5, "sliding_window": 4, "pad_token_id": 0},
+    # The caps are low enough to bend the tiny model's logits.
+    "gemma2": _GEMMA
+    | {"model_type": "gemma2", "num_hidden_layers": 3, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "gemma3": _GEMMA
+    | {"model_type": "gemma3_text", "num_hidden_layers": 5, "sliding_window_pattern": 3, "rope_theta": 1e4}
+    | {"rope_local_base_freq": 50.0, "rope_scaling": {"rope_type": "linear", "factor": 4.0}},
     "pythia": _NEOX | {"use_parallel_residual": True},
     "neox_sequential": _NEOX | {"use_parallel_residual": False},
 }

@@ -74,6 +74,16 @@ def test_the_terms_that_only_accelerators_have():
     assert tpu.kept == 2 and tpu.checkpoint == pytest.approx(12 * (8192 * 256 + 2 * layer), rel=1e-3)
 
 
+def test_layers_with_a_window_keep_what_their_window_leaves():
+    layout, fields = Layout(make_mesh()), {"seq_len": 512, "layers": 6, "sliding_window": 128}
+    seq_len = {"seq_len": fields.pop("seq_len")}
+    full, windowed, turns = (
+        estimate(dataclasses.replace(run(**fields, remat="none", **kinds), **seq_len), layout, "cpu").activations
+        for kinds in ({"layer_kinds": "full"}, {}, {"layer_kinds": "sliding,sliding,full"})
+    )
+    assert windowed < full and turns == (2 * full + 4 * windowed) // 6
+
+
 def test_what_does_not_fit_is_refused_with_what_would(make_config):
     study = config_lib.parse(make_config(batch_size=64, seq_len=256, base__tokens=1 << 15, cpt__tokens=1 << 15,
                              eval_tokens=(1 << 14, 1 << 15)))  # fmt: skip

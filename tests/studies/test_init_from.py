@@ -1,14 +1,16 @@
 """A study continues an open model: its base is a folder's weights, measured and not trained."""
 
+import gguf
 import jax
 import numpy as np
 import pytest
 import tokenizers
+from safetensors.numpy import load_file, save_file
 
 from cptlaw.execution import job, rundir, sweep, worker
 from cptlaw.execution.workdir import Workdir
 from cptlaw.fields import ConfigError
-from cptlaw.models import hf, transformer
+from cptlaw.models import hf, transformer, weights
 from cptlaw.scoring.evaluate import Evaluator
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid
@@ -36,6 +38,7 @@ def test_a_study_continues_the_weights_of_a_folder(make_config, folder, workdir)
     base, mix = grid.plan(study, 32, DATA)
     assert base.tokens == 0 and base.flops() == 0 and base.weights == folder
     assert base.model["d_ff"] == 24 and base.model["vocab_size"] == 40 and base.model["remat"] == "full"
+    assert base.model["qk_norm"] is False and "norm_placement" not in base.model, "the ids of runs hold the model"
     assert worker.train_run(base, workdir) and worker.train_run(mix, workdir)
     table = sweep.collect([base, mix], workdir)
     assert table["tokens"].tolist() == [0, 0, 128, 128, 256, 256]
@@ -50,9 +53,41 @@ def test_a_study_continues_the_weights_of_a_folder(make_config, folder, workdir)
     assert rundir.read_result(Workdir(workdir).run(base.id))["state"] == rundir.FINISHED
 
 
-def test_a_folder_that_lost_a_tensor_fails_the_base_by_its_name(make_config, folder, workdir):
-    from safetensors.numpy import load_file, save_file
+def test_a_study_continues_a_gguf_file(make_config, folder, workdir):
+    """The same weights as llama.cpp has them: other names, and queries and keys with neighbours where halves were."""
+    stored = load_file(next((workdir / "model").glob("*.safetensors")))
+    names = {"embed_tokens": "token_embd", "model.norm": "output_norm", "model.layers.": "blk.", "model.": "",
+             "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm", "self_attn.o_proj": "attn_output",
+             "self_attn.": "attn_", "mlp.": "ffn_", "_proj": ""}  # fmt: skip
+    writer = gguf.GGUFWriter(workdir / "model.gguf", "llama")
+    writer.add_embedding_length(8)
+    writer.add_block_count(1)
+    writer.add_feed_forward_length(24)
+    writer.add_head_count(2)
+    writer.add_head_count_kv(1)
+    writer.add_layer_norm_rms_eps(CFG.norm_eps)
+    for name, x in stored.items():
+        if "q_proj" in name or "k_proj" in name:
+            x = x.reshape(-1, 2, 2, 8).swapaxes(1, 2).reshape(x.shape)
+        for theirs, ours in names.items():
+            name = name.replace(theirs, ours)
+        writer.add_tensor(name, np.ascontiguousarray(x))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
+    losses = []
+    for path in (folder, str(workdir / "model.gguf")):
+        weights.check(path)
+        base, *_ = grid.plan(imported(make_config, path), 32, DATA)
+        assert base.model["d_ff"] == 24 and base.model["vocab_size"] == 40
+        assert worker.train_run(base, workdir)
+        losses.append([row["loss"] for row in rundir.read_result(Workdir(workdir).run(base.id))["losses"]])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_a_folder_that_lost_a_tensor_fails_the_base_by_its_name(make_config, folder, workdir):
     (file,) = (workdir / "model").glob("*.safetensors")
     tensors = load_file(file)
     del tensors["model.layers.0.mlp.up_proj.weight"]

@@ -39,6 +39,18 @@ def test_with_mup_the_width_does_not_matter_and_without_it_does():
     assert change(WIDE, None) > 4 * narrow
 
 
+def test_norms_that_multiply_with_1_and_their_weights_start_alike():
+    plain, offset = dataclasses.replace(BASE, qk_norm=True), dataclasses.replace(BASE, qk_norm=True, norm_offset=True)
+    wide = {"d_model": 256, "head_dim": 32}
+    scaled = []
+    for base in (plain, offset):
+        cfg = dataclasses.replace(base, **wide)
+        params = mup.scale_init(transformer.init(jax.random.key(0), cfg), base)
+        norms = params["final_norm"], params["layers"]["attention"]["q_norm"], params["layers"]["mlp_norm"]
+        scaled.append([float(np.unique(x).item()) + (1 if cfg.norm_offset else 0) for x in norms])
+    assert scaled[0] == pytest.approx(scaled[1]) and scaled[0][0] == BASE.d_model / 256 and scaled[0][1] < 1
+
+
 def test_the_factors_are_those_of_the_table():
     base = transformer.Config(64, d_model=32, layers=1, heads=4, kv_heads=2, d_ff=48, bias="qkv")
     wide = dataclasses.replace(base, d_model=128, heads=8, kv_heads=4, head_dim=32, d_ff=96, layers=3)
