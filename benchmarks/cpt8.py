@@ -1,6 +1,6 @@
 """Writes the shipped table `cpt8` and the measured part of its data sheet from the workdir of its grid.
 
-    python -m launch.sweep --config configs/cpt8.py --workdir runs/cpt8 --have cpt8     trains what is missing
+    cptlaw sweep --config configs/cpt8.py --workdir runs/cpt8 --have cpt8     trains what is missing
     python -m benchmarks.cpt8 --workdir runs/cpt8                                       writes what is there
 
 Runs of the shipped table that the workdir does not hold keep their rows. A sweep may go on meanwhile: only finished

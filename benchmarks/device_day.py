@@ -5,7 +5,7 @@
     python -m benchmarks.device_day --out results --tiny                     a dry run for a CPU, minutes
 
 Needs JAX for the accelerator, Flax, Optax and Orbax, and no TensorFlow; the workdir's token stores have to be there
-(`launch.prepare`, on any machine), since nothing is fetched. A step is a process of its own, so that one that fails or
+(`cptlaw prepare`, on any machine), since nothing is fetched. A step is a process of its own, so that one that fails or
 hangs costs its own time and no more. Its output is OUT/STEP.log; OUT/results.jsonl gets a line as it ends. The same
 command goes on with the steps that have not ended well. --minutes bounds the whole: a step that would begin without
 time to end is left out, and the table's runs get what is left and save what they have.

@@ -1,6 +1,6 @@
 """The grid of the open table `cpt8`: WikiText-2 continued on eight domains, five sizes, nine shares, ten base models.
 
-    python -m launch.sweep --config configs/cpt8.py --workdir runs/cpt8      trains what is not trained yet
+    cptlaw sweep --config configs/cpt8.py --workdir runs/cpt8      trains what is not trained yet
     python -m benchmarks.cpt8 --workdir runs/cpt8                            writes the shipped table again
 
 The arithmetic (a step is 8 x 64 = 512 tokens; tokens are those of bases and runs together, a trunk's counted once):

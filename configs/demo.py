@@ -1,9 +1,9 @@
 """The demo: English prose continued on Python source code (or biomedical text), three sizes, one recommendation.
 
     cptlaw demo                                          the whole loop
-    python -m launch.sweep --config configs/demo.py --workdir runs/demo        its grid alone
-    python -m launch.sweep --config configs/demo.py:biomedical ...             the other domain
-    python -m launch.sweep --config configs/demo.py:fast ...                   about two minutes, for a first look
+    cptlaw sweep --config configs/demo.py --workdir runs/demo        its grid alone
+    cptlaw sweep --config configs/demo.py:biomedical ...             the other domain
+    cptlaw sweep --config configs/demo.py:fast ...                   about two minutes, for a first look
 
 The arithmetic (FLOPs a token are training FLOPs, 6 a weight of every matmul and attention on top; a step is 8 x 64 =
 512 tokens, few on purpose: at a fixed number of tokens these models learn far more from many small steps than from few

@@ -1,13 +1,13 @@
 """Continual pre-training of Llama 3.1 8B on your domain, with replay, at the share that a study recommends.
 
     hf download meta-llama/Llama-3.1-8B --local-dir weights/llama-3.1-8b
-    python -m launch.prepare --config configs/llama_8b.py --workdir /shared/runs/llama     # tokens, on CPUs, once
+    cptlaw prepare --config configs/llama_8b.py --workdir /shared/runs/llama     # tokens, on CPUs, once
     CONFIG=configs/llama_8b.py WORKDIR=/shared/runs/llama sbatch --nodes=1 --gpus-per-node=8 --ntasks-per-node=8 \
         --time=48:00:00 launch/slurm/train.sh --size=8b --share=domain=0.3
     CONFIG=configs/llama_8b.py WORKDIR=/shared/runs/llama TPU=cpt ZONE=us-west4-a CHIPS=64 \
         bash launch/tpu/train.sh --size=8b --share=domain=0.3
 
-Ten billion tokens, half a million a step. The arithmetic, of `python -m launch.footprint --config configs/llama_8b.py
+Ten billion tokens, half a million a step. The arithmetic, of `cptlaw footprint --config configs/llama_8b.py
 --devices 8 --gib 80` and `--devices 64 --platform tpu --gib 16 --tflops 197`, at 40% of the peak:
 
     size   FLOPs/token  runs     tokens      FLOPs          8 x H100            64 x v5e

@@ -1,7 +1,7 @@
 """A mixture of five corpora: prose, code, phenotypes, molecules and licences; cloud documentation is only evaluated.
 
     cptlaw study configs/mixture_small.py --workdir runs/mixture_small       grid, laws, mix, three runs of it, report
-    python -m launch.sweep --config configs/mixture_small.py --workdir runs/mixture_small       its grid alone
+    cptlaw sweep --config configs/mixture_small.py --workdir runs/mixture_small       its grid alone
 
 Which mix gives the smallest sum of the four domains' losses, while the prose loss stays within 3% of the base model's?
 

@@ -2,10 +2,10 @@
 
     hf download EleutherAI/pythia-70m-deduped --local-dir weights/pythia-70m        # and 160m, 410m
     tfds build c4/en scientific_papers/arxiv                                        # or where $TFDS_DATA_DIR has them
-    python -m launch.prepare --config configs/pythia.py --workdir /shared/runs/pythia      # tokens, on CPUs, once
+    cptlaw prepare --config configs/pythia.py --workdir /shared/runs/pythia      # tokens, on CPUs, once
     CONFIG=configs/pythia.py WORKDIR=/shared/runs/pythia sbatch --array=0-7 --gpus=1 launch/slurm/grid.sh
 
-Each run has a device, or a host of 4 chips, to itself. The arithmetic, of `python -m launch.footprint --config
+Each run has a device, or a host of 4 chips, to itself. The arithmetic, of `cptlaw footprint --config
 configs/pythia.py --devices 1 --gib 80` and `--devices 4 --platform tpu --gib 16 --tflops 197`, at 40% of the peak:
 
     size   FLOPs/token  runs     tokens      FLOPs          1 x H100             4 x v5e

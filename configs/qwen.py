@@ -2,12 +2,12 @@
 
     hf download Qwen/Qwen1.5-0.5B --local-dir weights/qwen1.5-0.5b                  # and 1.8B, 4B
     tfds build c4/en scientific_papers/pubmed                                       # or where $TFDS_DATA_DIR has them
-    python -m launch.prepare --config configs/qwen.py --workdir /shared/runs/qwen          # tokens, on CPUs, once
+    cptlaw prepare --config configs/qwen.py --workdir /shared/runs/qwen          # tokens, on CPUs, once
     CONFIG=configs/qwen.py WORKDIR=/shared/runs/qwen TPU=cpt ZONE=us-west4-a CHIPS=64 \
         bash launch/tpu/train.sh --size=4b --share=medicine=0.2                     # and so on, a run at a time
-    python -m launch.sweep --config configs/qwen.py --workdir /shared/runs/qwen            # on one node of 8 H100
+    cptlaw sweep --config configs/qwen.py --workdir /shared/runs/qwen            # on one node of 8 H100
 
-Every run is sharded over all devices (fsdp). The arithmetic, of `python -m launch.footprint --config configs/qwen.py
+Every run is sharded over all devices (fsdp). The arithmetic, of `cptlaw footprint --config configs/qwen.py
 --devices 8 --gib 80` and `--devices 64 --platform tpu --gib 16 --tflops 197`, at 40% of the peak:
 
     size   FLOPs/token  runs     tokens      FLOPs          8 x H100            64 x v5e

@@ -1,6 +1,6 @@
 """The demo's loop at the size of a small study: two domains, four sizes, three seeds, more tokens.
 
-    python -m launch.sweep --config configs/study_small.py --workdir runs/study_small      the grid
+    cptlaw sweep --config configs/study_small.py --workdir runs/study_small      the grid
     cptlaw study configs/study_small.py --workdir runs/study_small                         grid, laws, answers, reports
 
 The arithmetic (as in configs/demo.py; a step is 8 x 64 = 512 tokens):

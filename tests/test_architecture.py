@@ -14,7 +14,7 @@ def modules(*, packages):
     inside = (ROOT / "cptlaw").iterdir()
     if packages:
         return {path.name for path in inside if (path / "__init__.py").exists()}
-    return {path.stem for path in inside if path.suffix == ".py" and path.stem != "__init__"}
+    return {path.stem for path in inside if path.suffix == ".py" and not path.stem.startswith("__")}
 
 
 def drawn_layers():

@@ -20,7 +20,9 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     from cptlaw import fitting
 
     if text.endswith(".json"):
-        return _about(fitting.Fit.load(text, own_law(args)), args)
+        saved = fitting.Fit.load(text, own_law(args))
+        args.saved_fits = [*getattr(args, "saved_fits", []), saved]
+        return _about(saved, args)
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
     found = fitting.fit(
@@ -44,13 +46,20 @@ def _at_level(fit: Any, args: argparse.Namespace) -> Any:
 
 
 def _table(args: argparse.Namespace) -> Any:
-    """The runs table of --table, read once for all corpora that are fitted to it."""
+    """The runs table of --table, or of the saved fits, read once for all corpora that are fitted to it."""
     from cptlaw import cache
 
     if not hasattr(args, "runs_table"):
         cache.keep_compiled()
-        args.runs_table = tables.read(args, args.table)
+        fits = getattr(args, "saved_fits", [])
+        if (path := args.table or tables.table_of(fits)) is None:
+            raise UserError("--table: give the runs table")
+        args.runs_table = tables.read(args, path, like=fits)
     return args.runs_table
+
+
+def _has_table(args: argparse.Namespace) -> bool:
+    return args.table is not None or tables.table_of(getattr(args, "saved_fits", [])) is not None
 
 
 def _csv(flag: str, path: Path) -> Any:
@@ -99,7 +108,7 @@ def ask_trade_off(args: argparse.Namespace) -> Any:
     general, domain = _fit_of(args, "general"), _fit_of(args, "domain")
     base, error = args.base_loss, 0.0
     if base is None:
-        if args.table is None:
+        if not _has_table(args):
             raise UserError("--base-loss: give the general loss before CPT, or --table with rows at zero tokens")
         base, error = measured_base(_table(args), general.eval, args.params)
     return _decide(
@@ -195,7 +204,7 @@ def _relative_ceilings(args: argparse.Namespace) -> dict[str, float]:
     """Target -> the most loss that --tolerances allow it."""
     from cptlaw.planning.tradeoff import base_loss
 
-    if args.tolerances and (args.table is None or args.params is None):
+    if args.tolerances and (not _has_table(args) or args.params is None):
         raise UserError(
             "--tolerances: needs --table with rows at zero tokens, and --params, for the base model's losses"
         )

@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,11 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         "config",
         type=Path,
         metavar="CONFIG.py",
-        help="a file with get_config(), or FILE.py:VARIANT for get_config(VARIANT)",
+        help="a file with get_config(), or FILE.py:VARIANT; --config.FIELD=VALUE changes a field of it",
     )
     study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
     study_arguments(study)
-    study.set_defaults(run=_study)
+    study.set_defaults(run=_study, overrides=[])
 
 
 def study_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,7 +49,6 @@ def study_arguments(parser: argparse.ArgumentParser) -> None:
         help="if the workdir holds another config's runs, keep those that this config asks for too, and train the rest",
     )
     parser.add_argument("--retry-failed", action="store_true", help="train the runs that failed again")
-    parser.add_argument("--quiet", action="store_true", help="show no progress bars")
 
 
 def _demo(args: argparse.Namespace) -> None:
@@ -77,32 +75,9 @@ def _demo(args: argparse.Namespace) -> None:
 
 def _study(args: argparse.Namespace) -> None:
     need_training()
-    _run(read_config(args.config), args.workdir, args)
+    from cptlaw.studies import config_file
 
-
-def read_config(path: Path) -> Any:
-    """The config that get_config() of a file returns, or get_config(VARIANT) of FILE.py:VARIANT.
-
-    Raises UserError naming the line that fails.
-    """
-    named, _, variant = str(path).rpartition(".py:")
-    path = Path(f"{named}.py") if named else path
-    spec = importlib.util.spec_from_file_location("cptlaw_user_config", path)
-    if not path.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"{path}: no such Python file; start from a copy of configs/demo.py")
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-        if not hasattr(module, "get_config"):
-            raise UserError(f"{path}: has no get_config(); start from a copy of configs/demo.py")
-        return module.get_config(variant) if named else module.get_config()
-    except UserError:
-        raise
-    except (Exception, SystemExit) as error:  # the file is the user's program, which may raise anything
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-        line = error.lineno if isinstance(error, SyntaxError) else lines[-1] if lines else None
-        where = f"{path}, line {line}" if line else str(path)
-        raise UserError(f"{where}: {type(error).__name__}: {error}") from error
+    _run(config_file.read(args.config, args.overrides), args.workdir, args)
 
 
 def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:

@@ -72,13 +72,25 @@ def about(args: argparse.Namespace, fit: Any) -> Any:
             f"{flag}: {fit.law.name} reads the probe's learnability: give --learnability as for the fitted table"
         )
     try:
-        probe = runs.by_domain(runs.read(args.domain_probe), general[0], args.learnability)
+        probe = runs.by_domain(_probe(args.domain_probe, fit), general[0], args.learnability)
     except runs.TableError as error:
         raise UserError(f"{flag}: {error}") from None
     names = sorted(set(probe["mixed_in"]))
     if len(names) > 1:
         raise UserError(f"{flag}: it probes {', '.join(names)}; give one domain's runs")
     return fit.for_domain(names[0], probe)
+
+
+def _probe(path: Path, fit: Any) -> Any:
+    """The probe's runs, under our headers or under those of the table that was fitted."""
+    from cptlaw import runs
+
+    try:
+        return runs.read(path)
+    except runs.TableError:
+        if not tables.remembered([fit], path):
+            raise
+        return tables.read(argparse.Namespace(), path, where=False, like=[fit])
 
 
 def _domains(args: argparse.Namespace) -> None:

@@ -31,12 +31,12 @@ def add_parsers(subparsers: Any) -> None:
     predict = subparsers.add_parser("predict", help="predict losses from a saved fit")
     predict.add_argument("fit", type=Path, metavar="FIT.json")
     for name in ("params", "tokens", "ratio"):
-        predict.add_argument(f"--{name}", type=_numbers, metavar="X[,X...]", help="one value or several")
+        predict.add_argument(f"--{name}", type=tables.numbers, metavar="X[,X...]", help="one value or several")
     predict.add_argument(
         "--at", type=tables.at, action="append", default=[], metavar="COLUMN=X", help="any other column, or the factor"
     )
     predict.add_argument("--eval", help="which corpus, for a joint fit")
-    predict.add_argument("--level", type=float, default=0.9, help="confidence of the interval (default 0.9)")
+    predict.add_argument("--level", type=tables.number, default=0.9, help="confidence of the interval (default 0.9)")
     predict.add_argument(
         "--target",
         choices=("run", "mean", "base", "law"),
@@ -90,7 +90,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--factor", metavar="COLUMN", help=tables.FACTOR)
     parser.add_argument(
-        "--thin", type=float, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
+        "--thin", type=tables.number, metavar="RATE", help="keep a run's i-th checkpoint with exp(-RATE i): 0.02"
     )
     parser.add_argument(
         "--rebase", type=tables.named, metavar="CORPUS=PARAMS",
@@ -99,7 +99,7 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     domains.pooling(parser)
     parser.add_argument("--objective", default="huber", help="huber, huber_scale, squared, squared_loss, asymmetric")
-    parser.add_argument("--delta", type=float, default=1e-3, help="Huber threshold (default 1e-3)")
+    parser.add_argument("--delta", type=tables.number, default=1e-3, help="Huber threshold (default 1e-3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of starts and resamples (default 0)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -116,14 +116,7 @@ def _pair(text: str) -> tuple[str, list[float]]:
     name, equals, values = text.partition("=")
     if not equals:
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=VALUE")
-    return name, _numbers(values)
-
-
-def _numbers(text: str) -> list[float]:
-    try:
-        return [float(part) for part in text.split(",")]
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor numbers separated by commas") from None
+    return name, tables.numbers(values)
 
 
 def _list(text: str | None) -> list[str]:
@@ -145,6 +138,7 @@ def _read(args: argparse.Namespace) -> Any:
     cache.keep_compiled()
     named = tables.names(args.eval)
     table = tables.read(args, args.table, eval=named[0] if len(named) == 1 else None)
+    reading = table.attrs["reading"]
     if args.by_domain:
         table = runs.by_domain(table, args.by_domain, args.learnability)
     elif args.learnability:
@@ -153,7 +147,10 @@ def _read(args: argparse.Namespace) -> Any:
         if name not in set(table["eval"]):
             raise UserError(f"--rebase {name}: no such corpus; the table evaluates {', '.join(table['eval'].unique())}")
         table = runs.rebased(table, name, params)
-    return table if args.thin is None else runs.thin(table, args.thin, args.seed)
+    if args.thin is not None:
+        table = runs.thin(table, args.thin, args.seed)
+    table.attrs["reading"] = reading  # of the file, whatever was made of its rows
+    return table
 
 
 def _eval(args: argparse.Namespace, table: Any) -> Any:
@@ -324,7 +321,7 @@ def _columns(args: argparse.Namespace, at: list[tuple[str, str]]) -> dict[str, A
 
 def _other(name: str, text: str) -> tuple[str, list[float]]:
     try:
-        return name, _numbers(text)
+        return name, tables.numbers(text)
     except argparse.ArgumentTypeError as error:
         raise UserError(f"--at {name}={text}: {error}") from None
 

@@ -32,10 +32,12 @@ def _add_trade_off(questions: Any) -> None:
     _exact(ask)
     _fits(ask, "general", "domain")
     _run(ask)
-    ask.add_argument("--base-loss", type=float, help="general loss before CPT (default: the table's, at zero tokens)")
+    ask.add_argument(
+        "--base-loss", type=tables.number, help="general loss before CPT (default: the table's, at zero tokens)"
+    )
     ceiling = ask.add_mutually_exclusive_group()
-    ceiling.add_argument("--tolerance", type=float, default=0.03, help="allowed relative rise (default 0.03)")
-    ceiling.add_argument("--rise", type=float, help="allowed rise in nats per token, instead of --tolerance")
+    ceiling.add_argument("--tolerance", type=tables.number, default=0.03, help="allowed relative rise (default 0.03)")
+    ceiling.add_argument("--rise", type=tables.number, help="allowed rise in nats per token, instead of --tolerance")
     _confidence(ask, "share")
     ask.add_argument(
         "--corpus-tokens", type=tables.named, default={}, metavar="NAME=N,...",
@@ -48,7 +50,7 @@ def _add_share(questions: Any) -> None:
     _exact(ask)
     _fits(ask, "fit")
     _run(ask)
-    ask.add_argument("--loss", type=float, required=True, help="the wanted loss, nats per token")
+    ask.add_argument("--loss", type=tables.number, required=True, help="the wanted loss, nats per token")
 
 
 def _add_limited_data(questions: Any) -> None:
@@ -57,13 +59,20 @@ def _add_limited_data(questions: Any) -> None:
     )
     _exact(ask)
     _fits(ask, "domain")
-    ask.add_argument("--params", type=float, required=True, help="non-embedding parameters, a count")
-    ask.add_argument("--domain-tokens", type=float, required=True, help="unique tokens of domain text, a count")
+    ask.add_argument("--params", type=tables.number, required=True, help="non-embedding parameters, a count")
+    ask.add_argument("--domain-tokens", type=tables.number, required=True, help="unique tokens of domain text, a count")
     ask.add_argument(
-        "--tokens", type=float, default=math.inf, help="most tokens to train on, both corpora together (default any)"
+        "--tokens",
+        type=tables.number,
+        default=math.inf,
+        help="most tokens to train on, both corpora together (default any)",
     )
-    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over the domain text (default 1)")
-    ask.add_argument("--repetition", type=float, help="epochs after which repeated text is worth 1/e less (15.4)")
+    ask.add_argument(
+        "--max-epochs", type=tables.number, default=1.0, help="most passes over the domain text (default 1)"
+    )
+    ask.add_argument(
+        "--repetition", type=tables.number, help="epochs after which repeated text is worth 1/e less (15.4)"
+    )
 
 
 def _add_budget(questions: Any) -> None:
@@ -71,12 +80,17 @@ def _add_budget(questions: Any) -> None:
     _exact(ask)
     _fits(ask, "domain")
     ask.add_argument("--general", metavar="FIT", help=f"the corpus that --ceiling is on: {FIT}")
-    ask.add_argument("--flops", type=float, required=True, help="FLOPs for training and inference together")
-    ask.add_argument("--share", type=float, help="share of domain text; without it, the best share is found too")
-    ask.add_argument("--ceiling", type=float, help="most general loss allowed, nats per token")
+    ask.add_argument("--flops", type=tables.number, required=True, help="FLOPs for training and inference together")
+    ask.add_argument(
+        "--share", type=tables.number, help="share of domain text; without it, the best share is found too"
+    )
+    ask.add_argument("--ceiling", type=tables.number, help="most general loss allowed, nats per token")
     ask.add_argument("--sizes", type=tables.numbers, metavar="N[,N...]", help="sizes to choose from (default any)")
     ask.add_argument(
-        "--inference-tokens", type=float, default=0.0, help="tokens the model will serve over its life (default 0)"
+        "--inference-tokens",
+        type=tables.number,
+        default=0.0,
+        help="tokens the model will serve over its life (default 0)",
     )
 
 
@@ -100,8 +114,8 @@ def _add_mixture(questions: Any) -> None:
         help="weights of the losses (default 1 each)",
     )
     ask.add_argument("--worst", action="store_true", help="minimise the largest weighted loss, not the sum")
-    ask.add_argument("--params", type=float, help="non-embedding parameters, for laws that read them")
-    ask.add_argument("--tokens", type=float, help="CPT tokens, for laws that read them and for --corpus-tokens")
+    ask.add_argument("--params", type=tables.number, help="non-embedding parameters, for laws that read them")
+    ask.add_argument("--tokens", type=tables.number, help="CPT tokens, for laws that read them and for --corpus-tokens")
     for name, what in (("floors", "smallest"), ("caps", "largest")):
         ask.add_argument(
             f"--{name}", type=tables.named, default={}, metavar="CORPUS=SHARE,...", help=f"{what} shares allowed"
@@ -113,7 +127,7 @@ def _add_mixture(questions: Any) -> None:
         metavar="CORPUS=N,...",
         help="unique tokens there are of a corpus",
     )
-    ask.add_argument("--max-epochs", type=float, default=1.0, help="most passes over those tokens (default 1)")
+    ask.add_argument("--max-epochs", type=tables.number, default=1.0, help="most passes over those tokens (default 1)")
     ask.add_argument("--beyond", action="store_true", help="look outside the measured mixes and their blends too")
     ask.add_argument(
         "--ceilings", type=tables.named, default={}, metavar="TARGET=LOSS,...", help="most loss allowed, nats per token"
@@ -130,18 +144,18 @@ def _add_subset(questions: Any) -> None:
         questions, "subset", "the mean and spread of perplexity of the best domain text", decisions.ask_best_subset
     )
     _fits(ask, "fit")
-    ask.add_argument("--tokens", type=float, required=True, help="tokens of the planned run, a count")
+    ask.add_argument("--tokens", type=tables.number, required=True, help="tokens of the planned run, a count")
     ask.add_argument(
         "--reachable", type=Path, metavar="TABLE",
         help="CSV with columns mean and spread: what can be chosen (default: between those of the fitted runs)",
     )  # fmt: skip
     ask.add_argument(
-        "--random", type=float, nargs=2, metavar=("MEAN", "SPREAD"),
+        "--random", type=tables.number, nargs=2, metavar=("MEAN", "SPREAD"),
         help="of the whole pool, and so of random text, against which a gain is measured (default: the line of "
         "--reachable whose text is random text, as cptlaw landscape writes it)",
     )  # fmt: skip
     ask.add_argument(
-        "--miss", type=float, metavar="NATS",
+        "--miss", type=tables.number, metavar="NATS",
         help="mean error of losses of subsets that were left out: mae of `cptlaw compare TABLE --fold subset` "
         "(default: from the fit's residuals)",
     )  # fmt: skip
@@ -175,9 +189,11 @@ def _add_design(questions: Any) -> None:
     )
     ask.add_argument("--assume", metavar="FIT|P=X,...", required=True, help="a saved fit, or --law's parameters")
     _run(ask)
-    ask.add_argument("--ratio", type=float, required=True, help="share of the corpus in the run to be predicted")
     ask.add_argument(
-        "--precision", type=float, required=True, help="wanted: half the width of the interval, nats per token"
+        "--ratio", type=tables.number, required=True, help="share of the corpus in the run to be predicted"
+    )
+    ask.add_argument(
+        "--precision", type=tables.number, required=True, help="wanted: half the width of the interval, nats per token"
     )
     ask.add_argument("--sizes", type=tables.numbers, required=True, metavar="N,...", help="sizes that could be trained")
     ask.add_argument(
@@ -188,10 +204,13 @@ def _add_design(questions: Any) -> None:
         help="run lengths that could be trained, tokens",
     )
     ask.add_argument(
-        "--run-noise", type=float, default=0.003, help="standard deviation between seeds, nats (default 0.003)"
+        "--run-noise", type=tables.number, default=0.003, help="standard deviation between seeds, nats (default 0.003)"
     )
     ask.add_argument(
-        "--checkpoint-noise", type=float, default=0.001, help="standard deviation within a run, nats (default 0.001)"
+        "--checkpoint-noise",
+        type=tables.number,
+        default=0.001,
+        help="standard deviation within a run, nats (default 0.001)",
     )
     ask.add_argument("--seeds", type=int, default=3, help="most repeats of a run (default 3)")
 
@@ -213,7 +232,7 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     ask.add_argument("--bootstrap", type=int, default=1000, metavar="S", help="resamples of --table (default 1000)")
     ask.add_argument("--seed", type=int, default=0, help="seed of the resamples of --table (default 0)")
     no_remedies(ask)
-    ask.add_argument("--level", type=float, default=0.9, help="confidence of the intervals (default 0.9)")
+    ask.add_argument("--level", type=tables.number, default=0.9, help="confidence of the intervals (default 0.9)")
     ask.add_argument(
         "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
     )
@@ -234,7 +253,7 @@ def _distribution(ask: argparse.ArgumentParser) -> None:
 
 def _confidence(ask: argparse.ArgumentParser, what: str) -> None:
     ask.add_argument(
-        "--confidence", type=float, default=0.9, metavar="P",
+        "--confidence", type=tables.number, default=0.9, metavar="P",
         help=f"recommend the {what} at which the ceiling holds with this probability (default 0.9); 0: the {what} at "
         "which the predicted loss meets it",
     )  # fmt: skip
@@ -251,5 +270,5 @@ def _fits(ask: argparse.ArgumentParser, *names: str) -> None:
 
 
 def _run(ask: argparse.ArgumentParser) -> None:
-    ask.add_argument("--params", type=float, required=True, help="non-embedding parameters, a count")
-    ask.add_argument("--tokens", type=float, required=True, help="CPT tokens of all corpora together, a count")
+    ask.add_argument("--params", type=tables.number, required=True, help="non-embedding parameters, a count")
+    ask.add_argument("--tokens", type=tables.number, required=True, help="CPT tokens of all corpora together, a count")

@@ -48,8 +48,8 @@ def _report(args: argparse.Namespace) -> None:
     study = args.source.is_dir()
     if study:
         _study(args)
-    table = tables.read(args, args.source)
     fits = {corpus(fit): fit for fit in (fitting.Fit.load(path, own_law(args)) for path in args.fits)}
+    table = tables.read(args, args.source, like=fits.values())
     if study and fits:  # runs on other domains of the study are other questions
         mixed = [name for name in fits if f"w_{name}" in table and (table[f"w_{name}"] > 0).any()]
         table = runs.of_mixes(table, mixed, list(fits))
@@ -71,7 +71,7 @@ def _report(args: argparse.Namespace) -> None:
         table=table,
         fits=fits,
         decisions=decisions,
-        confirm=None if args.confirm is None else tables.read(args, args.confirm, where=False),
+        confirm=None if args.confirm is None else tables.read(args, args.confirm, where=False, like=fits.values()),
         question=args.question,
         command=" ".join(["cptlaw", *sys.argv[1:]]),
     )

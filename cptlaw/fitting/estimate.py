@@ -101,6 +101,7 @@ def fit(
     """
     if bootstrap < 0 or seed < 0 or (isinstance(starts, int) and starts < 1):
         raise FitError("--bootstrap and --seed must be 0 or more, and --starts 1 or more")
+    reading = table.attrs.get("reading")  # how `runs.read` was asked to read it, so that others can read it again
     table, left_out = runs.plain(table)
     warnings = runs.check(table) + left_out
     digest = runs.digest(table)
@@ -166,7 +167,7 @@ def fit(
             "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
             "bootstrap": bootstrap, "resample": resample, "seed": seed, "loss_se": loss_se,
             "hold_out": hold_out if isinstance(hold_out, str) else None,
-            **({"rebased_to": rebased} if rebased else {}),
+            **({"rebased_to": rebased} if rebased else {}), **({"reading": reading} if reading else {}),
             **({"factor": {"column": factor, "levels": list(made.factor.levels)}} if made.factor else {}),
             "starts": starts if isinstance(starts, int) else len(starts), **({AUTO: auto} if auto else {}),
         },

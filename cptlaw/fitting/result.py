@@ -4,16 +4,18 @@ The law's own parameters and their bootstrap are what papers report; what is pre
 `Process`, which is the law corrected by how it missed. The two are asked for by name and never mixed.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from html import escape
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from cptlaw import runs
+from cptlaw import drawings, runs
 from cptlaw.fields import plain
 from cptlaw.fitting import intervals, mixes, rows, saved, verdicts
 from cptlaw.fitting.process import TARGETS, Process
@@ -25,6 +27,8 @@ from cptlaw.words import count, percent
 
 __all__ = ["Fit", "FitError", "Prediction"]
 AUTO = "auto"  # in the place of a law's name: the one that predicts the table's own later rows best
+ROUNDED = 5e-3  # relative: a count in three digits, as it is printed, may lie so far beyond what was fitted
+SHOWN = 8  # values in a line
 LAW = "law"  # the target of a prediction that is the law's own mean, with the bootstrap's interval
 
 
@@ -48,6 +52,15 @@ class Prediction:
     target: str = LAW
     parts: dict[str, np.ndarray] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        points = zip(*(np.ravel(values) for values in (self.point, self.low, self.high)))
+        told = [
+            f"{point:.4f}" + (f" [{low:.4f}, {high:.4f}]" if np.isfinite(low) else " (no interval)")
+            for point, low, high in itertools.islice(points, SHOWN)
+        ]
+        more = f", ... {np.size(self.point) - SHOWN} more" if np.size(self.point) > SHOWN else ""
+        return f"<Prediction of {self.target}, {self.level:.0%}: {', '.join(told)}{more}>"
 
 
 @dataclass(frozen=True)
@@ -93,6 +106,36 @@ class Fit:
     process: dict[str, Process] = field(default_factory=dict)
     lack_of_fit: dict[str, LackOfFit] = field(default_factory=dict)
     remedies: tuple[Tried, ...] = ()
+
+    def __repr__(self) -> str:
+        corpora = self.eval if isinstance(self.eval, str) else ", ".join(self.eval)
+        params = ", ".join(f"{name} {value:.4g}" for name, value in itertools.islice(self.params.items(), SHOWN))
+        more = f", ... {len(self.params) - SHOWN} more" if len(self.params) > SHOWN else ""
+        runs = self.residuals["run"].nunique()
+        return (
+            f"<Fit of {self.law.name} to {corpora}: {self.n_rows} rows of {runs} runs, {self._count} resamples; "
+            f"{params}{more}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """The fit as a notebook shows it: law, parameters with their intervals, verdict and warnings."""
+        rows = []
+        for name, value in self.params.items():
+            known = self._count > 0 and name in self.samples and np.isfinite(self.samples[name]).any()
+            span = "{:.5g} to {:.5g}".format(*self.interval(name)) if known else ""
+            rows.append(f"<tr><td>{escape(name)}</td><td>{value:.5g}</td><td>{span}</td></tr>")
+        corpora = self.eval if isinstance(self.eval, str) else ", ".join(self.eval)
+        lines = [*self.rejection, verdicts.headline(self.scores.get("held_out", {})), *self.warnings]
+        return (
+            f"<p><b>{escape(self.law.title)}</b> fitted to {escape(corpora)}: {self.n_rows} rows<br>"
+            f"<code>L = {escape(self.law.equation)}</code></p>"
+            f"<table><tr><th>parameter</th><th>value</th><th>90% interval</th></tr>{''.join(rows)}</table>"
+            f"<ul>{''.join(f'<li>{escape(line)}</li>' for line in lines if line)}</ul>"
+        )
+
+    def plot(self, level: float = 0.9) -> Any:
+        """Loss against each column that the law reads: a picture that a notebook shows, with `save(PATH)`."""
+        return drawings.draw("fit", self, level=level)
 
     @property
     def unmoved(self) -> tuple[str, ...]:
@@ -217,11 +260,11 @@ class Fit:
                         f"({percent(low)} to {percent(high)})"
                     )
                 continue
-            if (most := float(values.max())) > high * (1 + 1e-6):
+            if (most := float(values.max())) > high * (1 + ROUNDED):
                 times = f"{most / high:.3g} times" if high > 0 else "over"
                 far = f"{times} the largest fitted for {of} ({count(high)})"
                 notes.append(f"{name} {count(most)} is above the fitted range: {far}")
-            if (least := float(values.min())) < low * (1 - 1e-6):
+            if (least := float(values.min())) < low * (1 - ROUNDED):
                 times = f"{low / least:.3g} times " if least > 0 else ""
                 far = f"{times}below the smallest fitted for {of} ({count(low)})"
                 notes.append(f"{name} {count(least)} is below the fitted range: {far}")

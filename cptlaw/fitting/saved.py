@@ -87,6 +87,7 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
     if settings.get("seed", 0) < 0:
         at.refuse("settings.seed", "must not be negative")
     at.numbers("settings.rebased_to", settings.get("rebased_to", {}))
+    _check_reading(at, settings.get("reading", {}))
     if "factor" in settings:
         factor = at.mapping("settings.factor", settings["factor"])
         at.keys("settings.factor.", factor, {"column", "levels"})
@@ -106,6 +107,23 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
     if version == VERSION and data["sha256"] != records.digest({k: v for k, v in data.items() if k != "sha256"}):
         raise FitError(f"{path}: its content does not match its sha256: the file is damaged or was edited; fit again")
     return {"law": chosen, "eval": evals, "settings": settings, **found}
+
+
+def _check_reading(at: "_Checker", reading: Any) -> None:
+    """Refuses what `runs.read` would not understand of how the fitted table was read."""
+    kinds = {"columns": dict, "losses": dict, "constants": dict, "tokens_per_step": float, "trust_units": bool}
+    for name, value in at.mapping("settings.reading", reading).items():
+        field = f"settings.reading.{name}"
+        if kinds.get(name) is dict:
+            for key, one in at.mapping(field, value).items():
+                if name != "constants" or not isinstance(one, (int, float)):
+                    at.text(f"{field}.{key}", one)
+        elif name in ("tokens_per_step", "trust_units"):
+            at.of(field, value, kinds[name])
+        elif name in ("table", "where", "eval", "join", "encoding"):
+            at.text(field, value)
+        else:
+            at.refuse(field, "is not known")
 
 
 def _parse(path: Path) -> dict[str, Any]:

@@ -3,48 +3,25 @@
 import dataclasses
 import functools
 import hashlib
+import importlib
 import inspect
+import pkgutil
 import types
-from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 
 from cptlaw import runs
 from cptlaw.errors import did_you_mean
-from cptlaw.laws import chinchilla, cmr, compute, cross_domain, dcpt, dynamics, forgetting, mixing, perplexity
-from cptlaw.laws.base import Law, LawError, Param, joint, law
+from cptlaw.laws.base import BUILDERS, Law, LawError, Param, builder, joint, law
 from cptlaw.paths import local
 
-__all__ = ["Law", "LawError", "Param", "for_table", "get", "joint", "law", "load", "names", "parse"]
+__all__ = ["Law", "LawError", "Param", "builder", "for_table", "get", "joint", "law", "load", "names", "parse"]
 
 
-def _form(form: str) -> Law:
-    return dcpt.compared(form)
-
-
-BUILDERS: dict[str, Callable[..., Law]] = {
-    "dcpt": dcpt.dcpt,
-    **{f"dcpt_{form.lower()}": functools.partial(_form, form) for form in dcpt.EQUATIONS if form != "L3"},
-    "cross_domain": cross_domain.cross_domain,
-    "perplexity": perplexity.perplexity,
-    **{
-        f"perplexity_{form}": functools.partial(perplexity.perplexity, form)
-        for form in perplexity.EQUATIONS
-        if form != "full"
-    },
-    "chinchilla": chinchilla.chinchilla,
-    "repetition": chinchilla.repetition,
-    "compute": compute.compute,
-    "cmr": cmr.cmr,
-    "cmr_tokens": cmr.cmr_tokens,
-    "cmr_general": cmr.cmr_general,
-    "mixing": mixing.mixing,
-    "additive": mixing.additive,
-    "joint_mixture": mixing.joint_mixture,
-    "forgetting": forgetting.forgetting,
-    "dynamics": dynamics.dynamics,
-}
+# Every module here registers the laws that it builds.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def names() -> list[str]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from cptlaw.errors import UserError
 BILLION = 1e9
 Array = Any  # a numpy or jax array, or a float
 Theta = Mapping[str, Array]
+Builder = TypeVar("Builder", bound=Callable[..., Any])
 
 
 class LawError(UserError):
@@ -131,6 +132,27 @@ def power(base: Array, exponent: Array, xp: Any) -> Array:
     """base ** exponent with 0 ** e = 0, whose gradient is finite (a plain power has log 0 in it)."""
     positive = base > 0
     return xp.where(positive, xp.exp(exponent * xp.log(xp.where(positive, base, 1.0))), 0.0)
+
+
+BUILDERS: dict[str, Callable[..., "Law"]] = {}  # the built-in laws: name -> what builds it from its options
+
+
+def builder(function: Builder, name: str | None = None) -> Builder:
+    """Registers what builds a built-in law, under its own name or another; the keywords that it takes are its options.
+
+    A module of this package needs nothing else: it is found, and so is the law by every command.
+
+    >>> @builder
+    ... def size_only(irreducible: bool = True) -> Law: ...
+
+    Raises:
+      LawError: there is such a law.
+    """
+    name = name or function.__name__
+    if name in BUILDERS:
+        raise LawError(f"there is a law {name} already")
+    BUILDERS[name] = function
+    return function
 
 
 def law(

@@ -6,7 +6,7 @@ N, D and the unique tokens U in billions: for counts, multiply A by 1e9^alpha an
 from dataclasses import replace
 from typing import Any
 
-from cptlaw.laws.base import BILLION, Array, Law, Param, power
+from cptlaw.laws.base import BILLION, Array, Law, Param, builder, power
 
 TERMS = (
     Param("E", low=0, linear=True, about="irreducible loss"),
@@ -17,6 +17,7 @@ TERMS = (
 )
 
 
+@builder
 def chinchilla() -> Law:
     """E + A/N^alpha + B/D^beta."""
 
@@ -35,6 +36,7 @@ def chinchilla() -> Law:
     )
 
 
+@builder
 def repetition(tied: bool = False) -> Law:
     """Chinchilla on effective data and parameters, which repeats and excess parameters raise less and less.
 

@@ -5,11 +5,12 @@ T is in billions here (the paper's unit is 200M tokens: multiply a by 5^s to com
 
 from typing import Any
 
-from cptlaw.laws.base import BILLION, Array, Law, Param, power
+from cptlaw.laws.base import BILLION, Array, Law, Param, builder, power
 
 SOURCE = "Gu et al. 2024, Critical Mixture Ratio (arXiv 2407.17467)"
 
 
+@builder
 def cmr() -> Law:
     """a R^s + b at fixed tokens. The domain loss falls with its share, so a < 0 and s > 0.
 
@@ -30,6 +31,7 @@ def cmr() -> Law:
     )
 
 
+@builder
 def cmr_tokens() -> Law:
     """a1 T^s1 + b1 at a fixed ratio: the domain loss."""
 
@@ -48,6 +50,7 @@ def cmr_tokens() -> Law:
     )
 
 
+@builder
 def cmr_general() -> Law:
     """a2 T^s2 + a3 T^s3 + b2 at a fixed ratio: the general loss, which rises and then falls."""
 

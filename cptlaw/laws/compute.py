@@ -5,11 +5,12 @@ C = 6 N D of pre-training (Kaplan et al. 2020, arXiv 2001.08361), in units of 1e
 
 from typing import Any
 
-from cptlaw.laws.base import BILLION, Array, Law, Param, power
+from cptlaw.laws.base import BILLION, Array, Law, Param, builder, power
 
 UNIT = 1e21  # FLOPs; with N and D in billions, C = 6 N D / 1e3
 
 
+@builder
 def compute(base: bool = True) -> Law:
     """E + A/C^alpha + B/D^beta: C the FLOPs of the base model's pre-training, D the CPT tokens.
 

@@ -7,7 +7,7 @@ first drop, k3 the second difference. Fit it over several evaluated corpora with
 from typing import Any
 
 from cptlaw.laws import dcpt
-from cptlaw.laws.base import Array, Law, LawError, Param, power
+from cptlaw.laws.base import Array, Law, LawError, Param, builder, power
 
 COEFFICIENTS = {
     "K1": "w1/k1",
@@ -17,6 +17,7 @@ COEFFICIENTS = {
 }
 
 
+@builder
 def cross_domain(K: str = "K3", constrained: bool = False) -> Law:
     """D-CPT (L3) + F / K^mu.
 

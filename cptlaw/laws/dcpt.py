@@ -7,12 +7,13 @@ N and D in billions, r the token share of the evaluated corpus, r' = r + eps. L3
 dL/dr < 0 for D >= D_min when eta > 1 and C > C0, the constrained form (default).
 """
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from cptlaw.laws.base import BILLION, Array, Law, Param, power
+from cptlaw.laws.base import BILLION, Array, Law, Param, builder, power
 
 SOURCE = "Que et al. 2024, D-CPT Law (arXiv 2406.01375)"
 EQUATIONS = {
@@ -28,6 +29,7 @@ EQUATIONS = {
 EXPONENT = (1e-3, 5.0, (0.05, 1.0))
 
 
+@builder
 def dcpt(constrained: bool = True, free_sign: bool = False, d_min: float | None = None) -> Law:
     """The law, L3.
 
@@ -104,3 +106,12 @@ def compared(form: str, constrained: bool = False, free_sign: bool = False, d_mi
 def lower_bound(p: Mapping[str, Array]) -> Array:
     """C0: L3 falls with r for every D >= D_min (billions) when C > C0 and eta > 1."""
     return p["B"] * p["eta"] * (1 + p["eps"]) ** (p["gamma"] + 1) / (p["gamma"] * p["D_min"] ** p["beta"])
+
+
+def _form(form: str) -> Law:
+    return compared(form)
+
+
+for _name in EQUATIONS:
+    if _name != "L3":  # which is dcpt
+        builder(functools.partial(_form, _name), f"dcpt_{_name.lower()}")

@@ -10,12 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from cptlaw.laws.base import Array, Law, LawError, Param
+from cptlaw.laws.base import Array, Law, LawError, Param, builder
 
 SOURCE = "Wang et al. 2025, Learning Dynamics in CPT (arXiv 2505.07796)"
 KINDS = ("old", "new")
 
 
+@builder
 def dynamics(corpus: str = "old", replay: bool = False, from_weights: bool = False) -> Law:
     """L0 + A (S1_pt + S1_cpt)^-alpha - C1 S2_pt - C2 S2_cpt + B (1 - (1 + E S1_cpt)^-beta).
 

@@ -6,9 +6,10 @@ fine-tuning tokens, is `unique_tokens`, of the domain. N and D_ft in billions.
 
 from typing import Any
 
-from cptlaw.laws.base import BILLION, Array, Law, Param, power
+from cptlaw.laws.base import BILLION, Array, Law, Param, builder, power
 
 
+@builder
 def forgetting() -> Law:
     """L_general = L0 + A D_ft^beta / ((1 + B p) N)^alpha."""
 

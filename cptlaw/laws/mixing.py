@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cptlaw.laws.base import BILLION, Array, Law, LawError, Param, power
+from cptlaw.laws.base import BILLION, Array, Law, LawError, Param, builder, power
 from cptlaw.laws.chinchilla import TERMS
 
 MIXING = "Ye et al. 2024, Data Mixing Laws (arXiv 2403.16952)"
 OPTIMAL = "Shukor et al. 2025, optimal data mixtures (arXiv 2507.09404)"
 
 
+@builder
 def mixing(corpora: Sequence[str] = ()) -> Law:
     """L_i = c + k exp(sum_j t_j r_j). Shares sum to 1, so a constant in t is a factor in k: the last t is 0."""
     names = _names("mixing", corpora)
@@ -33,6 +34,7 @@ def mixing(corpora: Sequence[str] = ()) -> Law:
     )
 
 
+@builder
 def additive(corpora: Sequence[str] = ()) -> Law:
     """E + 1/sum_i C_i h_i^g_i + A/N^alpha + B/D^beta: the best mix does not depend on N and D."""
     names = _names("additive", corpora)
@@ -53,6 +55,7 @@ def additive(corpora: Sequence[str] = ()) -> Law:
     )
 
 
+@builder
 def joint_mixture(corpora: Sequence[str] = ()) -> Law:
     """The additive law with A and B powers of linear functions of the shares: the best mix moves with N and D.
 

@@ -4,13 +4,14 @@ At a fixed base model: mu and sigma are the mean and spread of the training subs
 in billions. The form is not unit-free, so the unit of mu and the meaning of sigma are options kept with the fit.
 """
 
+import functools
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from cptlaw import units
-from cptlaw.laws.base import BILLION, Array, Law, LawError, Param
+from cptlaw.laws.base import BILLION, Array, Law, LawError, Param, builder
 
 SPREADS = ("std", "variance")
 SOURCE = "Liu et al. 2026 (arXiv 2512.21515); form only, its coefficients are not public"
@@ -25,6 +26,7 @@ EQUATIONS = {
 }
 
 
+@builder
 def perplexity(form: str = "full", spread: str = "std", unit: str = "perplexity") -> Law:
     """One of `EQUATIONS`.
 
@@ -66,3 +68,8 @@ def perplexity(form: str = "full", spread: str = "std", unit: str = "perplexity"
         billions=("tokens",),
         function=function,
     )
+
+
+for _form in EQUATIONS:
+    if _form != "full":
+        builder(functools.partial(perplexity, _form), f"perplexity_{_form}")

@@ -6,12 +6,13 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable
+from html import escape
 from pathlib import Path
 from typing import Any, ParamSpec
 
 import numpy as np
 
-from cptlaw import atomic, records
+from cptlaw import atomic, drawings, records
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, build, plain
 from cptlaw.paths import local
@@ -110,6 +111,24 @@ class Decision:
     rows: tuple[dict[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
     rejections: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"<Decision of {self.kind}: {self.answer}>"
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def _repr_html_(self) -> str:
+        """The decision as a notebook shows it: its text."""
+        return f"<pre>{escape(self.text())}</pre>"
+
+    def plot(self) -> Any:
+        """How sure the recommended share (or mix) is: a picture that a notebook shows, with `save(PATH)`.
+
+        Raises:
+          DecisionError: the question's answer is no share.
+        """
+        return drawings.draw("decision", self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes JSON, atomically."""

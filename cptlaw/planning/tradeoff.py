@@ -194,7 +194,7 @@ def measured_base(table: pd.DataFrame, corpus: str, params: float) -> tuple[floa
       DecisionError: there is none; names the sizes that have one.
     """
     rows = runs.bases(table, corpus)
-    found = rows[rows["params"] == params] if len(rows) else rows
+    found = runs.at_size(rows, params) if len(rows) else rows
     if found.empty:
         known = ", ".join(count(n) for n in sorted(rows["params"].unique())) if len(rows) else "none"
         raise DecisionError(

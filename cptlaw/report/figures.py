@@ -2,8 +2,10 @@
 
 import dataclasses
 import io
+import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib
@@ -14,6 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
+from cptlaw import atomic
+from cptlaw.errors import UserError
 from cptlaw.planning.decision import Decision
 from cptlaw.planning.numbers import corpus
 from cptlaw.report import style
@@ -38,6 +42,35 @@ class Drawing:
     alt: str
     data: pd.DataFrame
     draw: Callable[[bool], Figure]
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self.title}; show it in a notebook, or save(PATH)>"
+
+    def _repr_png_(self) -> bytes:
+        """The wide figure, as a notebook shows it."""
+        return self._drawn("png")
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the wide figure; the format is the suffix (.png, .svg or .pdf).
+
+        Raises:
+          UserError: another suffix.
+        """
+        kind = Path(path).suffix.lower().removeprefix(".")
+        if kind not in ("png", "svg", "pdf"):
+            raise UserError(f"{path}: a figure is written as .png, .svg or .pdf")
+        atomic.write_bytes(path, self._drawn(kind))
+
+    def _drawn(self, kind: str) -> bytes:
+        """The wide figure as a file of this kind."""
+        rc: Any = style.RC | {"font.size": 9, "axes.titlesize": 9, "svg.hashsalt": self.name}
+        rc["font.sans-serif"] = style.fonts()
+        with matplotlib.rc_context(rc), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+            figure, out = self.draw(False), io.BytesIO()
+            style.spell(figure)
+            figure.savefig(out, format=kind, dpi=160, facecolor="white")
+        return out.getvalue()
 
     def render(self) -> tuple[str, str, bytes]:
         """(wide SVG, narrow SVG, wide PNG); the SVGs are elements of a page."""

@@ -29,6 +29,7 @@ from cptlaw.runs.contract import (
 from cptlaw.runs.derived import (
     COEFFICIENTS,
     DOMAIN,
+    at_size,
     bases,
     by_domain,
     cheapest,
@@ -40,6 +41,7 @@ from cptlaw.runs.derived import (
 from cptlaw.runs.doubts import check
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
+from cptlaw.runs.trackers import read_runs
 from cptlaw.runs.writing import FORMATS, append, digest, lines, write
 
 __all__ = [
@@ -53,6 +55,7 @@ __all__ = [
     "TEXT",
     "TableError",
     "append",
+    "at_size",
     "bases",
     "by_domain",
     "cheapest",
@@ -68,6 +71,7 @@ __all__ = [
     "ratio",
     "read",
     "read_columns",
+    "read_runs",
     "rebased",
     "select",
     "thin",

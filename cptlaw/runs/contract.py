@@ -99,7 +99,8 @@ def checked(df: pd.DataFrame, at: Locator) -> pd.DataFrame:
 
     done = finished(df)
     loss = df["loss"]
-    at.refuse(done & ~np.isfinite(loss), "loss", 'is not finite; drop the row or set its status to "failed"')
+    cure = "leave such rows out with --where 'loss == loss'" if loss.isna().any() else "drop the row"
+    at.refuse(done & ~np.isfinite(loss), "loss", f'is not finite; {cure}, or set its status to "failed"')
     at.refuse(done & (loss <= 0), "loss", "is not positive; losses are nats per token")
     for name in ("params", "tokens"):
         if name in df:
@@ -356,4 +357,7 @@ def missing(df: pd.DataFrame, name: str) -> str:
     for theirs in SYNONYMS.get(name, ()):
         if theirs in headers:
             return f"; {headers[theirs]!r} may be it: --columns {name}={headers[theirs]}"
-    return f"; name yours with --columns {name}=HEADER"
+    if name == "tokens" and "step" in df:
+        return "; it has steps: --tokens-per-step N, the sequences of a batch times the tokens of each"
+    elsewhere = f", give one that all rows share with --set {name}=X, or add a table that tells it with --join TABLE"
+    return f"; name yours with --columns {name}=HEADER" + elsewhere * (name in ("params", "tokens"))

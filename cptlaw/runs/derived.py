@@ -7,6 +7,7 @@ import pandas as pd
 
 from cptlaw.runs.conditions import select
 from cptlaw.runs.contract import TableError, corpora, finished, ratio
+from cptlaw.words import count
 
 COEFFICIENTS = ("k1", "k2", "k3")  # of learnability
 DOMAIN = "domain"  # the evaluated corpus of a table made by `by_domain`
@@ -32,6 +33,15 @@ def bases(df: pd.DataFrame, corpus: str) -> pd.DataFrame:
     return rows.drop_duplicates(_base_key(df))  # every run repeats its base model's row
 
 
+def at_size(rows: pd.DataFrame, params: float) -> pd.DataFrame:
+    """The rows of models of `params` parameters; of no such size, those of the one that is printed the same (755k)."""
+    if rows.empty:
+        return rows
+    exact = rows[rows["params"] == params]
+    alike = rows[[count(size) == count(params) for size in rows["params"]]]
+    return exact if len(exact) or alike["params"].nunique() != 1 else alike
+
+
 def rebased(df: pd.DataFrame, corpus: str, params: float) -> pd.DataFrame:
     """The table with the losses of `corpus` as if every run had started from the base model of `params` parameters.
 
@@ -44,7 +54,7 @@ def rebased(df: pd.DataFrame, corpus: str, params: float) -> pd.DataFrame:
       TableError: no base of that size, or a run whose base has no row at zero tokens.
     """
     key, known = _base_key(df), bases(df, corpus)
-    wanted = known.loc[known["params"] == params, "loss"]
+    wanted = at_size(known, params)["loss"]
     if wanted.empty:
         sizes = ", ".join(f"{size:.12g}" for size in sorted(known["params"].unique())) or "none"
         raise TableError(

@@ -28,6 +28,12 @@ _INVISIBLE = "\ufeff\u200b\u200e\u200f"
 _EXTREME = re.compile(r".*__(MIN|MAX)")
 _LOSS = re.compile(r"loss|nll|(^|[^a-z])(ce|ppl|bpb)([^a-z]|$)|perplexity|bits_per_byte", re.IGNORECASE)
 _NOT_LOSS = re.compile(r"(_se|stderr|_std|std(err)?|_var)($|[^a-z])", re.IGNORECASE)
+_SMOOTHED = re.compile(r"[\s_(-]+(smoothed|smooth|ema)\)?$", re.IGNORECASE)
+# Headers of trackers that mean one thing, the best first: taken where our own column is not there.
+_ALIASES = {
+    "step": ("trainer/global_step", "train/global_step", "global_step", "_step", "iteration"),
+    "status": ("state",),
+}
 
 
 def clean(name: object) -> str:
@@ -50,6 +56,52 @@ def canonical(headers: Sequence[str], mapped: Sequence[str] = ()) -> list[str]:
             elif prefix := next((p for p in PREFIXES if key.startswith(p) and len(key) > len(p)), None):
                 name = prefix + name[len(prefix) :].strip()
         found.append(name)
+    keys = [re.sub(r"[\s-]+", "_", name.casefold()) for name in names]
+    for ours, theirs in _ALIASES.items():
+        there = [keys.index(alias) for alias in theirs if alias in keys and names[keys.index(alias)] not in mapped]
+        if there and ours not in found:
+            found[there[0]] = ours
+    return found
+
+
+class Wanted(list[str]):
+    """Headers, some of them patterns with one `*`: `in` says whether a header is one of them, or like one."""
+
+    def __contains__(self, header: object) -> bool:
+        return any(_matches(str(theirs), str(header)) is not None for theirs in self)
+
+
+def _matches(pattern: str, header: str) -> str | None:
+    """What the `*` of a pattern stands for in a header, "" where they are equal; None where it does not match."""
+    if pattern == header:
+        return ""
+    if pattern.count("*") != 1:
+        return None
+    found = re.fullmatch("(.+)".join(map(re.escape, pattern.split("*"))), header)
+    return None if found is None else found[1]
+
+
+def expanded(pairs: Mapping[str, str], df: pd.DataFrame, flag: str, source: Any) -> dict[str, str]:
+    """The pairs with those that hold a `*` on both sides replaced by one for each header that matches.
+
+    Raises:
+      TableError: a `*` on one side alone, or one that matches no header.
+    """
+    headers = [clean(name) for name in df.columns]
+    found: dict[str, str] = {}
+    for ours, theirs in pairs.items():
+        theirs = clean(theirs)
+        if "*" not in theirs or theirs in headers:
+            found[ours] = theirs
+            continue
+        said = f"{source}: {flag} {quoted(ours)}={quoted(theirs)}"
+        if ours.count("*") != 1 or theirs.count("*") != 1:
+            raise TableError(f"{said}: write one * on each side, as in {flag} '{ours.partition('*')[0]}*=val/loss_*'")
+        matched = {header: name for header in headers if (name := _matches(theirs, header))}
+        matched = {h: name for h, name in matched.items() if not _EXTREME.fullmatch(h) and not _SMOOTHED.search(h)}
+        if not matched:
+            raise TableError(f"{said}: no header is like that; the headers are {listed(df)}")
+        found |= {ours.replace("*", name): header for header, name in matched.items()}
     return found
 
 
@@ -93,6 +145,7 @@ def rename(df: pd.DataFrame, columns: Mapping[str, str], source: Any) -> tuple[p
       TableError: a header that is not there, or one that stands twice.
     """
     df = df.set_axis([clean(name) for name in df.columns], axis=1)
+    columns = expanded(columns, df, "--columns", source)
     theirs = {ours: clean(header) for ours, header in columns.items()}
     for ours, header in theirs.items():
         if header not in df:
@@ -143,6 +196,7 @@ def unpivot(df: pd.DataFrame, losses: Mapping[str, str], source: Any) -> tuple[p
             f"{source}: --loss names one loss column a corpus, but the table has a column eval: each row is of one "
             "corpus already; name its loss with --columns loss=HEADER"
         )
+    losses = expanded(losses, df, "--loss", source)
     headers = [clean(header) for header in losses.values()]
     for corpus, header in zip(losses, headers):
         if header not in df:
@@ -163,16 +217,18 @@ def unpivot(df: pd.DataFrame, losses: Mapping[str, str], source: Any) -> tuple[p
     return out[~empty].reset_index(drop=True), origin[~empty], notes
 
 
-def panel(df: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None:
-    """The rows of a chart that Weights & Biases exported: a column `RUN - METRIC` a run, beside its `__MIN`, `__MAX`.
+def panel(df: pd.DataFrame, mapped: Sequence[str] = ()) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None:
+    """The rows of a chart that Weights & Biases exported: a column `RUN - METRIC` a run, mostly with `__MIN`, `__MAX`.
 
     Returns the table (run, the chart's x, a column a metric), the row that each came from and what was done; None for
     another table.
     """
     names = [str(name) for name in df.columns]
-    series = [n for n in names if " - " in n and not _EXTREME.fullmatch(n) and {f"{n}__MIN", f"{n}__MAX"} & set(names)]
-    others = [n for n in names if n not in series and not _EXTREME.fullmatch(n) and " - " not in n]
-    if not series or not others:
+    series = [n for n in names if " - " in n and not _EXTREME.fullmatch(n) and not _SMOOTHED.search(n)]
+    others = [n for n in names if not _EXTREME.fullmatch(n) and " - " not in n]
+    extremes = {f"{n}{end}" for n in series for end in ("__MIN", "__MAX")} & set(names)
+    # Without extremes, a table of one x and series of one metric at least, and no column that names its rows.
+    if not series or not others or not (extremes or (len(others) <= 2 and df[others[0]].dtype.kind in "iuf")):
         return None
     runs = list(dict.fromkeys(n.rsplit(" - ", 1)[0] for n in series))
     metrics = list(dict.fromkeys(n.rsplit(" - ", 1)[1] for n in series))
@@ -185,10 +241,11 @@ def panel(df: pd.DataFrame) -> tuple[pd.DataFrame, np.ndarray, list[str]] | None
         origins.append(np.flatnonzero(filled))
     out = pd.concat(parts, ignore_index=True)
     notes = [
-        f"a chart of Weights & Biases: {len(runs)} runs by {', '.join(others)}; __MIN and __MAX are left out. It tells "
-        "no sizes and no shares: for a law that reads them, export the table of runs with their config instead"
+        f"a chart of Weights & Biases: {len(runs)} runs by {', '.join(others)}; __MIN, __MAX and smoothed columns are "
+        "left out. It tells no sizes and no shares: for a law that reads them, add the table of runs with their config "
+        "by --join RUNS.csv"
     ]
-    if len(metrics) == 1:
+    if len(metrics) == 1 and metrics[0] not in mapped:
         out = out.rename(columns={metrics[0]: "loss"})
     return out, np.concatenate(origins), notes
 
@@ -200,9 +257,10 @@ def no_loss(df: pd.DataFrame, source: Any) -> TableError:
     ]
     found = [n for n in found if df[n].dtype.kind in "iuf" and n not in OPTIONAL and not n.startswith(PREFIXES)]
     found = [n for n in found if not re.search(r"train", n, re.IGNORECASE)] or found
+    found = [n for n in found if not _SMOOTHED.search(n)] or found
     start = f"{source}: no column 'loss' among {listed(df)}; "
     if len(found) > 1 and "eval" not in df:
-        pairs = ",".join(f"{quoted(corpus)}={quoted(n)}" for corpus, n in zip(_corpora_of(found, corpora(df)), found))
+        pairs = _flag_of("", _corpora_of(found, corpora(df)), found)
         return TableError(
             f"{start}it has one loss column a corpus: name them with --loss {shlex.quote(pairs)}" + _proposed_shares(df)
         )
@@ -231,6 +289,14 @@ def _corpora_of(headers: list[str], trained: list[str]) -> list[str]:
     return names if all(names) and len(set(names)) == len(names) else headers
 
 
+def _flag_of(prefix: str, names: list[str], found: list[str]) -> str:
+    """What `--loss` or `--columns` is given for these headers: a pattern where it would else be long."""
+    ends = [tuple(header.split(name, 1)) for name, header in zip(names, found) if name in header]
+    if len(names) > 12 and len(ends) == len(names) and len(set(ends)) == 1 and "*" not in "".join(found):
+        return f"{prefix}*={quoted('*'.join(ends[0]))}"
+    return ",".join(f"{quoted(prefix + name)}={quoted(header)}" for name, header in zip(names, found))
+
+
 def _proposed_shares(df: pd.DataFrame) -> str:
     """The `--columns` that would name the shares of a table without `w_` columns, if some columns sum to 1."""
     if corpora(df):
@@ -241,7 +307,7 @@ def _proposed_shares(df: pd.DataFrame) -> str:
     groups = [numbers, *([n for n in numbers if n.split("_")[0] == first] for first in firsts)]
     for group in groups:
         if len(group) > 1 and ((df[group].sum(axis=1) - 1).abs() <= share_tolerance(len(group))).all():
-            pairs = ",".join(f"{quoted(f'w_{c}')}={quoted(n)}" for c, n in zip(_corpora_of(group, []), group))
+            pairs = _flag_of("w_", _corpora_of(group, []), group)
             return f"; its shares with --columns {shlex.quote(pairs)}"
     return ""
 

@@ -134,6 +134,11 @@ def _columns(path: Path, frame: pd.DataFrame) -> pd.DataFrame:
     whole = len(lists) == len(nested) and len(set(map(len, lists))) == 1
     if whole and not any(isinstance(cell, (list, dict)) for column in lists for cell in column):
         return pd.DataFrame(nested)
+    if "results" in cells:
+        raise TableError(
+            f"{path}: results of lm-evaluation-harness? Such a file is of one model: "
+            "cptlaw runs import lm-eval:FOLDER makes a table of all"
+        )
     raise TableError(
         f"{path}: one object with the fields {', '.join(map(str, cells))[:80]}; a runs table is an array of objects, "
         "an object a line, or an object of columns of one length"

@@ -93,7 +93,7 @@ def meta(directory: str | os.PathLike[str]) -> dict[str, Any]:
     path = local(directory) / "scores.json"
     about = records.read(path, {"shards": int, "chunk": int}, "delete the directory and score again", ScoreError)
     if about is None:
-        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with launch.score")
+        raise ScoreError(f"{directory}: no scores here (no scores.json); make them with cptlaw score")
     return about
 
 

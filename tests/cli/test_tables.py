@@ -201,3 +201,34 @@ def test_lists_of_names():
     assert tables.names('"a,b",c') == ["a,b", "c"] and tables.names(None) == []
     with pytest.raises(UserError, match="write X=Y"):
         tables.pairs("--x", "a", "X=Y")
+
+
+def test_a_fit_remembers_how_its_table_was_read(here, frames, capsys, monkeypatch):
+    """plan and report read the table that was fitted, or a confirming one, without being told again."""
+    _, wide = frames
+    base = wide.drop_duplicates("params").assign(tokens=0.0, run=lambda t: "base" + t["run"])
+    base[["val/loss_code", "val/loss_web"]] += 1
+    table = pd.concat([base, wide]).rename(columns={"params": "N"})
+    table.assign(tokens=[f"{v / 1e9:g}B" for v in table["tokens"]]).to_csv("tracker.csv", index=False)
+    mapping = ["--columns", "params=N", "--loss", "*=val/loss_*"]
+    for name in ("code", "web"):
+        assert (
+            main(["fit", "tracker.csv", *mapping, *QUICK, "--bootstrap", "8", "--eval", name, "--out", f"{name}.json"])
+            == 0
+        )
+    capsys.readouterr()
+    ask = ["plan", "trade-off", "--general", "web.json", "--domain", "code.json", "--params", "1B", "--tokens", "8B"]
+    for table in ([], ["--table", "tracker.csv"], ["--table", "tracker.csv", *mapping]):
+        assert main([*ask, *table, "--law-only", "--confidence", "0", "--tolerance", "3%", "--json"]) == 0
+        told_once = capsys.readouterr()
+        assert "read as the fit's table was" in told_once.err or mapping[0] in table
+        assert json.loads(told_once.out)["inputs"]["base_loss"] == pytest.approx(base["val/loss_web"].iloc[-1])
+    from cptlaw import report
+
+    seen = {}
+    monkeypatch.setattr(report, "write", lambda out, **given: seen.update(given))
+    assert main(["report", "tracker.csv", "--fits", "code.json", "web.json"]) == 0
+    assert set(seen["table"]["eval"]) == {"code", "web"} and seen["table"]["params"].max() == 1e9
+    assert main(["fit", "wide.csv", *WIDE, *QUICK, "--eval", "web", "--out", "other.json"]) == 0
+    assert main(["report", "tracker.csv", "--fits", "code.json", "other.json"]) == 2
+    assert "tables that were read differently" in capsys.readouterr().err

@@ -12,19 +12,19 @@ import jax
 import pytest
 
 from cptlaw.fields import ConfigError
+from cptlaw.launching import jobs
 from cptlaw.models import transformer
 from cptlaw.models.sharding import ShardingError
 from cptlaw.studies import config as config_lib
 from cptlaw.studies import grid
 from cptlaw.studies.footprint import footprint
-from launch import common
 
 ROOT = Path(__file__).parents[2]
 WEIGHTS = str(Path(__file__).parent / "weights")
 
 # GiB and peak bfloat16 TFLOP/s of a device, its platform, and the share of its peak that the headers count on.
 H100, V5E, MFU = (80, 989, "cuda"), (16, 197, "tpu"), 0.4
-ROOM = {"cuda": 0.95 * float(common.GPU_POOL), "tpu": 0.95}  # of a device's memory
+ROOM = {"cuda": 0.95 * float(jobs.GPU_POOL), "tpu": 0.95}  # of a device's memory
 HARDWARE = {
     "pythia": {1: H100, 4: V5E},
     "qwen": {8: H100, 64: V5E},

@@ -110,3 +110,32 @@ def test_pinned_packages(tmp_path, name, documents, size):
     path, _ = recipes.documents_file(name, tmp_path)
     texts = [json.loads(line)["text"] for line in path.open()]
     assert (len(texts), sum(len(text.encode()) for text in texts)) == (documents, size)
+
+
+OWN = """
+from cptlaw.data.documents import Document
+from cptlaw.data.recipes import recipe
+
+@recipe(title="Leads", licence="CC0", attribution="me", package="leads==1.0", sha256="{}", members="leads/data/fr.json")
+def mine(members):
+    for name, content in members:
+        yield Document(content.decode() + "!", name)
+"""
+
+
+def test_a_recipe_of_ones_own(index, tmp_path):
+    file = tmp_path / "own.py"
+    file.write_text(OWN.format(recipes.get("leads").sha256))
+    corpus = open_corpus("general", f"recipe:{file}:mine", tmp_path / "cache")
+    assert list(corpus.documents()) == [("not to be read!", "leads/data/fr.json")] and corpus.licence == "CC0"
+    file.write_text(file.read_text().replace('"!"', '"?"'))
+    again = open_corpus("general", f"recipe:{file}:mine", tmp_path / "cache")
+    assert again.fingerprint != corpus.fingerprint and next(again.documents())[0].endswith("?")
+    for name, words in (
+        (f"{file}:other", "other is no recipe; it has mine"), (f"{tmp_path}/no.py:x", "no such file"),
+    ):  # fmt: skip
+        with pytest.raises(recipes.RecipeError, match=words):
+            recipes.get(name)
+    file.write_text("1 / 0")
+    with pytest.raises(recipes.RecipeError, match=r"own.py: cannot be run: ZeroDivisionError"):
+        recipes.get(f"{file}:mine")

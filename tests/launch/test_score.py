@@ -1,4 +1,4 @@
-"""launch/score.py, as a shell runs it."""
+"""The launcher that scores, as a shell runs it."""
 
 import os
 import subprocess

@@ -147,6 +147,21 @@ def test_numpy_and_jax_agree_and_linear_parameters_are_linear(name):
             np.testing.assert_allclose(low + high, 2 * loss, rtol=1e-10)
 
 
+def test_a_law_is_built_in_by_its_decorator_alone(monkeypatch):
+    monkeypatch.setattr(laws.base, "BUILDERS", known := dict(laws.BUILDERS))
+    monkeypatch.setattr(laws, "BUILDERS", known)
+
+    @laws.builder
+    def flat(half: bool = False) -> Law:
+        return Law("flat", "Flat", "E", "", (Param("E", low=0, linear=True),), ("params",), lambda p, x, xp: p.E)
+
+    assert "flat" in laws.names() and laws.options_of("flat") == {"half": False}
+    assert laws.parse("flat:half=true").options == {"half": True}
+    with pytest.raises(LawError, match="there is a law flat already"):
+        laws.builder(flat)
+    laws._get.cache_clear()
+
+
 def test_the_same_law_is_the_same_object():
     assert laws.get("dcpt") is laws.get("dcpt") and laws.get("dcpt") is not laws.get("dcpt", constrained=False)
     assert laws.parse("mixing:corpora=web,code") is laws.get("mixing", corpora=["web", "code"])

@@ -179,3 +179,12 @@ def test_the_base_loss_is_the_mean_over_base_models_however_many_runs_repeat_the
     table = table.assign(run=list("abcd"), eval="web", params=1e6, tokens=0, loss_se=0.01)
     assert measured_base(table, "web", 1e6) == (pytest.approx(3.1), 0.01)
     assert measured_base(table.drop(columns="base"), "web", 1e6) == (3.0, 0.01)
+
+
+def test_the_base_loss_of_a_size_as_it_is_printed():
+    sizes = [754_816.0, 323_232.0, 323_400.0]
+    table = pd.DataFrame({"params": sizes, "loss": [3.0, 3.5, 3.6], "run": list("abc"), "eval": "web", "tokens": 0})
+    assert measured_base(table, "web", 755e3)[0] == 3.0 and measured_base(table, "web", 323_232)[0] == 3.5
+    for params in (756e3, 323e3):
+        with pytest.raises(DecisionError, match="no base loss of web"):
+            measured_base(table, "web", params)

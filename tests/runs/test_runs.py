@@ -55,7 +55,7 @@ def test_numeric_run_ids_stay_text_in_csv(tmp_path):
         ({"tokens": [1e6, 1e6, 1e6, 2e6]}, ["line 3", "repeats", "run, eval, tokens"]),
         ({"w_code": [0.5, 0.5, 0.5, 0.75]}, ["line 4", "sum to 0.75", "w_general, w_code"]),
         ({"w_code": [0.5, 0.5, 1.75, 0.75]}, ["line 4", "w_code 1.75", "share in [0, 1]"]),
-        ({"w_code": [50] * 4, "w_general": [50] * 4}, ["line 2", "percentages"]),
+        ({"w_code": [50, 0.5, 50, 50], "w_general": [50, 0.5, 50, 50]}, ["line 2", "percentages"]),
         ({"run": ["a", "a", None, "b"]}, ["line 4", "run", "empty"]),
         ({"ema": [0, 0.999, 0, 1]}, ["line 5", "ema 1", "no decay"]),
     ],

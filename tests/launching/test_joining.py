@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cptlaw.errors import UserError
-from launch.joining import roll_call
+from cptlaw.launching.joining import roll_call
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +93,6 @@ def test_a_launcher_that_waits_in_vain_ends_with_a_message(address, tmp_path):
 
 
 def test_where_nobody_can_be_asked_a_timer_ends_the_wait():
-    program = "import time; from launch.joining import ends_after\nwith ends_after(0.2): time.sleep(60)"
+    program = "import time; from cptlaw.launching.joining import ends_after\nwith ends_after(0.2): time.sleep(60)"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=50)
     assert done.returncode == 2 and "did not all join within 0.2 seconds" in done.stderr

@@ -1,4 +1,4 @@
-from launch.common import tune_gpus
+from cptlaw.launching.jobs import tune_gpus
 
 
 def test_gpus_are_tuned_where_there_are_any_and_what_is_set_stays(tmp_path):

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from obstore.store import MemoryStore
 
+from cptlaw.launching import checks
 from cptlaw.storage.bucket import Bucket
-from launch import checks
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,12 +100,12 @@ def test_locks_that_others_do_not_see(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_hang_ends_with_the_stacks(tmp_path):
     """A process that waits for one that never comes says where it stands."""
-    program = "import sys, time; from launch import checks, common; checks.clocks = lambda: time.sleep(600);"
-    program += "sys.argv[1:] = sys.argv[1:]; common.run(checks.main, required=['workdir'])"
+    program = "import time; from cptlaw.launching import checks; from launch import common;"
+    program += "checks.clocks = lambda: time.sleep(600); common.run('checks')"
     done = subprocess.run(
         [sys.executable, "-c", program, f"--workdir={tmp_path}", "--timeout=1", "--disk-gb=0"],
         capture_output=True,
         text=True,
         cwd=ROOT,
     )
-    assert done.returncode == 1 and "Timeout" in done.stderr and "launch/checks.py" in done.stderr
+    assert done.returncode == 1 and "Timeout" in done.stderr and "launching/checks.py" in done.stderr
