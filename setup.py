@@ -84,7 +84,12 @@ setup(
     # `python -m launch.train` runs in any folder.
     packages=[*find_packages(include=["cptlaw", "cptlaw.*"]), "cptlaw.configs", "launch"],
     package_dir={"cptlaw.configs": "configs"},
-    package_data={"cptlaw": ["py.typed"], "cptlaw.fitting": ["prior.json"], "cptlaw.tables": ["*.parquet", "*.md"]},
+    package_data={
+        "cptlaw": ["py.typed"],
+        "cptlaw.fitting": ["prior.json"],
+        "cptlaw.report": ["*.js"],
+        "cptlaw.tables": ["*.parquet", "*.md"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["cptlaw = cptlaw.cli:main"]},

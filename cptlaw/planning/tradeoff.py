@@ -98,7 +98,7 @@ def trade_off(
         warnings += check_identified(fit, moves, x, f"which share of {domain_name} text to take")
 
     general_loss, domain_loss = loss_functions(general, domain, x)
-    tried = _tried(general, domain)
+    tried = tried_shares(general, domain)
     limits = _limits(limit, 0.0 if ceiling is not None else (1 + tolerance) * base_loss_se, resamples(general))
     lowest, best = _best_shares(general_loss, domain_loss, limits, tried)
     if np.isnan(best[0]):
@@ -226,7 +226,7 @@ def _rebased(general: "Fit", base_loss: float) -> bool:
     return to is not None
 
 
-def _tried(general: "Fit", domain: "Fit") -> tuple[float, float]:
+def tried_shares(general: "Fit", domain: "Fit") -> tuple[float, float]:
     """Smallest and largest domain share of the fitted runs: outside them nothing keeps a law from odd values."""
     (low, high), (general_low, general_high) = (
         fit.ranges.get("ratio", fit.ranges.get(f"w_{fit.eval}", (0.0, 1.0))) for fit in (domain, general)

@@ -15,7 +15,7 @@ from cptlaw.paths import local
 from cptlaw.planning import noise
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, cells
-from cptlaw.report import answer, figures, html, mixes, style
+from cptlaw.report import answer, figures, html, mixes, style, whatif
 from cptlaw.report.html import Markup, tag
 from cptlaw.words import count, percent
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cptlaw.fitting import Fit
 
 
+MOST_ROWS = 1000  # of the runs table that a page shows
 KINDS = {
     "trade-off": "Another trade-off",
     "share-for-loss": "The share for a wanted loss",
@@ -75,6 +76,7 @@ def write(
 
     body = [answer.rejections(fits), tag("p", title, class_="title")]
     trade = next((d for d in decisions[:1] if d.kind == "trade-off"), None)
+    asking = whatif.section(fits, trade, decisions, table, level)
     if decisions:
         body.append(answer.first_screen(decisions[0], fits, table, confirm, question))
     else:
@@ -84,10 +86,12 @@ def write(
         if figures.follows_the_mix({"general": general, "domain": domain}):
             body.append(show(figures.front(general, domain, trade, confirm, level)))
         body.append(_options(trade))
+        body.append(asking.markup)
         body.append(show(figures.share_distribution(trade), before=_agreement(trade)))
         body.append(_influence(trade))
-    elif decisions:
-        body += _of_any_kind(decisions[0], show)
+    else:
+        body += _of_any_kind(decisions[0], show) if decisions else []
+        body.append(asking.markup)
     if confirm is not None and len(fits) > 2:
         body.append(show(mixes.measured(confirmation(fits, confirm, level), confirm, level)))
     body += [_other(decision) for decision in decisions[1:]]
@@ -98,9 +102,9 @@ def write(
     body.append(show(figures.predicted_observed(fits), "h3"))
     body.append(show(figures.residuals(fits), "h3"))
     body += [_noise(table), tag("h2", "The law"), *(_law(fit, level) for fit in fits.values())]
-    body += [tag("h2", "Where this comes from"), _provenance(fits, table, command), _runs(table)]
+    body += [tag("h2", "Where this comes from"), _provenance(fits, table, command), _runs(table, fits)]
 
-    atomic.write_text(path, html.document(title, style.css(), Markup("\n".join(body))))
+    atomic.write_text(path, html.document(title, style.css(), Markup("\n".join(body)), asking.script))
     return path
 
 
@@ -291,12 +295,16 @@ def _provenance(fits: Mapping[str, "Fit"], table: pd.DataFrame, command: str) ->
     return Markup("".join(parts))
 
 
-def _runs(table: pd.DataFrame) -> Markup:
-    shown = table.dropna(axis="columns", how="all")
+def _runs(table: pd.DataFrame, fits: Mapping[str, "Fit"]) -> Markup:
+    """The rows, while they are few; of a long table, which would be most of the page, those that the fits are of."""
+    words, shown = f"All {len(table)} rows of the runs table", table
+    if len(table) > MOST_ROWS:
+        fitted = pd.concat([fit.residuals[["run"]].assign(eval=name) for name, fit in fits.items()]).drop_duplicates()
+        shown = table.merge(fitted, on=["run", "eval"])[:MOST_ROWS]
+        words = f"{len(shown)} of {len(table)} rows of the runs table, of the runs that were fitted"
+    shown = shown.dropna(axis="columns", how="all")
     rows = [[_cell(value, name) for name, value in row.items()] for row in shown.to_dict("records")]
-    return tag(
-        "details", tag("summary", f"All {len(table)} rows of the runs table"), html.table(list(map(str, shown)), rows)
-    )
+    return tag("details", tag("summary", words), html.table(list(map(str, shown)), rows))
 
 
 def _cell(value: object, column: str = "") -> str:

@@ -177,6 +177,23 @@ figure svg { display: block; width: 100%; height: auto; }
 figure .narrow { display: none; }
 figcaption { margin-top: .35rem; max-width: 46rem; }
 .warnings li { margin: .25rem 0; }
+.controls { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(17rem, 100%), 1fr));
+  gap: .9rem 1.8rem; background: var(--panel); border: 1px solid var(--rule); border-radius: .5rem;
+  padding: 1rem 1.2rem; margin: 1rem 0; }
+.controls div { display: grid; grid-template-columns: 1fr max-content; gap: .15rem .8rem; align-items: end; }
+.controls label { font-size: .88rem; color: var(--muted); }
+.controls output { font-weight: 650; font-variant-numeric: tabular-nums; }
+.controls input { grid-column: 1 / -1; width: 100%; margin: 0; height: 1.6rem; accent-color: var(--accent); }
+.controls select, .buttons button { font: inherit; font-size: .92rem; color: var(--ink); background: var(--paper);
+  border: 1px solid var(--muted); border-radius: .35rem; padding: .25rem .6rem; }
+.controls select { min-width: 0; max-width: 100%; }
+.buttons button { margin: 0 .6rem .4rem 0; cursor: pointer; } .buttons button:disabled { opacity: .5; cursor: default; }
+.controls :focus-visible, .buttons :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
+#wi-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 0 1.8rem; }
+.chart { min-width: 0; } .chart svg { display: block; width: 100%; height: auto; }
+.chart text { font: 12px var(--sans); fill: var(--ink); } .chart .tick, .chart .axis { fill: var(--muted); }
+.chart .end { text-anchor: end; } .chart .middle { text-anchor: middle; }
+.chart .grid { stroke: var(--rule); } .chart .mark { stroke: var(--muted); stroke-dasharray: 4 3; }
 details { margin: 1rem 0; } summary { cursor: pointer; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .3rem 1.2rem; font-size: .9rem;
   margin: .6rem 0; }
@@ -203,6 +220,7 @@ details table { font-size: .8rem; }
   main { max-width: none; padding: 0; } body { font-size: 10pt; }
   figure, tr, .strip { break-inside: avoid; } h2, h3 { break-after: avoid; }
   figure .wide { display: block; } figure .narrow { display: none; }
-  details:not([open]) { display: none; }
+  details:not([open]), .controls input, .buttons { display: none; }
+  .chart { break-inside: avoid; }
 }
 """

@@ -1,5 +1,9 @@
 """A small study with everything a report shows: three sizes, repeats, held-out rows, a decision, a confirming run."""
 
+import json
+import shutil
+import subprocess
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -50,3 +54,18 @@ def study():
     decision = trade_off(fits["general"], fits["code"], params=8e5, tokens=1e6, base_loss=base, tolerance=0.05)
     share = round(decision.point["share"], 3)
     return table, fits, decision, pd.DataFrame(rows("confirm", 8e5, 1e6, share, error()))
+
+
+@pytest.fixture(scope="session")
+def node():
+    """Runs JavaScript in one process of node; what it prints, as JSON. Skips where there is no node."""
+    program = shutil.which("node")
+    if program is None:
+        pytest.skip("no node on PATH")
+
+    def run(script):
+        done = subprocess.run([program, "-"], input=script, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return run

@@ -37,7 +37,7 @@ def page(study, tmp_path_factory):
 class Outline(html.parser.HTMLParser):
     """Checks nesting; collects text, ids and attributes."""
 
-    VOID = frozenset(["meta", "br", "img", "link", "path", "use", "stop", "rect", "line", "circle"])
+    VOID = frozenset(["meta", "input", "br", "img", "link", "path", "use", "stop", "rect", "line", "circle"])
 
     def __init__(self, source):
         super().__init__()

@@ -1,0 +1,206 @@
+"""The what-if section: its arithmetic in JavaScript against Python, its markup, and a real browser that moves it."""
+
+import base64
+import dataclasses
+import hashlib
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from scipy import integrate
+from scipy.stats import t as student
+
+from cptlaw import laws, report
+from cptlaw.laws import Param
+from cptlaw.planning.numbers import minimise
+from cptlaw.planning.tradeoff import trade_off, tried_shares
+from cptlaw.report import figures, whatif, whatif_data
+from cptlaw.report.html import Markup
+
+CHROMIUM = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+LEVEL, CONFIDENCE = 0.9, 0.8
+DFS, TS = (3.0, 4.5, 30.0), (-40.0, -3.0, -0.5, 0.0, 0.1, 2.0, 9.0)
+BASES = [[1e6, 3.0], [4e6, 2.0]]
+
+
+@pytest.fixture(scope="module")
+def questions():
+    """Sizes of the table, whose bases are known, and others; shares at both ends; some far outside."""
+    rng = np.random.default_rng(1)
+    return {
+        "params": np.concatenate([[5e4, 8e5, 2e5], 10 ** rng.uniform(4.5, 6.3, 12), [1e9]]),
+        "tokens": 10 ** rng.uniform(4.8, 6.5, 16),
+        "ratio": np.concatenate([[0.0, 1.0], rng.uniform(0, 1, 14)]),
+    }
+
+
+@pytest.fixture(scope="module")
+def limit(study):
+    return 1.05 * study[2].inputs["base_loss"]
+
+
+@pytest.fixture(scope="module")
+def found(study, questions, limit, node):
+    """What one process of node says of everything that is compared here."""
+    _, fits, decision, _ = study
+    written = whatif_data.Laws()
+    both = [fits["general"], fits["code"]]
+    specs = whatif_data.of_fits([*both, *(fit.alone() for fit in both)], written, LEVEL)
+    rows = [dict(zip(questions, map(float, row))) for row in zip(*questions.values())]
+    at = {name: decision.inputs[name] for name in ("params", "tokens")}
+    engine = whatif._script("whatif_engine.js")
+    return node(f"""{engine}{written.script()}
+    const shown = (_, v) => (typeof v === "number" && !Number.isFinite(v) ? null : v);
+    const models = {json.dumps(specs)}.map((spec) => model(spec, LAWS)), rows = {json.dumps(rows)};
+    const mixed = (own, share) => ({{...{json.dumps(at)}, ratio: own ? 1 - share : share}});
+    const limit = {{value: {limit}, error: 0.01, moves: {json.dumps(whatif_data.moves(0.01, 40))}}};
+    const sure = {{...limit, error: 0}};
+    const decided = (general, domain, to) => tradeOff((s) => general.point(mixed(true, s)),
+      (s) => domain.point(mixed(false, s)), (s) => general.holds(mixed(true, s), to), to.value,
+      {json.dumps(tried_shares(*both))}, {CONFIDENCE});
+    console.log(JSON.stringify({{
+      losses: models.map((one) => rows.map((x) => one.loss(x, "{LEVEL:g}"))),
+      holds: [sure, limit].map((to) => [0.2, 0.55, 0.61, 0.64].map((s) => models[0].holds(mixed(true, s), to))),
+      conditioned: decided(models[0], models[1], sure), alone: decided(models[2], models[3], limit),
+      never: decided(models[0], models[1], {{value: 0.1, error: 0}}),
+      student: {json.dumps(DFS)}.map((df) => {json.dumps(TS)}.map((t) => studentBelow(t, df))),
+      bases: [1e6, 2e6, 8e6].map((n) => baseLoss({json.dumps(BASES)}, n)),
+    }}, shown))""")
+
+
+def column(found, name):
+    return np.array([one.get(name) for one in found], float)
+
+
+def test_losses_and_intervals_are_those_of_python(study, questions, found):
+    fits = study[1]
+    for name, at in (("general", 0), ("code", 1)):
+        for target, low, high in (("mean", "low", "high"), ("run", "runLow", "runHigh")):
+            wanted = fits[name].predict(**questions, target=target, level=LEVEL)
+            assert np.isnan(wanted.low[-1]) and not np.isnan(wanted.low[:-1]).any()
+            for key, values in (("point", wanted.point), (low, wanted.low), (high, wanted.high)):
+                np.testing.assert_allclose(column(found["losses"][at], key), values, rtol=1e-9)
+        wanted = fits[name].alone().predict(**questions, level=LEVEL)
+        for key, values in (("point", wanted.point), ("low", wanted.low), ("high", wanted.high)):
+            np.testing.assert_allclose(column(found["losses"][at + 2], key), values, rtol=1e-9)
+
+
+def test_the_share_of_the_law_alone_is_the_decision(study, found, limit):
+    _, fits, decision, _ = study
+    at = {name: decision.inputs[name] for name in ("params", "tokens", "base_loss")}
+    alone = [fits[name].alone() for name in ("general", "code")]
+    asked = {**at, "tolerance": limit / at["base_loss"] - 1, "base_loss_se": 0.01 / 1.05}
+    point, safe = (trade_off(*alone, **asked, confidence=c) for c in (None, CONFIDENCE))
+    assert found["alone"]["estimate"] == pytest.approx(point.point["share"], abs=1e-6)
+    assert found["alone"]["safe"] == pytest.approx(safe.point["share"], abs=1e-6)
+    assert found["alone"]["sure"] == pytest.approx(safe.holds, abs=1e-9)
+    assert found["alone"]["safe"] < found["alone"]["estimate"] - 1e-3
+
+
+def below(fit, x, share, limit):
+    """Probability that the loss of the mean run is at most the limit, in closed form."""
+    process = fit.process[fit.eval]
+    at = {name: np.full(np.shape(share) or 1, value) for name, value in x.items()} | {"ratio": 1 - np.atleast_1d(share)}
+    said = process.predict(at, "mean")
+    return student.cdf((np.log(limit) - said.mean) / said.sd, process.df)
+
+
+def test_the_share_of_a_conditioned_fit_is_what_its_distribution_says_and_near_what_its_draws_say(study, found, limit):
+    _, fits, decision, _ = study
+    general, domain = fits["general"], fits["code"]
+    x = {name: decision.inputs[name] for name in ("params", "tokens")}
+
+    def loss(fit, own):
+        return fit.predict(**x, ratio=own, target="mean").point
+
+    low, high = tried_shares(general, domain)
+    best = minimise(
+        lambda s: np.where(loss(general, 1 - s) <= limit, loss(domain, s), np.inf), low, high, 1
+    )[0]  # fmt: skip
+    assert found["conditioned"]["estimate"] == pytest.approx(best, abs=1e-6)
+    shares = np.linspace(low, best, 361)
+    holds = below(general, x, shares, limit)
+    safe = shares[np.flatnonzero(holds >= CONFIDENCE)[-1]]
+    assert found["conditioned"]["safe"] == pytest.approx(safe, abs=1e-6)
+    assert found["conditioned"]["sure"] == pytest.approx(below(general, x, found["conditioned"]["safe"], limit)[0])
+    base = decision.inputs["base_loss"]
+    drawn = trade_off(general, domain, **x, base_loss=base, tolerance=0.05, confidence=CONFIDENCE)
+    assert found["conditioned"]["safe"] == pytest.approx(drawn.point["share"], abs=0.01)
+
+
+def test_the_probability_of_a_ceiling_counts_the_error_of_the_base_loss(study, found, limit):
+    _, fits, decision, _ = study
+    x = {name: decision.inputs[name] for name in ("params", "tokens")}
+    shares = [0.2, 0.55, 0.61, 0.64]
+    np.testing.assert_allclose(found["holds"][0], below(fits["general"], x, np.array(shares), limit), atol=1e-9)
+    for share, held in zip(shares, found["holds"][1]):
+        z = np.linspace(-8, 8, 20001)
+        moved = np.exp(-z * z / 2) / np.sqrt(2 * np.pi) * below(fits["general"], x, share, limit + 0.01 * z)
+        assert held == pytest.approx(integrate.trapezoid(moved, z), abs=1e-5)
+
+
+def test_a_ceiling_that_nothing_meets_is_said(found):
+    assert found["never"]["estimate"] is None and found["never"]["safe"] is None and found["never"]["least"] > 1
+
+
+def test_students_distribution_and_losses_of_base_models(found):
+    wanted = student.cdf(np.array(TS), np.array(DFS)[:, None])
+    np.testing.assert_allclose(found["student"], wanted, rtol=1e-12)
+    assert [base["how"] for base in found["bases"]] == ["measured", "between", "beyond"]
+    np.testing.assert_allclose([base["value"] for base in found["bases"]], [3, np.sqrt(6), 3 * (2 / 3) ** 1.5])
+
+
+@pytest.fixture(scope="module")
+def written(study, tmp_path_factory):
+    """The page with its sliders; its pictures, which take seconds, are left out."""
+    table, fits, decision, _ = study
+    path = tmp_path_factory.mktemp("whatif") / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))
+        return report.write(path, title="</script><b>", table=table, fits=fits, decisions=[decision])
+
+
+def test_the_page_runs_its_own_script_and_no_other(written):
+    source = written.read_text()
+    scripts = re.findall(r"<script>(.*?)</script>", source, re.DOTALL)
+    assert len(scripts) == 1 and len(source) < 3e6
+    digest = base64.b64encode(hashlib.sha256(scripts[0].encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in source and "eval(" not in scripts[0] and "fetch(" not in scripts[0]
+    assert re.search(r'<section id="what-if" [^>]*hidden=', source) and "<noscript>" in source
+    data = json.loads(re.search(r'id="what-if-data">(.*?)</script>', source).group(1))
+    assert data["trade"]["tried"] == [0, 1] and len(data["trade"]["base"]) == 3
+    for slider in data["sliders"]:
+        assert slider["values"] == sorted(slider["values"]) and len(slider["words"]) == len(slider["values"])
+        assert f'<label for="wi-{slider["name"]}"' in source and f'id="wi-{slider["name"]}"' in source
+
+
+def test_a_law_that_cannot_be_written_leaves_the_page_without_sliders(study):
+    @laws.law([Param("E", linear=True)], ["params", "tokens", "ratio"])
+    def summed(p, x, xp):
+        return p.E + xp.sum(xp.stack([xp.log(x.params), x.ratio]), axis=0)
+
+    table, fits, _, _ = study
+    fit = dataclasses.replace(fits["code"].alone(), law=summed, params={"E": 1.0}, samples={})
+    section = whatif.section({"code": fit}, None, [], table, LEVEL)
+    assert "There are no sliders on this page" in section.markup and section.script == ""
+
+
+def test_names_cannot_leave_the_data(study):
+    table, fits, _, _ = study
+    name = "</script><script>"
+    named = table.rename(columns={"w_code": f"w_{name}"})
+    section = whatif.section({name: dataclasses.replace(fits["code"].alone(), eval=name)}, None, [], named, LEVEL)
+    assert section.script and "</script><script>" not in section.markup
+
+
+def test_draws_are_thinned_to_the_pages_size_and_their_number_said(study, monkeypatch):
+    table, fits, _, _ = study
+    monkeypatch.setattr(whatif_data, "BYTES", 2000)
+    alone = fits["code"].alone()
+    section = whatif.section({"code": alone}, None, [], table, LEVEL)
+    kept = int(2000 / (8 * len(alone.params) * 4 / 3))
+    assert 2 < kept < 40 and f"{kept} of 40 bootstrap draws" in section.markup
