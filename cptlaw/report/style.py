@@ -186,7 +186,7 @@ figcaption { margin-top: .35rem; max-width: 46rem; }
 .controls input { grid-column: 1 / -1; width: 100%; margin: 0; height: 1.6rem; accent-color: var(--accent); }
 .controls select, .buttons button { font: inherit; font-size: .92rem; color: var(--ink); background: var(--paper);
   border: 1px solid var(--muted); border-radius: .35rem; padding: .25rem .6rem; }
-.controls select { min-width: 0; max-width: 100%; }
+.controls select { min-width: 0; max-width: 100%; } .controls label:has(+ select) { white-space: nowrap; }
 .buttons button { margin: 0 .6rem .4rem 0; cursor: pointer; } .buttons button:disabled { opacity: .5; cursor: default; }
 .controls :focus-visible, .buttons :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 #wi-charts { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); gap: 0 1.8rem; }

@@ -35,6 +35,7 @@ SHARE_STEP = 0.005
 CONFIDENCES = tuple(range(50, 100))  # per cent
 TOLERANCES = (*np.arange(-5, 10, 0.25), *np.arange(10, 31, 1.0))  # per cent
 LOGARITHMIC = 20.0  # a column whose values span more is on a logarithmic slider
+REST = "other"  # the corpus beside the only one that a table names
 LABELS = {"params": "Parameters", "tokens": "Tokens"}
 
 
@@ -85,6 +86,7 @@ def section(
         ],
         "corpora": corpora,
         "shares": [float(asked.get(name, 1 / len(corpora))) for name in corpora] if len(corpora) > 2 else None,
+        "fitted": _fitted(shown, corpora[:1]),
         "level": level,
         "checked": CHECKED,
     }
@@ -106,7 +108,22 @@ def _corpora(fits: Mapping[str, "Fit"], table: pd.DataFrame) -> list[str]:
     gone = {name for fit in fits.values() for name in absent(fit)}
     if any("ratio" in fit.law.columns for fit in fits.values()):
         names += runs.corpora(table)
-    return [name for name in dict.fromkeys(names) if f"w_{name}" not in gone]
+    found = [name for name in dict.fromkeys(names) if f"w_{name}" not in gone]
+    if len(found) == 1 and any("ratio" in fit.law.columns for fit in fits.values()):
+        found.append(REST)
+    return found
+
+
+def _fitted(fits: Mapping[str, "Fit"], corpora: Sequence[str]) -> list[float]:
+    """The smallest and the largest share that runs had of the corpus whose slider it is."""
+    ends = [(0.0, 1.0)]
+    for name, fit in fits.items():
+        for column, span in fit.ranges.items():
+            if column == "ratio" and name not in corpora:
+                ends.append((1 - span[1], 1 - span[0]))
+            elif column == "ratio" or column[2:] in corpora:
+                ends.append(span)
+    return [max(low for low, _ in ends), min(high for _, high in ends)]
 
 
 def _sliders(fits: Mapping[str, "Fit"], corpora: Sequence[str], asked: Mapping[str, Any]) -> list[Slider]:
@@ -116,7 +133,8 @@ def _sliders(fits: Mapping[str, "Fit"], corpora: Sequence[str], asked: Mapping[s
     for name, fit in fits.items():
         if "ratio" in fit.law.columns and name not in corpora:
             raise NotWritten(f"the law of {name} reads its own share of the mix, and no run trained on {name}")
-    if len(corpora) == 2 and not any(fit.unmoved and "ratio" in fit.unmoved for fit in fits.values()):
+    still = {name for fit in fits.values() for name in set(fit.unmoved) - set(absent(fit))}
+    if len(corpora) == 2 and not any(name == "ratio" or name[:2] == "w_" for name in still):
         sliders.append(_share(corpora[0], asked))
     return sliders
 
@@ -208,12 +226,13 @@ def _markup(sliders: Sequence[Slider], data: Mapping[str, Any], corpora: int, ta
     if "share" in (names := [slider.name for slider in sliders]):
         along.sort(key=lambda option: 'value="share"' not in option)
     controls.append(_choice("along", "Curves along", along)) if along else None
-    buttons = [tag("button", "Back to the report's question", type="button", id="wi-reset")]
+    buttons = [tag("button", "Back to the report's question" if trade else "Back", type="button", id="wi-reset")]
     if trade:
         buttons.append(tag("button", "Take the safe share", type="button", id="wi-safe"))
     parts = [
         tag("h2", "What if?", id="what-if-title"),
         tag("p", "Move the sliders: everything below is computed again in this page, by the law that was fitted."),
+        _held(sliders),
         tag("form", *controls, class_="controls", autocomplete="off"),
         tag("p", *buttons, class_="buttons"),
         tag("p", role="status", id="wi-answer", class_="lead"),
@@ -228,6 +247,12 @@ def _markup(sliders: Sequence[Slider], data: Mapping[str, Any], corpora: int, ta
     stored = tag("script", Markup(text), type="application/json", id="what-if-data")
     without = tag("noscript", tag("p", "With JavaScript this page has sliders to ask other questions.", class_="note"))
     return Markup(whole + stored + without)
+
+
+def _held(sliders: Sequence[Slider]) -> Markup:
+    """What no slider moves, because no run did."""
+    held = [f"{slider.label} {slider.words[0]}" for slider in sliders if len(slider.values) == 1]
+    return tag("p", f"The same in every run, and here: {', '.join(held)}.", class_="note") if held else html.NOTHING
 
 
 def _curve(slider: Slider) -> bool:
@@ -277,7 +302,8 @@ def _how(data: Mapping[str, Any], names: Sequence[str]) -> str:
             )
     if "law" in kinds:
         kept, drawn = (min(fit[key] for fit in data["fits"] if fit["kind"] == "law") for key in ("kept", "draws"))
-        words.append(f"Intervals are those of {kept} of {drawn} bootstrap draws of the law's parameters")
+        of = f"all {drawn}" if kept == drawn else f"{kept} of {drawn}, which keeps the page small,"
+        words.append(f"Intervals of the law alone are those of its bootstrap draws, {of} of them")
     if "params" in names or "tokens" in names:
         words.append("Sliders reach a little beyond the fitted rows; what is beyond them is said")
     return ". ".join(words) + "."

@@ -66,11 +66,11 @@ def _process(process: Process, laws: Laws, levels: Sequence[float]) -> dict[str,
     at, law = process.fitted_points, process.law
     names = javascript.parameters(law)
     runs, bases, domains = process.codes
-    terms = {
-        term: {"scale": scale, "axes": kernels.axes_of(term), "domain": term in DOMAINS}
+    terms = [
+        {"scale": scale, "axes": kernels.axes_of(term), "domain": term in DOMAINS}
         for term, scale in process.scales.items()
         if term in SMOOTH or term in DOMAINS
-    }
+    ]
     sizes = np.unique(process.x["params"]) if "params" in process.x else [None]
     of_size = {n: np.unique(at.base if n is None else at.base[process.x["params"] == n]) for n in sizes}
     return {

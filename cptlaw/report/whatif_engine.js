@@ -95,7 +95,11 @@ class Process {
     for (const name of ["slopes", "solved", "noise"]) this[name] = numbers(spec[name]);
     this.axes = Object.fromEntries(Object.entries(spec.axes).map(([name, text]) => [name, numbers(text)]));
     this.count = this.solved.length;
-    this.terms = Object.entries(spec.terms); // term -> {scale, axes, domain}
+    const names = Object.keys(this.axes);
+    this.sizes = names.map((name) => this.axes[name].length / this.count);
+    this.terms = spec.terms.map(({ scale, axes, domain }) => ({
+      variance: scale ** 2, of: axes.map((name) => names.indexOf(name)), domain,
+    }));
   }
 
   /** Log loss of the law at phi; NaN where the law is not positive. */
@@ -106,53 +110,50 @@ class Process {
     return value > 0 ? Math.log(value) : NaN;
   }
 
-  correlation(term, at, row) {
-    let out = term.domain && this.domains[row] !== this.asked ? 0 : 1;
-    for (const name of term.axes) {
-      const size = at[name].length;
-      let square = 0;
-      for (let k = 0; k < size; k++) square += (at[name][k] - this.axes[name][row * size + k]) ** 2;
-      out *= matern52(Math.sqrt(square) / this.lengths[name]);
+  /** Covariance of the smooth misses of every row with a point, whose coordinates are of each axis. */
+  misses(point, domain) {
+    const along = Object.entries(this.axes).map(([name, values], axis) => {
+      const size = this.sizes[axis], at = point[axis], length = this.lengths[name], out = new Float64Array(this.count);
+      for (let row = 0; row < this.count; row++) {
+        let square = 0;
+        for (let k = 0; k < size; k++) square += (at[k] - values[row * size + k]) ** 2;
+        out[row] = matern52(Math.sqrt(square) / length);
+      }
+      return out;
+    });
+    const sum = new Float64Array(this.count);
+    for (const term of this.terms) {
+      const [first, second] = term.of.map((axis) => along[axis]);
+      for (let row = 0; row < this.count; row++) {
+        if (term.domain && this.domains[row] !== domain) continue;
+        sum[row] += term.variance * (first ? first[row] : 1) * (second ? second[row] : 1);
+      }
     }
-    return out;
+    return sum;
   }
 
-  /** Coordinates of a question: axis -> logarithms. */
+  /** Coordinates of a question, of each axis: logarithms. */
   place(x) {
-    const out = {};
-    if ("size" in this.axes) out.size = [Math.log(x.params)];
-    if ("tokens" in this.axes) out.tokens = [Math.log(x.tokens)];
-    if ("mix" in this.axes) {
+    return Object.keys(this.axes).map((axis) => {
+      if (axis === "size") return [Math.log(x.params)];
+      if (axis === "tokens") return [Math.log(x.tokens)];
       const shares = this.shares.length ? this.shares.map((name) => x[name]) : [x.ratio, 1 - x.ratio];
-      out.mix = shares.map((share) => Math.log(share + this.offset));
-    }
-    return out;
+      return shares.map((share) => Math.log(share + this.offset));
+    });
   }
 
   /** Lower Cholesky factor of the covariance of the rows; made once. */
   get root() {
     if (this.made) return this.made;
     const n = this.count, width = this.phi.length, matrix = new Float64Array(n * n);
-    const at = Array.from({ length: n }, (_, row) => Object.fromEntries(
-      Object.entries(this.axes).map(([name, values]) => {
-        const size = values.length / n;
-        return [name, values.subarray(row * size, (row + 1) * size)];
-      })));
     let mean = 0;
     for (let i = 0; i < n; i++) {
+      const place = Object.values(this.axes).map((values, axis) =>
+        values.subarray(i * this.sizes[axis], (i + 1) * this.sizes[axis]));
+      const smooth = this.misses(place, this.domains[i]);
       for (let j = 0; j <= i; j++) {
-        let sum = 0;
+        let sum = smooth[j];
         for (let k = 0; k < width; k++) sum += this.slopes[i * width + k] * this.slopes[j * width + k];
-        for (const [, term] of this.terms) {
-          if (term.domain && this.domains[i] !== this.domains[j]) continue;
-          let part = term.scale ** 2;
-          for (const name of term.axes) {
-            let square = 0;
-            for (let k = 0; k < at[i][name].length; k++) square += (at[i][name][k] - at[j][name][k]) ** 2;
-            part *= matern52(Math.sqrt(square) / this.lengths[name]);
-          }
-          sum += part;
-        }
         if (this.bases[i] === this.bases[j]) sum += this.base ** 2;
         if (this.runs[i] === this.runs[j]) {
           sum += this.run ** 2;
@@ -186,7 +187,7 @@ class Process {
   at(columns, spread = true) {
     const named = { ...columns, ...this.given };
     const x = this.columns.map((name) => named[name]);
-    const width = this.phi.length, n = this.count, point = this.place(named);
+    const width = this.phi.length, n = this.count;
     const slope = new Float64Array(width);
     for (let k = 0; k < width; k++) {
       const moved = this.phi.slice();
@@ -197,7 +198,7 @@ class Process {
       slope[k] = Number.isNaN(found) ? 0 : found;
     }
     const base = this.baseAt(named);
-    const covariance = new Float64Array(n);
+    const covariance = this.misses(this.place(named), this.asked);
     let mean = this.lawLog(this.phi, x);
     let own = 0;
     for (let k = 0; k < width; k++) {
@@ -206,15 +207,14 @@ class Process {
       own += slope[k] ** 2;
     }
     for (let row = 0; row < n; row++) {
-      let sum = 0;
+      let sum = covariance[row];
       for (let k = 0; k < width; k++) sum += slope[k] * this.slopes[row * width + k];
-      for (const [, term] of this.terms) sum += term.scale ** 2 * this.correlation(term, point, row);
       if (base >= 0 && this.bases[row] === base) sum += this.base ** 2;
       covariance[row] = sum;
       mean += sum * this.solved[row];
     }
     if (!spread) return { mean };
-    for (const [, term] of this.terms) own += term.scale ** 2;
+    for (const term of this.terms) own += term.variance;
     if (base >= 0) own += this.base ** 2;
     const root = this.root;
     for (let i = 0; i < n; i++) {

@@ -10,6 +10,7 @@
   const element = (name) => document.getElementById(`wi-${name}`);
   const POINTS = 61;
   const QUIET = 500; // ms without a move before the answer is read out
+  let decided = { about: "" };
   let shares = several ? data.shares.slice() : null;
 
   // Numbers in words, as cptlaw.words has them.
@@ -81,10 +82,13 @@
       const limit = limitAt(question);
       const at = (i, share) => columns(i, { ...question, share });
       const holds = (share) => models[0].holds(at(0, share), limit);
-      const found = tradeOff(
-        (share) => models[0].point(at(0, share)), (share) => models[1].point(at(1, share)), holds, limit.value,
-        trade.tried, question.confidence);
-      return { ...state, limit, holds: holds(question.share), found };
+      // The recommended share does not hang on the slider of the share, and is most of the work.
+      const about = JSON.stringify({ ...question, share: null, level: null });
+      if (decided.about !== about)
+        decided = { about, ...tradeOff(
+          (share) => models[0].point(at(0, share)), (share) => models[1].point(at(1, share)), holds, limit.value,
+          trade.tried, question.confidence) };
+      return { ...state, limit, holds: holds(question.share), found: decided };
     }
     return state;
   }
@@ -129,7 +133,7 @@
   function table({ question, losses }) {
     const level = percent(Number(question.level));
     const runs = losses.some((loss) => "runLow" in loss);
-    const header = ["Nats per token", "predicted", `${level} interval, mean of runs`, ...(runs ? ["of one new run"] : [])];
+    const header = ["Nats per token", "predicted", `${level} interval of the ${runs ? "mean of runs" : "law's mean"}`, ...(runs ? ["of one new run"] : [])];
     const rows = data.fits.map((fit, i) => [
       `${fit.name} loss`, nats(losses[i].point), span(losses[i].low, losses[i].high),
       ...(runs ? ["runLow" in losses[i] ? span(losses[i].runLow, losses[i].runHigh) : ""] : []),
@@ -138,6 +142,8 @@
     const body = rows.map((row) => make("tr", {}, ...row.map((cell, k) => make("td", { "data-label": header[k] }, cell))));
     return make("div", { class: "scroll cards" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
   }
+
+  const LABELS = (name) => sliders.get(name)?.label ?? name.replace(/^w_/, "Share of ");
 
   /** What stands against believing it, each once. */
   function notes({ question, limit }) {
@@ -150,18 +156,19 @@
         const shown = counted ? count : name === "ratio" || name.startsWith("w_") ? percent : (v) => round(v, 4);
         if (x[name] > high + 1e-9 * Math.abs(high) || x[name] < low - 1e-9 * Math.abs(low)) {
           const far = counted ? Math.max(x[name] / high, low / x[name]) : 0;
-          const word = name === "ratio" ? `share of ${fit.name}` : name.replace(/^w_/, "share of ");
+          if (shown(x[name]) === shown(high) || shown(x[name]) === shown(low)) continue;
+          const word = name === "ratio" ? `Share of ${fit.name}` : LABELS(name);
           const doubt = far > data.checked ? `, ${round(far, 2)} times beyond; intervals were checked up to ${data.checked}` : "";
           out.add(`${word} ${shown(x[name])} is outside the fitted ${shown(low)} to ${shown(high)}${doubt}`);
         }
       }
-      if (models[i].silent(x)) out.add(`these runs say nothing of the ${fit.name} loss there, so it has no interval`);
+      if (models[i].silent(x)) out.add(`These runs say nothing of the ${fit.name} loss there, so it has no interval`);
     });
     if (trade && limit.base.how !== "measured" && !trade.rebased)
       out.add({
-        between: "the base model's loss at this size is read between two measured sizes",
-        beyond: "the base model's loss at this size is carried on from the measured sizes: measure it",
-        elsewhere: "the base model's loss was measured at one size only, and is taken as it is",
+        between: "The base model's loss at this size is read between two measured sizes",
+        beyond: "The base model's loss at this size is carried on from the measured sizes: measure it",
+        elsewhere: "The base model's loss was measured at one size only, and is taken as it is",
       }[limit.base.how]);
     return [...out].map((note) => make("li", {}, `${note}.`));
   }
@@ -194,17 +201,18 @@
     return [low, high];
   }
 
-  const spread = (low, high, log) => Array.from({ length: POINTS }, (_, k) => {
-    const part = k / (POINTS - 1);
+  /** Values along an axis; those of shares are denser at both ends, where laws bend. */
+  const spread = (low, high, log, bent = false) => Array.from({ length: POINTS }, (_, k) => {
+    const part = bent ? (1 - Math.cos((Math.PI * k) / (POINTS - 1))) / 2 : k / (POINTS - 1);
     return log ? low * (high / low) ** part : low + (high - low) * part;
   });
 
   /**
-   * One chart. `lines`: {points: [[x, y]], colour, dashed}; `bands`: {points: [[x, low, high]], colour};
+   * One chart. `lines`: {points: [[x, y]], colour, aside}, those aside being dashed and without a say in the axes; `bands`: {points: [[x, low, high]], colour};
    * `levels` and `places`: lines across and up, {at, words}; `dots`: {x, y, colour, words, across, up}, the last two
    * their intervals.
    */
-  function chart({ title, alt, across, up, lines, bands = [], levels = [], places = [], dots = [], log = false, y = null, show }) {
+  function chart({ title, alt, across, up, lines, bands = [], levels = [], places = [], dots = [], log = false, y = null, flat = false, show }) {
     const holder = make("div", { class: "chart" });
     element("charts").append(holder);
     const width = Math.max(holder.clientWidth, 260), height = Math.round(Math.min(320, 0.72 * width));
@@ -212,8 +220,8 @@
     const picture = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `${title}. ${alt}` }, holder);
     holder.prepend(make("h3", {}, title));
     const finite = (values) => values.filter(Number.isFinite);
-    const xs = finite(lines.flatMap((line) => line.points.map((p) => p[0])).concat(places.map((p) => p.at)));
-    const ys = finite(lines.flatMap((line) => line.points.map((p) => p[1])).concat(dots.map((d) => d.y), levels.map((l) => l.at)));
+    const xs = finite(lines.flatMap((line) => (line.aside && flat ? [] : line.points.map((p) => p[0]))).concat(places.map((p) => p.at)));
+    const ys = finite(lines.flatMap((line) => (line.aside ? [] : line.points.map((p) => p[1]))).concat(dots.map((d) => d.y), levels.map((l) => l.at)));
     if (!xs.length || !ys.length) return;
     let [x0, x1] = [Math.min(...xs), Math.max(...xs)];
     if (x0 === x1) [x0, x1] = [x0 - 0.01 * Math.abs(x0), x1 + 0.01 * Math.abs(x1)];
@@ -251,12 +259,13 @@
     }
     for (const { at, words } of places) {
       draw("line", { x1: toX(at), x2: toX(at), y1: top - 4, y2: bottom, class: "mark" }, inner);
-      draw("text", { x: toX(at) + 4, y: top + 8, class: "tick" }, inner, words);
+      const late = toX(at) > right - 90;
+      draw("text", { x: toX(at) + (late ? -4 : 4), y: top + 8, class: `tick${late ? " end" : ""}` }, inner, words);
     }
     for (const line of lines)
       draw("polyline", {
         points: path(line.points.filter((p) => Number.isFinite(p[0]) && Number.isFinite(p[1])), toX, toY), fill: "none",
-        stroke: `var(--${line.colour})`, "stroke-width": 2, ...(line.dashed ? { "stroke-dasharray": "3 4" } : {}),
+        stroke: `var(--${line.colour})`, "stroke-width": 2, ...(line.aside ? { "stroke-dasharray": "3 4" } : {}),
       }, inner);
     for (const dot of dots) {
       if (!Number.isFinite(dot.x) || !Number.isFinite(dot.y)) continue;
@@ -290,7 +299,8 @@
     if (!along) return;
     const { shown, log, label } = axis(along);
     const values = sliders.get(along)?.values ?? [0, 1];
-    const at = spread(values[0], values.at(-1), log);
+    const share = along === "share" || along.startsWith("w_");
+    const at = spread(values[0], values.at(-1), log, share);
     const here = several && along.startsWith("w_") ? shares[corpora.indexOf(along.slice(2))] : question[along];
     if (trade) front(state);
     data.fits.forEach((fit, i) => {
@@ -300,7 +310,10 @@
         title: `${fit.name} loss`, across: label, show: shown, log, up: { label: "nats per token", show: decimals },
         alt: `From ${nats(line[0].point)} at ${shown(at[0])} to ${nats(line.at(-1).point)} at ${shown(at.at(-1))}; ` +
           `${nats(losses[i].point)} at ${shown(here)}.`,
-        lines: [{ points: at.map((v, k) => [v, line[k].point]), colour }],
+        lines: [
+          { points: at.map((v, k) => [v, line[k].point]), colour, aside: true },
+          { points: at.map((v, k) => [v, line[k].point]).filter(([v]) => fitted(i, along, v)), colour },
+        ],
         bands: [{ points: at.map((v, k) => [v, line[k].low, line[k].high]), colour }],
         levels: trade && i === 0 && along !== "params" ? [{ at: limit.value, words: "ceiling" }] : [],
         dots: [{ x: here, y: losses[i].point, colour, up: [losses[i].low, losses[i].high], words: shown(here) }],
@@ -320,24 +333,33 @@
     });
   }
 
+  /** Whether the fitted rows reach a value of the column that a curve is along. */
+  function fitted(i, along, value) {
+    if (along === "share") return value >= data.fitted[0] - 1e-9 && value <= data.fitted[1] + 1e-9;
+    const [low, high] = data.fits[i].ranges[along] ?? [-Infinity, Infinity];
+    return value >= low * (1 - 1e-6) && value <= high * (1 + 1e-6);
+  }
+
   function front({ question, losses, limit, found }) {
     const [general, domain] = data.fits.map((fit) => fit.name);
     const both = (share) => models.map((one, i) => one.point(columns(i, { ...question, share })));
     const [low, high] = trade.tried;
-    const whole = spread(0, 1, false).map(both), tried = spread(low, high, false).map(both);
-    const marks = [0, 0.25, 0.5, 0.75, 1].map((share) => [share, both(share)]);
+    const whole = spread(0, 1, false, true).map(both), tried = spread(low, high, false, true).map(both);
+    const marks = [0, 0.25, 0.5, 0.75, 1].filter((share) => share >= low && share <= high).map((share) => [share, both(share)]);
     const safe = Number.isFinite(found.safe) ? both(found.safe) : null;
+    const close = Math.abs(found.safe - question.share) < 0.04;
     const taken = (share) => [question.share, found.safe].some((other) => Math.abs(share - other) < 0.08);
     chart({
       title: `What ${domain} text buys, and what it costs`, across: `${general} loss (nats per token)`,
       up: { label: `${domain} loss`, show: decimals }, show: decimals,
       alt: `Curve of ${domain} against ${general} loss along the share. At ${percent(question.share)} they are ` +
         `${nats(losses[1].point)} and ${nats(losses[0].point)}; the ceiling on ${general} is ${nats(limit.value)}.`,
-      lines: [{ points: whole, colour: "muted", dashed: true }, { points: tried, colour: "ink" }],
+      flat: true,
+      lines: [{ points: whole, colour: "muted", aside: true }, { points: tried, colour: "ink" }],
       places: [{ at: limit.value, words: "ceiling" }],
       dots: [
         ...marks.map(([share, [x, y]]) => ({ x, y, colour: "ink", small: true, words: taken(share) ? "" : percent(share) })),
-        ...(safe ? [{ x: safe[0], y: safe[1], colour: "good", words: `safe, ${finely(found.safe)}`, below: true }] : []),
+        ...(safe ? [{ x: safe[0], y: safe[1], colour: "good", words: close ? "" : `safe, ${finely(found.safe)}`, below: true }] : []),
         {
           x: losses[0].point, y: losses[1].point, colour: "accent", words: percent(question.share),
           across: [losses[0].low, losses[0].high], up: [losses[1].low, losses[1].high],
@@ -377,8 +399,9 @@
     said = setTimeout(() => (element("answer").textContent = answer(state)), element("answer").textContent ? QUIET : 0);
   }
 
+  /** A slider moves faster than curves are drawn: once for all moves since the last drawing. */
   function soon() {
-    waiting ??= requestAnimationFrame(show);
+    waiting ??= setTimeout(show, 0);
   }
 
   function place(name, value) {

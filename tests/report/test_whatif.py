@@ -3,9 +3,11 @@
 import base64
 import dataclasses
 import hashlib
+import html
 import json
 import re
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -203,4 +205,86 @@ def test_draws_are_thinned_to_the_pages_size_and_their_number_said(study, monkey
     alone = fits["code"].alone()
     section = whatif.section({"code": alone}, None, [], table, LEVEL)
     kept = int(2000 / (8 * len(alone.params) * 4 / 3))
-    assert 2 < kept < 40 and f"{kept} of 40 bootstrap draws" in section.markup
+    assert 2 < kept < 40 and f"{kept} of 40, which keeps" in section.markup
+
+
+# A frame has the width of a phone, which a headless window cannot. Every slider goes to both ends and back.
+MOVES = """<!doctype html><iframe src="file://{page}" style="width: {width}px; height: 900px; border: 0"></iframe>
+<pre id="measured"></pre><script>addEventListener("load", async () => {{
+  const page = document.querySelector("iframe").contentDocument;
+  const rest = () => new Promise((done) => setTimeout(done, 700));
+  const seen = [], inputs = [...page.querySelectorAll("#what-if input")];
+  const look = (moved) => seen.push({{
+    moved, said: page.querySelector("#wi-answer").textContent, wide: page.documentElement.scrollWidth,
+    places: Object.fromEntries(inputs.map((i) => [i.id.slice(3), Number(i.value)])),
+    read: inputs.map((i) =>
+      [i.getAttribute("aria-valuetext"), page.querySelector(`output[for=${{i.id}}]`).textContent, i.labels.length]),
+    cells: [...page.querySelectorAll("#wi-losses td")].map((cell) => cell.textContent),
+    charts: [...page.querySelectorAll(".chart svg")].map((svg) => [svg.getAttribute("aria-label"),
+      [...svg.querySelectorAll("text")].filter((text) => text.getBoundingClientRect().right > {width})
+        .map((text) => text.textContent)]),
+  }});
+  await rest();
+  look("");
+  for (const input of inputs) {{
+    const before = input.value;
+    for (const value of [input.min, input.max, before]) {{
+      input.value = value;
+      input.dispatchEvent(new Event("input", {{bubbles: true}}));
+      await rest();
+      if (value !== before) look(input.id.slice(3));
+    }}
+  }}
+  page.querySelector("#wi-safe").click();
+  await rest();
+  look("safe");
+  document.querySelector("#measured").textContent = JSON.stringify({{
+    seen, paper: getComputedStyle(page.body).backgroundColor}});
+}});</script>"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1400, True), (390, False), (390, True)])
+def test_a_real_browser_moves_every_slider_and_says_what_python_says(study, written, tmp_path, width, dark):
+    (tmp_path / "frame.html").write_text(MOVES.format(page=written, width=width))
+    flags = [
+        "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+        "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
+        f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1500,1000", "--allow-file-access-from-files",
+        "--virtual-time-budget=60000", *(["--blink-settings=preferredColorScheme=0"] if dark else []),
+    ]  # fmt: skip
+    done = subprocess.run(
+        [CHROMIUM, *flags, "--dump-dom", f"file://{tmp_path / 'frame.html'}"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert "CONSOLE" not in done.stderr
+    measured = json.loads(html.unescape(re.findall(r'<pre id="measured">(.*?)</pre>', done.stdout, re.DOTALL)[-1]))
+    assert measured["paper"] == ("rgb(20, 23, 28)" if dark else "rgb(254, 254, 254)")
+    data = json.loads(re.search(r'id="what-if-data">(.*?)</script>', written.read_text()).group(1))
+    values = {slider["name"]: slider["values"] for slider in data["sliders"]}
+    assert len(measured["seen"]) == 2 + 2 * len(values)
+    for seen in measured["seen"]:
+        assert seen["wide"] <= width and len(seen["charts"]) == 4
+        for label, outside in seen["charts"]:
+            assert len(label) > 40 and "NaN" not in label and not outside
+        assert all(text == shown and labels == 1 for text, shown, labels in seen["read"])
+        _compare(study, {name: values[name][int(place)] for name, place in seen["places"].items()}, seen)
+    assert len({seen["said"] for seen in measured["seen"]}) >= 2 * len(values)
+
+
+def _compare(study, asked, seen):
+    """The table of losses and the probability against Python."""
+    _, fits, _, _ = study
+    x, cells = {name: asked[name] for name in ("params", "tokens")}, iter(seen["cells"])
+    for name, share in (("general", 1 - asked["share"]), ("code", asked["share"])):
+        mean, run = (fits[name].predict(**x, ratio=share, target=target) for target in ("mean", "run"))
+        spans = [f"{one.low:.3f} to {one.high:.3f}".replace("nan to nan", "unknown") for one in (mean, run)]
+        assert [next(cells) for _ in range(4)] == [f"{name} loss", f"{mean.point:.3f}", *spans]
+    base = float(re.search(r"base model's ([\d.]+)", seen["said"]).group(1))
+    held = re.search(r"with a probability of (over 99%|under 1%|\d+%)", seen["said"]).group(1)
+    chance = below(fits["general"], x, asked["share"], (1 + asked["tolerance"]) * base)[0]
+    said = {"over 99%": "100%", "under 1%": "0%"}.get(held, held)
+    assert chance == pytest.approx(int(said[:-1]) / 100, abs=0.1)  # the base model's loss is read as it is printed
