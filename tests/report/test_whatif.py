@@ -4,17 +4,19 @@ import base64
 import dataclasses
 import hashlib
 import html
+import itertools
 import json
 import re
 import shutil
 import subprocess
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy import integrate
 from scipy.stats import t as student
 
-from cptlaw import laws, report
+from cptlaw import fitting, laws, report
 from cptlaw.laws import Param
 from cptlaw.planning.numbers import minimise
 from cptlaw.planning.tradeoff import trade_off, tried_shares
@@ -235,7 +237,7 @@ MOVES = """<!doctype html><iframe src="file://{page}" style="width: {width}px; h
       if (value !== before) look(input.id.slice(3));
     }}
   }}
-  page.querySelector("#wi-safe").click();
+  page.querySelector("#wi-safe")?.click();
   await rest();
   look("safe");
   document.querySelector("#measured").textContent = JSON.stringify({{
@@ -243,11 +245,9 @@ MOVES = """<!doctype html><iframe src="file://{page}" style="width: {width}px; h
 }});</script>"""
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
-@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1400, True), (390, False), (390, True)])
-def test_a_real_browser_moves_every_slider_and_says_what_python_says(study, written, tmp_path, width, dark):
-    (tmp_path / "frame.html").write_text(MOVES.format(page=written, width=width))
+def moved(page, tmp_path, width, dark):
+    """What the page shows with each slider at both its ends."""
+    (tmp_path / "frame.html").write_text(MOVES.format(page=page, width=width))
     flags = [
         "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
         "--disable-background-networking", "--disable-component-update", "--enable-logging=stderr",
@@ -261,7 +261,14 @@ def test_a_real_browser_moves_every_slider_and_says_what_python_says(study, writ
         timeout=300,
     )
     assert "CONSOLE" not in done.stderr
-    measured = json.loads(html.unescape(re.findall(r'<pre id="measured">(.*?)</pre>', done.stdout, re.DOTALL)[-1]))
+    return json.loads(html.unescape(re.findall(r'<pre id="measured">(.*?)</pre>', done.stdout, re.DOTALL)[-1]))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (1400, True), (390, False), (390, True)])
+def test_a_real_browser_moves_every_slider_and_says_what_python_says(study, written, tmp_path, width, dark):
+    measured = moved(written, tmp_path, width, dark)
     assert measured["paper"] == ("rgb(20, 23, 28)" if dark else "rgb(254, 254, 254)")
     data = json.loads(re.search(r'id="what-if-data">(.*?)</script>', written.read_text()).group(1))
     values = {slider["name"]: slider["values"] for slider in data["sliders"]}
@@ -288,3 +295,41 @@ def _compare(study, asked, seen):
     chance = below(fits["general"], x, asked["share"], (1 + asked["tolerance"]) * base)[0]
     said = {"over 99%": "100%", "under 1%": "0%"}.get(held, held)
     assert chance == pytest.approx(int(said[:-1]) / 100, abs=0.1)  # the base model's loss is read as it is printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on PATH")
+def test_shares_of_three_corpora_give_way_to_each_other(tmp_path, monkeypatch):
+    names, rng = ("code", "math", "web"), np.random.default_rng(0)
+    law = laws.get("additive", corpora=names)
+    mixes = [m for m in itertools.product((0, 0.25, 0.5, 0.75, 1), repeat=3) if sum(m) == 1]
+    rows = []
+    for own in names:
+        theta = {p.name: rng.uniform(0.3, 0.8) if p.linear else 0.6 * np.mean(p.start) for p in law.params}
+        theta |= {"E": 1.5, f"C[{own}]": 4.0}
+        for params, (i, mix), tokens in itertools.product((1e8, 4e8, 1.6e9), enumerate(mixes), (1e9, 4e9)):
+            x = {"params": params, "tokens": tokens, **{f"w_{name}": share for name, share in zip(names, mix)}}
+            loss = float(law.predict(theta, x)) * np.exp(rng.normal(0, 0.002))
+            rows.append({"run": f"{params:g}-{i}", "eval": own, "loss": loss, **x})
+    table = pd.DataFrame(rows)
+    fits = {
+        name: fitting.fit(table, "additive", name, bootstrap=20, starts=8, try_remedies=False)
+        for name in names
+    }  # fmt: skip
+    fits["web"] = fits["web"].alone()  # one of each kind
+    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))
+    page = report.write(tmp_path / "r.html", title="three", table=table, fits=fits)
+    measured = moved(page, tmp_path, 390, False)
+    parts = [seen for seen in measured["seen"] if seen["moved"].startswith("part")]
+    assert len(parts) == 6
+    data = json.loads(re.search(r'id="what-if-data">(.*?)</script>', page.read_text()).group(1))
+    values = {slider["name"]: slider["values"] for slider in data["sliders"]}
+    for seen in parts:
+        place, cells = seen["places"], iter(seen["cells"])
+        shares = np.array([place[f"part-{i}"] for i in range(3)])
+        assert shares.sum() == pytest.approx(1, abs=0.01)  # a slider shows its share in steps
+        x = {name: values[name][int(place[name])] for name in ("params", "tokens")}
+        for name, fit in fits.items():
+            said = fit.predict(**x, shares=dict(zip(names, shares / shares.sum())))
+            label, point, *_ = (next(cells) for _ in range(4))
+            assert label == f"{name} loss" and float(point) == pytest.approx(float(said.point), rel=0.003)
