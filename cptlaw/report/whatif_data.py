@@ -16,6 +16,7 @@ from cptlaw.fitting.kernels import DOMAINS, NOISE, SMOOTH
 from cptlaw.fitting.process import Process
 from cptlaw.planning.numbers import conditioned
 from cptlaw.report import javascript
+from cptlaw.words import count
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
@@ -137,5 +138,6 @@ def base_losses(table: Any, corpus: str, asked: Mapping[str, Any]) -> list[list[
 
     rows = runs.bases(table, corpus)
     known = rows.groupby("params")["loss"].mean().to_dict() if len(rows) else {}
-    known |= {asked["params"]: asked["base_loss"]}
-    return [[float(size), float(loss)] for size, loss in known.items()]
+    # A size that is printed as the asked one is that one: a line through both would say nothing of other sizes.
+    others = {size: loss for size, loss in known.items() if count(float(size)) != count(asked["params"])}
+    return [[float(size), float(loss)] for size, loss in {**others, asked["params"]: asked["base_loss"]}.items()]

@@ -427,12 +427,18 @@
     place("share", state.found.safe);
     soon();
   });
-  let wide = 0;
+  const section = document.getElementById("what-if");
+  section.hidden = false;
+  try {
+    show();
+  } catch (error) {
+    section.hidden = true;
+    throw error;
+  }
+  let wide = section.clientWidth;
   new ResizeObserver(([entry]) => {
     if (Math.abs(entry.contentRect.width - wide) < 1) return;
     wide = entry.contentRect.width;
     soon();
-  }).observe(document.getElementById("what-if"));
-  document.getElementById("what-if").hidden = false;
-  show();
+  }).observe(section);
 })();

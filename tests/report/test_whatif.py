@@ -158,6 +158,11 @@ def test_students_distribution_and_losses_of_base_models(found):
     np.testing.assert_allclose([base["value"] for base in found["bases"]], [3, np.sqrt(6), 3 * (2 / 3) ** 1.5])
 
 
+def test_a_size_that_is_printed_as_the_asked_one_is_no_second_base(study):
+    known = whatif_data.base_losses(study[0], "general", {"params": 8.001e5, "base_loss": 3.0})
+    assert sorted(size for size, _ in known) == [5e4, 2e5, 8.001e5] and [8.001e5, 3.0] in known
+
+
 @pytest.fixture(scope="module")
 def written(study, tmp_path_factory):
     """The page with its sliders; its pictures, which take seconds, are left out."""
