@@ -35,6 +35,8 @@ SHARE_STEP = 0.005
 CONFIDENCES = tuple(range(50, 100))  # per cent
 TOLERANCES = (*np.arange(-5, 10, 0.25), *np.arange(10, 31, 1.0))  # per cent
 LOGARITHMIC = 20.0  # a column whose values span more is on a logarithmic slider
+TAKEN = ("level", "along", "share", "shares", "tolerance", "confidence", "reset", "safe", "answer", "losses", "notes",
+         "charts")  # what the page itself calls its parts, so no column can be  # fmt: skip
 REST = "other"  # the corpus beside the only one that a table names
 LABELS = {"params": "Parameters", "tokens": "Tokens"}
 
@@ -75,6 +77,7 @@ def section(
             corpora = list(shown)[::-1]  # the domain's share is what a slider moves
         else:
             shown, corpora = dict(fits), _corpora(fits, table)
+            corpora.sort(key=lambda name: name != asked.get("domain"))
         sliders = _sliders(shown, corpora, asked)
         specs = whatif_data.of_fits(list(shown.values()), laws, level)
     except (NotWritten, DecisionError) as error:
@@ -85,7 +88,7 @@ def section(
             for spec, (name, fit) in zip(specs, shown.items())
         ],
         "corpora": corpora,
-        "shares": [float(asked.get(name, 1 / len(corpora))) for name in corpora] if len(corpora) > 2 else None,
+        "shares": _mix(corpora, decisions) if len(corpora) > 2 else None,
         "fitted": _fitted(shown, corpora[:1]),
         "level": level,
         "checked": CHECKED,
@@ -94,7 +97,7 @@ def section(
         sliders += [_tolerance(trade), _confidence(trade)]
         data["trade"] = _trade(trade, list(shown.values()), specs, table)
     data["sliders"] = [dataclasses.asdict(slider) for slider in sliders]
-    markup = _markup(sliders, data, len(corpora), table)
+    markup = _markup(sliders, data)
     return Section(markup, _script("whatif_engine.js") + laws.script() + "\n" + _script("whatif_page.js"))
 
 
@@ -114,6 +117,14 @@ def _corpora(fits: Mapping[str, "Fit"], table: pd.DataFrame) -> list[str]:
     return found
 
 
+def _mix(corpora: Sequence[str], decisions: Sequence[Decision]) -> list[float]:
+    """The shares that the page opens with: those recommended, or equal ones."""
+    point = decisions[0].point if decisions else {}
+    if all(name in point for name in corpora) and abs(sum(point[name] for name in corpora) - 1) < runs.SHARE_TOLERANCE:
+        return [float(point[name]) for name in corpora]
+    return [1 / len(corpora)] * len(corpora)
+
+
 def _fitted(fits: Mapping[str, "Fit"], corpora: Sequence[str]) -> list[float]:
     """The smallest and the largest share that runs had of the corpus whose slider it is."""
     ends = [(0.0, 1.0)]
@@ -121,7 +132,7 @@ def _fitted(fits: Mapping[str, "Fit"], corpora: Sequence[str]) -> list[float]:
         for column, span in fit.ranges.items():
             if column == "ratio" and name not in corpora:
                 ends.append((1 - span[1], 1 - span[0]))
-            elif column == "ratio" or column[2:] in corpora:
+            elif column == "ratio" or column in [f"w_{corpus}" for corpus in corpora]:
                 ends.append(span)
     return [max(low for low, _ in ends), min(high for _, high in ends)]
 
@@ -143,7 +154,7 @@ def _column(name: str, fits: Sequence["Fit"], asked: Mapping[str, Any]) -> Slide
     if name == COLUMN:
         levels = fits[0].law.factor.levels
         return Slider(name, fits[0].law.factor.column, tuple(map(float, range(len(levels)))), levels, 0)
-    if name not in fits[0].ranges:
+    if name not in fits[0].ranges or name in TAKEN:
         raise NotWritten(f"the law reads {name}, which no slider gives")
     low, high = (end(fit.ranges[name][i] for fit in fits) for i, end in ((0, min), (1, max)))
     counts = name in LABELS or name.startswith("unique_tokens") or name == "pretrain_tokens"
@@ -171,7 +182,8 @@ def _column(name: str, fits: Sequence["Fit"], asked: Mapping[str, Any]) -> Slide
 
 
 def _share(corpus: str, asked: Mapping[str, Any]) -> Slider:
-    start = float(asked.get("share", asked.get(corpus, 0.5)))
+    found = asked.get("share", asked.get(corpus))
+    start = float(found) if isinstance(found, float) and 0 <= found <= 1 else 0.5
     grid = [i * SHARE_STEP for i in range(round(1 / SHARE_STEP) + 1)]
     values = sorted({start, *(v for v in grid if abs(v - start) > SHARE_STEP / 2)})
     return Slider("share", f"Share of {corpus} text", tuple(values), tuple(map(percent, values)), values.index(start))
@@ -186,7 +198,7 @@ def _tolerance(trade: Decision) -> Slider:
 
 
 def _confidence(trade: Decision) -> Slider:
-    start = float(trade.inputs["confidence"] or 0.9)
+    start = float(trade.inputs.get("confidence") or 0.9)
     values = sorted({start, *(v / 100 for v in CONFIDENCES)})
     words = tuple(f"{100 * value:.3g}%" for value in values)
     return Slider("confidence", "The ceiling is to hold with", tuple(values), words, values.index(start))
@@ -197,7 +209,7 @@ def _trade(
 ) -> dict[str, Any]:
     general = fits[0]
     rebased = general.settings.get("rebased_to", {}).get(general.eval) is not None
-    error = 0.0 if rebased else trade.inputs["base_loss_se"]
+    error = 0.0 if rebased else trade.inputs.get("base_loss_se", 0.0)
     return {
         "base": [[trade.inputs["params"], trade.inputs["base_loss"]]]
         if rebased
@@ -209,14 +221,14 @@ def _trade(
     }
 
 
-def _markup(sliders: Sequence[Slider], data: Mapping[str, Any], corpora: int, table: pd.DataFrame) -> Markup:
-    trade = "trade" in data
+def _markup(sliders: Sequence[Slider], data: Mapping[str, Any]) -> Markup:
+    trade, corpora = "trade" in data, len(data["corpora"])
     controls = [_control(slider) for slider in sliders if len(slider.values) > 1]
     if corpora > 2:
         controls += [_part(name, data["shares"][i], i) for i, name in enumerate(data["corpora"])]
     levels = sorted({*whatif_data.LEVELS, data["level"]})
     options = [
-        tag("option", f"{value:.4%}".replace(".0000", ""), value=f"{value:g}",
+        tag("option", f"{100 * value:g}%", value=f"{value:g}",
             **({"selected": "selected"} if value == data["level"] else {}))
         for value in levels
     ]  # fmt: skip
@@ -225,7 +237,8 @@ def _markup(sliders: Sequence[Slider], data: Mapping[str, Any], corpora: int, ta
     along += [tag("option", f"share of {name}", value=f"w_{name}") for name in data["corpora"] if corpora > 2]
     if "share" in (names := [slider.name for slider in sliders]):
         along.sort(key=lambda option: 'value="share"' not in option)
-    controls.append(_choice("along", "Curves along", along)) if along else None
+    if along:
+        controls.append(_choice("along", "Curves along", along))
     buttons = [tag("button", "Back to the report's question" if trade else "Back", type="button", id="wi-reset")]
     if trade:
         buttons.append(tag("button", "Take the safe share", type="button", id="wi-safe"))
@@ -303,7 +316,8 @@ def _how(data: Mapping[str, Any], names: Sequence[str]) -> str:
     if "law" in kinds:
         kept, drawn = (min(fit[key] for fit in data["fits"] if fit["kind"] == "law") for key in ("kept", "draws"))
         of = f"all {drawn}" if kept == drawn else f"{kept} of {drawn}, which keeps the page small,"
-        words.append(f"Intervals of the law alone are those of its bootstrap draws, {of} of them")
+        known = f"Intervals of the law alone are those of its bootstrap draws, {of} of them"
+        words.append(known if drawn else "A law fitted without resamples has no intervals")
     if "params" in names or "tokens" in names:
         words.append("Sliders reach a little beyond the fitted rows; what is beyond them is said")
     return ". ".join(words) + "."

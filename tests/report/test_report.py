@@ -265,3 +265,12 @@ def test_lists_and_dates_of_a_table_are_shown(study, tmp_path):
     odd.loc[3, "when"] = pd.NaT
     source = report.write(tmp_path / "r.html", title="x", table=odd, fits={"code": fits["code"]}).read_text()
     assert "2026-01-02" in source and "NaT" not in source
+
+
+def test_a_long_table_is_shown_by_the_runs_that_were_fitted(study, tmp_path, monkeypatch):
+    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))  # seconds of drawing
+    monkeypatch.setattr(report.page, "MOST_ROWS", 20)
+    table, fits, _, _ = study
+    more = pd.concat([table, table.assign(run="another-" + table["run"])])
+    source = report.write(tmp_path / "r.html", title="x", table=more, fits={"code": fits["code"]}).read_text()
+    assert f"20 of {len(more)} rows of the runs table" in source and "another-" not in source

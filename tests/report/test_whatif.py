@@ -206,6 +206,15 @@ def test_names_cannot_leave_the_data(study):
     assert section.script and "</script><script>" not in section.markup
 
 
+def test_a_column_that_no_run_moved_has_no_slider_and_is_named(study):
+    table, fits, _, _ = study
+    alone = fits["code"].alone()
+    still = dataclasses.replace(alone, ranges=alone.ranges | {"tokens": (1e6, 1e6), "ratio": (0.25, 0.25)})
+    section = whatif.section({"code": still}, None, [], table, LEVEL)
+    assert "The same in every run, and here: Tokens 1M." in section.markup and 'id="wi-params"' in section.markup
+    assert 'id="wi-tokens"' not in section.markup and 'id="wi-share"' not in section.markup
+
+
 def test_draws_are_thinned_to_the_pages_size_and_their_number_said(study, monkeypatch):
     table, fits, _, _ = study
     monkeypatch.setattr(whatif_data, "BYTES", 2000)
