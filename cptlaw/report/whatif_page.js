@@ -143,7 +143,7 @@
     return make("div", { class: "scroll cards" }, make("table", {}, make("thead", {}, head), make("tbody", {}, ...body)));
   }
 
-  const LABELS = (name) => sliders.get(name)?.label ?? name.replace(/^w_/, "Share of ");
+  const labelOf = (name) => sliders.get(name)?.label ?? name.replace(/^w_/, "Share of ");
 
   /** What stands against believing it, each once. */
   function notes({ question, limit }) {
@@ -157,7 +157,7 @@
         if (x[name] > high + 1e-9 * Math.abs(high) || x[name] < low - 1e-9 * Math.abs(low)) {
           const far = counted ? Math.max(x[name] / high, low / x[name]) : 0;
           if (shown(x[name]) === shown(high) || shown(x[name]) === shown(low)) continue;
-          const word = name === "ratio" ? `Share of ${fit.name}` : LABELS(name);
+          const word = name === "ratio" ? `Share of ${fit.name}` : labelOf(name);
           const doubt = far > data.checked ? `, ${round(far, 2)} times beyond; intervals were checked up to ${data.checked}` : "";
           out.add(`${word} ${shown(x[name])} is outside the fitted ${shown(low)} to ${shown(high)}${doubt}`);
         }
