@@ -180,6 +180,9 @@ def test_diverged_rows_are_named_with_their_run(table, saved):
     assert runs.check(runs.read(saved(table), where="loss < 13.8")) == []
 
 
-def test_numbers_with_words_say_what_to_write(table, saved):
-    said = refused(saved(table.assign(params=[f"{v / 1e6:g}M" for v in table["params"]])))
-    assert "params 30M is not a number; write the count: 30e6" in said
+def test_numbers_as_people_write_them_are_read_and_words_refused(table, saved):
+    found = runs.read(saved(table.assign(params=[f"{v / 1e6:g}M" for v in table["params"]])))
+    assert found["params"].tolist() == table["params"].tolist()
+    assert "params: 30M and the like are read as 30000000.0" in found.attrs["notes"]
+    said = refused(saved(table.assign(params=[f"{v / 1e6:g} million" for v in table["params"]])))
+    assert "params 30 million is not a number" in said
