@@ -123,7 +123,7 @@ def test_many_devices_train_whole_runs_and_say_how_far_each_is(mixes, workdir, f
     assert seen == [(4, run.id, tokens) for tokens in range(0, 320, 64) for run in others]
 
 
-@pytest.mark.parametrize("most", [1, 8])
+@pytest.mark.parametrize("most", [pytest.param(1, marks=pytest.mark.slow), 8])
 def test_stopped_together_they_go_on_together_or_alone(make_runs, workdir, most, forget):
     base, others = make_runs(20)
     train_alone([base, *others], workdir)

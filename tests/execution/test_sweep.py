@@ -111,6 +111,7 @@ def test_a_run_continues_where_it_was_asked_to_stop(runs, workdir, forget):
     pd.testing.assert_frame_equal(sweep.collect(both, workdir), whole)
 
 
+@pytest.mark.slow
 def test_killed_at_a_random_moment_it_ends_with_the_same_table(runs, workdir, tmp_path, started, forget):
     mixed = longer([runs[1], runs[3]], 1200)
     process = start_sweep(mixed, workdir, tmp_path, started)

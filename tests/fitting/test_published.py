@@ -114,6 +114,7 @@ def test_scalebench_domain_mixture():
     assert np.mean(scores) >= 0.978
 
 
+@pytest.mark.slow
 def test_fine_tuning_curves_with_a_users_rectified_law():
     @laws.law(
         [

@@ -47,6 +47,7 @@ def test_taking_a_run_out_is_refitting_without_it(table, fitted):
     assert first_order["change"] == pytest.approx(decision.influence[0]["change"], rel=0.6)
 
 
+@pytest.mark.slow
 def test_under_the_predictive_distribution_the_refits_are_too(table, fitted):
     decision = leave_one_out(share_for_loss, fitted, **QUESTION)
     first = decision.influence[0]
