@@ -24,7 +24,7 @@ from apache_beam.runners.runner import create_runner
 from cptlaw import atomic, records
 from cptlaw.data import readers, tokenise
 from cptlaw.data.corpora import Corpus
-from cptlaw.data.documents import CorpusError, content_key
+from cptlaw.data.documents import CorpusError, Key, content_key
 from cptlaw.data.store import StoreError
 from cptlaw.data.tokenise import PART, Part
 from cptlaw.data.vocabularies import Vocabulary
@@ -113,20 +113,20 @@ class _Work:
     def error(self, file: int) -> Path:
         return self.directory / f"{file:08d}.error"
 
-    def _texts(self, path: str, bad: Counter[str]) -> Iterator[tuple[int, str]]:
-        """(number among the file's documents, text) of those on this side."""
+    def _texts(self, path: str, bad: Counter[str]) -> Iterator[tuple[int, Key, str]]:
+        """(number among the file's documents, key, text) of those on this side."""
         for number, document in enumerate(readers.read(Path(path), self.rules, bad)):
-            if (content_key(document.text).side < self.share) == (self.side == "validation"):
-                yield number, document.text
+            key = content_key(document.text)
+            if (key.side < self.share) == (self.side == "validation"):
+                yield number, key, document.text
 
     def digests(self, item: tuple[int, str]) -> Iterator[tuple[bytes, Place]]:
         """The digest and place of each document of a file that is not blank."""
         file, path = item
         try:
-            for number, text in self._texts(path, Counter()):
+            for number, key, text in self._texts(path, Counter()):
                 if text and not text.isspace():
-                    key = content_key(text)
-                    yield key.digest, (file, number, _rank(text), len(text.encode()))
+                    yield key.digest, (file, number, _rank(key), len(text.encode()))
         except CorpusError as error:
             # A runner says in its own way, or not at all, what a worker raised.
             atomic.write_text(self.error(file), str(error))
@@ -141,8 +141,8 @@ class _Work:
         dropped: Counter[str] = Counter()
 
         def texts() -> Iterator[str]:
-            for number, text in self._texts(paths[0], dropped):
-                if last_rank is not None and _rank(text) > last_rank:
+            for number, key, text in self._texts(paths[0], dropped):
+                if last_rank is not None and _rank(key) > last_rank:
                     continue
                 if number in repeated:
                     dropped["duplicates"] += 1
@@ -219,8 +219,8 @@ class _LastRank(beam.CombineFn):
         return documents[: max(count, 1)]
 
 
-def _rank(text: str) -> bytes:
-    return content_key(text).rank.to_bytes(8, "big")
+def _rank(key: Key) -> bytes:
+    return key.rank.to_bytes(8, "big")
 
 
 def _made(path: Path, source: str) -> dict[str, Any]:
