@@ -116,8 +116,8 @@ def fit(
     if sizes := _sizes(table):
         told = ", ".join(f"{count(float(actual))} as {count(worth)}" for actual, worth in sizes.items())
         warnings.append(
-            f"sizes are those at which the ladder of base models has a base's own loss: {told}; intervals do not count how "
-            "far such a size is off"
+            f"sizes are those at which the ladder of base models has a base's own loss: {told}; intervals do not "
+            "count how far such a size is off"
         )
     auto: dict[str, Any] = {}
     if law == AUTO:
