@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Protocol, TypedDict, Unpack
+from typing import Any, Generic, Protocol, TypedDict, TypeVar, Unpack
 
 import jax
 import numpy as np
@@ -23,14 +23,24 @@ FINISHED, STOPPED, FAILED = "finished", "stopped", "failed"
 class Batches(Protocol):
     """Batches as a pure function of the step; `rows` are those of the global batch that this process feeds."""
 
-    batch_size: int
-    seq_len: int
+    @property
+    def batch_size(self) -> int: ...
 
     def batch(self, step: int, rows: slice | np.ndarray) -> Mapping[str, np.ndarray]: ...
 
 
+class Sequences(Batches, Protocol):
+    """Batches of sequences of tokens."""
+
+    @property
+    def seq_len(self) -> int: ...
+
+
+B = TypeVar("B", bound=Batches, covariant=True)
+
+
 @dataclasses.dataclass(frozen=True)
-class Member:
+class Member(Generic[B]):
     """One of the runs that a program trains.
 
     Attributes:
@@ -40,7 +50,7 @@ class Member:
     """
 
     schedule: Schedule
-    batches: Batches
+    batches: B
     init: Callable[[], State]
     checkpoints: Checkpoints | None = None
 
@@ -93,12 +103,13 @@ class Program(Protocol):
 
 
 Evaluate = Callable[[Mapping[int, Point], Any], Mapping[int, str]]
+PointOf = Callable[[int], Point]
 
 
 def train(
     cfg: transformer.Config,
     schedule: Schedule,
-    batches: Batches,
+    batches: Sequences,
     init: Callable[[], State],
     *,
     optimizer: Optimizer = _ADAMW,
@@ -117,11 +128,14 @@ def train(
       evaluate, log, options: see `run`.
     """
     member = Member(schedule, batches, init, checkpoints)
-    program = _Alone(cfg, member, optimizer, layout or Layout(make_mesh()), microbatches)
+    layout = layout or Layout(make_mesh())
+    parts = microbatches or default_microbatches(cfg, layout, batches.batch_size, batches.seq_len)
+    update, abstract = make_step(cfg, optimizer, layout, parts), make_start(cfg, optimizer, layout)[1]
+    program = Alone(member, layout, update, abstract)
     (result,) = run(
-        cfg,
         [member],
         program,
+        [token_points(cfg, schedule, batches)],
         evaluate=one_by_one(lambda _, point, params: evaluate(point, params), program),
         log=lambda _, metrics: log(metrics),
         **options,
@@ -130,9 +144,9 @@ def train(
 
 
 def run(
-    cfg: transformer.Config,
     members: Sequence[Member],
     program: Program,
+    at: Sequence[PointOf],
     *,
     eval_steps: Collection[int] = (),
     evaluate: Evaluate,
@@ -147,6 +161,7 @@ def run(
     A run that diverges, or whose evaluation is no number, fails alone: it is measured and saved no more.
 
     Args:
+      at: of every member, the `Point` after any number of steps (`points`).
       eval_steps: numbers of updates after which `evaluate` is called; 0 is before the first. An evaluation comes
         before the checkpoint of its step, so a crash may repeat it, with the same result, but never skip it.
       evaluate: called with where each run is that has not failed, by its index, and the state of all. Gives the
@@ -161,7 +176,7 @@ def run(
     """
     steps = members[0].schedule.steps
     looked_at = sorted({*eval_steps, *(s for m in members if m.checkpoints for s in m.checkpoints.keep), steps})
-    watch = _Watch(cfg, members, program.mesh, log_every, log, spike)
+    watch = _Watch(members, at, program.mesh, log_every, log, spike)
     step, state = program.start()
     watch.start(step)
     if step == 0 and 0 in eval_steps:
@@ -204,15 +219,15 @@ class _Watch:
 
     def __init__(
         self,
-        cfg: transformer.Config,
         members: Sequence[Member],
+        at: Sequence[PointOf],
         mesh: jax.sharding.Mesh,
         log_every: int,
         log: Callable[[int, Metrics], Any],
         spike: Spike | None,
     ):
         self.members, self.log_every, self.log = members, log_every, log
-        self.at = [points(cfg, m.schedule, m.batches) for m in members]
+        self.at = at
         self.guards = [Guard(spike) for _ in members]
         self.failed: dict[int, Result] = {}
         step = self.at[0](1)
@@ -279,18 +294,20 @@ def one_by_one(evaluate: Callable[[int, Point, transformer.Params], Any], progra
     return all_runs
 
 
-class _Alone:
-    """The program of one run, over the devices of its layout."""
+class Alone:
+    """The program of one run, over the devices of its layout.
+
+    Attributes:
+      update: the compiled step (state, batch, learning rate) -> (state, sums), which donates the state.
+      abstract: the state's shapes and shardings.
+    """
 
     def __init__(
-        self, cfg: transformer.Config, member: Member, optimizer: Optimizer, layout: Layout, microbatches: int | None
+        self, member: Member, layout: Layout, update: Callable[[State, Any, Any], tuple[State, Sums]], abstract: State
     ):
-        self.member, self.layout, self.mesh = member, layout, layout.mesh
+        self.member, self.layout, self.mesh, self.update, self.abstract = member, layout, layout.mesh, update, abstract
         self.size = member.batches.batch_size
         self.rows = layout.rows(self.size)
-        parts = microbatches or default_microbatches(cfg, layout, self.size, member.batches.seq_len)
-        self.update = make_step(cfg, optimizer, layout, parts)
-        self.abstract = make_start(cfg, optimizer, layout)[1]
         self.learning_rates = member.schedule.learning_rates().astype(np.float32)
 
     def start(self) -> tuple[int, State]:
@@ -308,17 +325,21 @@ class _Alone:
         return state.params
 
 
-def points(cfg: transformer.Config, schedule: Schedule, batches: Batches) -> Callable[[int], Point]:
-    """The run's `Point` after any number of steps."""
+def token_points(cfg: transformer.Config, schedule: Schedule, batches: Sequences) -> PointOf:
+    """The `Point` of a language model's run after any number of steps."""
+    tokens = batches.batch_size * batches.seq_len
+    return points(schedule, tokens, tokens * transformer.flops_per_token(cfg, batches.seq_len)["training"])
+
+
+def points(schedule: Schedule, tokens: int, flops: float) -> PointOf:
+    """The `Point` of a run after any number of steps, each of so many tokens (or pixels) and FLOPs."""
     learning_rates = schedule.learning_rates()
     lr_sum, lr_anneal = dynamics(learning_rates, before=schedule.start if schedule.warmup else None)
-    flops = transformer.flops_per_token(cfg, batches.seq_len)["training"]
 
     def at(step: int) -> Point:
-        tokens = step * batches.batch_size * batches.seq_len
         if step == 0:
             return Point(0, 0, 0.0, 0.0, 0.0, 0.0)
         lr, s1, s2 = (float(array[step - 1]) for array in (learning_rates, lr_sum, lr_anneal))
-        return Point(step, tokens, lr, s1, s2, tokens * flops)
+        return Point(step, step * tokens, lr, s1, s2, step * flops)
 
     return at

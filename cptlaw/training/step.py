@@ -161,10 +161,12 @@ def new_state(params: transformer.Params, optimizer: Optimizer) -> State:
     )
 
 
-def _averaged(
+def averaged(
     average: transformer.Params, params: transformer.Params, step: jax.Array, decay: float
 ) -> transformer.Params:
-    """sum_i decay^(step - i) params_i over the updates i = 1 ... step, divided by the sum of the weights.
+    """The average of the weights after `step` updates, of that after the one before and the new weights:
+
+    sum_i decay^(step - i) params_i over the updates i = 1 ... step, divided by the sum of the decays.
 
     The parameters before the first update have no part in it, as in Adam's correction of its moments.
     """
@@ -256,7 +258,7 @@ def plain_step(
         sums = Sums(nats=nats, tokens=tokens, grad_norm=optax.global_norm(grads))
         done, average = state.step + 1, state.average
         if average is not None:
-            average = _averaged(average, params, done, optimizer.ema)
+            average = averaged(average, params, done, optimizer.ema)
         return State(step=done, params=params, optimizer=moments, average=average), sums
 
     return step

@@ -20,7 +20,7 @@ from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout
 from cptlaw.models.sharding import make_mesh as make_data_mesh
 from cptlaw.training import feed, loop
-from cptlaw.training.loop import Member, Result
+from cptlaw.training.loop import Member, Result, Sequences
 from cptlaw.training.memory import run_bytes
 from cptlaw.training.metrics import Metrics, Point, peak_flops
 from cptlaw.training.step import Optimizer, State, Sums, default_microbatches, make_start, plain_step
@@ -41,7 +41,7 @@ EvaluateAll = Callable[
 
 def train_all(
     cfg: transformer.Config,
-    members: Sequence[Member],
+    members: Sequence[Member[Sequences]],
     *,
     optimizer: Optimizer = _ADAMW,
     layout: Layout | None = None,
@@ -69,7 +69,8 @@ def train_all(
         raise UserError(f"runs trained together need the same steps, batch_size and seq_len, not {sorted(shapes)}")
     program = _Stacked(cfg, members, optimizer, layout, microbatches)
     every = loop.one_by_one(evaluate, program) if evaluate_all is None else program.evaluation(evaluate_all)
-    return loop.run(cfg, members, program, evaluate=every, log=log, **options)
+    at = [loop.token_points(cfg, member.schedule, member.batches) for member in members]
+    return loop.run(members, program, at, evaluate=every, log=log, **options)
 
 
 class _Stacked:
@@ -81,7 +82,7 @@ class _Stacked:
     def __init__(
         self,
         cfg: transformer.Config,
-        members: Sequence[Member],
+        members: Sequence[Member[Sequences]],
         optimizer: Optimizer,
         layout: Layout | None,
         microbatches: int | None,
