@@ -146,7 +146,9 @@ def _snow(x: Image, rng: Random, _: Range) -> np.ndarray:
     mask = np.zeros(x.shape[:2])
     for size in (0.6, 1.0, 1.7):
         flakes = ndimage.gaussian_filter((rng.random(mask.shape) < 0.004 / size).astype(np.float64), size)
-        mask += signal.fftconvolve(flakes * 2 * np.pi * size**2, line(int(rng.integers(3, 8)), rng.uniform(60, 120)), "same")
+        mask += signal.fftconvolve(
+            flakes * 2 * np.pi * size**2, line(int(rng.integers(3, 8)), rng.uniform(60, 120)), "same"
+        )
     cover = np.clip(rng.uniform(1, 2) * mask, 0, 1)[..., None]
     return x * (1 - cover) + rng.uniform(0.85, 1) * cover
 
@@ -156,6 +158,7 @@ def _mosaic(x: Image, rng: Random, _: Range) -> np.ndarray:
     rows, columns = np.indices(x.shape[:2]) % 2
     has = np.stack([(rows == 0) & (columns == 0), rows != columns, (rows == 1) & (columns == 1)], -1).astype(float)
     kernel = np.array([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]])
+
     def summed(channel: np.ndarray) -> np.ndarray:
         return ndimage.convolve(channel, kernel, mode="constant")
 

@@ -134,7 +134,9 @@ def _packages(source: Source) -> Iterator[Picture]:
     for package, file, group in PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
-            raise ImageError(f"{package} is not installed, whose photographs are used: pip install 'cptlaw[restoration]'")
+            raise ImageError(
+                f"{package} is not installed, whose photographs are used: pip install 'cptlaw[restoration]'"
+            )
         if package == "matplotlib":  # its data may lie elsewhere
             import matplotlib
 
@@ -169,6 +171,9 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _tfds(source: Source) -> Iterator[Picture]:
+    from cptlaw.data.vocabularies import quiet_tensorflow
+
+    quiet_tensorflow()
     try:
         import tensorflow_datasets as tfds
     except ImportError:
@@ -177,10 +182,14 @@ def _tfds(source: Source) -> Iterator[Picture]:
         rows = tfds.as_numpy(tfds.load(source.path, split=source.tfds_split, shuffle_files=False))
     except Exception as error:  # a builder may raise anything
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ImageError(f"tfds:{source.path}: cannot be read ({reason}); prepare it first with `tfds build`") from error
+        raise ImageError(
+            f"tfds:{source.path}: cannot be read ({reason}); prepare it first with `tfds build`"
+        ) from error
     for number, row in enumerate(rows):
         if source.feature not in row or np.ndim(row[source.feature]) != 3:
-            raise ImageError(f"tfds:{source.path}: feature {source.feature!r} is no image; it has {', '.join(sorted(row))}")
+            raise ImageError(
+                f"tfds:{source.path}: feature {source.feature!r} is no image; it has {', '.join(sorted(row))}"
+            )
         image = np.asarray(row[source.feature], np.float32) / 255
         yield Picture(f"tfds:{source.path}:{number}", str(number), np.repeat(image, 3 // image.shape[-1], -1))
 

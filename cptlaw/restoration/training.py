@@ -152,10 +152,15 @@ def train(
     layout = layout or Layout(make_mesh(devices=jax.devices()[:1]), networks.RULES)
     abstract = abstract_state(pair, phase, layout)
     if jax.tree.structure(params) != jax.tree.structure(abstract.params):
-        raise ValueError(f"params: phase {phase.kind} trains {' and '.join(abstract.params)}; got {' and '.join(params)}")
+        raise ValueError(
+            f"params: phase {phase.kind} trains {' and '.join(abstract.params)}; got {' and '.join(params)}"
+        )
     placed = jax.tree.map(lambda x: x.sharding, abstract)
     member = Member(
-        phase.schedule, crops, lambda: jax.jit(new_state, static_argnums=1, out_shardings=placed)(params, phase), checkpoints
+        phase.schedule,
+        crops,
+        lambda: jax.jit(new_state, static_argnums=1, out_shardings=placed)(params, phase),
+        checkpoints,
     )
     program = loop.Alone(member, layout, make_step(pair, phase, layout), abstract)
     pixels = phase.batch_size * phase.crop**2
@@ -182,17 +187,18 @@ def _last_tap(pair: Pair) -> Callable[[Params, jax.Array], jax.Array]:
 
 
 def restored(pair: Pair, network: Params, images_NHWC: np.ndarray, batch: int = 16) -> np.ndarray:
-    """The restored images (N, H, W, 3), clipped to nothing, in batches of one compiled size."""
-    return _in_batches(lambda x: _restorer(pair)(network, x), images_NHWC, batch)
+    """The restored images (N, H, W, 3), not clipped."""
+    return in_batches(lambda x: _restorer(pair)(network, x), images_NHWC, batch)
 
 
 def last_features(pair: Pair, network: Params, images_NHWC: np.ndarray, batch: int = 16) -> np.ndarray:
     """The finest tap of every image, flat: (N, H * W * C)."""
-    taps = _in_batches(lambda x: _last_tap(pair)(network, x), images_NHWC, batch)
+    taps = in_batches(lambda x: _last_tap(pair)(network, x), images_NHWC, batch)
     return taps.reshape(len(taps), -1)
 
 
-def _in_batches(function: Callable[[jax.Array], jax.Array], images: np.ndarray, batch: int) -> np.ndarray:
+def in_batches(function: Callable[[jax.Array], jax.Array], images: np.ndarray, batch: int) -> np.ndarray:
+    """What a compiled function gives for every image, which it takes `batch` at a time."""
     parts = []
     for first in range(0, len(images), batch):
         part = images[first : first + batch]

@@ -24,7 +24,9 @@ def params(pair):
     keys = jax.random.split(jax.random.key(0), 3)
     network = networks.init(keys[0], pair.network)
     leaves, tree = jax.tree.flatten(network)
-    moved = [leaf + 0.1 * jax.random.normal(jax.random.fold_in(keys[2], i), leaf.shape) for i, leaf in enumerate(leaves)]
+    moved = [
+        leaf + 0.1 * jax.random.normal(jax.random.fold_in(keys[2], i), leaf.shape) for i, leaf in enumerate(leaves)
+    ]
     return {"network": jax.tree.unflatten(tree, moved), "classifier": networks.init(keys[1], pair.classifier)}
 
 
@@ -33,7 +35,10 @@ def pictures():
     """Two smooth images with edges."""
     y, x = np.mgrid[:40, :48] / 40
     waves = [np.stack([np.sin(a * x + b * y + c) for c in range(3)], -1) for a, b in ((7, 3), (2, 9))]
-    return [Picture(f"image{i}", f"scene{i}", (0.5 + 0.4 * np.sign(w) * abs(w) ** 0.3).astype(np.float32)) for i, w in enumerate(waves)]
+    return [
+        Picture(f"image{i}", f"scene{i}", (0.5 + 0.4 * np.sign(w) * abs(w) ** 0.3).astype(np.float32))
+        for i, w in enumerate(waves)
+    ]
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,9 @@ def test_networks_give_images_and_taps_finest_first(cfg):
         np.testing.assert_allclose(tap, alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("cfg", [FULL, RestormerConfig(), ClassifierConfig(FULL.channels, 5)], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "cfg", [FULL, RestormerConfig(), ClassifierConfig(FULL.channels, 5)], ids=lambda c: type(c).__name__
+)
 def test_every_parameter_has_a_place(cfg):
     specs = Layout(make_mesh(1, len(jax.devices()), 1), networks.RULES).shardings(networks.abstract(cfg))
     sizes = jax.tree.map(lambda s, x: x.size if s.spec == jax.P() else 0, specs, networks.abstract(cfg))

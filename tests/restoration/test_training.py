@@ -37,7 +37,7 @@ def pre_trained(pair, crops, start):
 def test_both_optimisers_step_with_their_own_rate(start, pre_trained):
     """Adam's first steps are about the learning rate in size."""
     moved = {
-        part: float(jnp.max(jnp.abs(start[part][name] [leaf] - pre_trained.params[part][name][leaf])))
+        part: float(jnp.max(jnp.abs(start[part][name][leaf] - pre_trained.params[part][name][leaf])))
         for part, name, leaf in (("network", "intro", "conv"), ("classifier", "logits", "bias"))
     }
     assert 2e-3 < moved["network"] < 4.1e-3 and 0.8e-3 < moved["classifier"] < 2.1e-3
@@ -70,7 +70,9 @@ def test_fine_tuning_starts_from_all_of_the_network_and_averages(pair, crops, pr
 def test_a_guide_stays_as_it_is(pair, crops, pre_trained):
     result = training.train(pair, dataclasses.replace(TUNE, kind="guided", ema=0.0), crops, pre_trained.params)
     same(result.params["classifier"], pre_trained.params["classifier"])
-    assert float(abs(result.params["network"]["intro"]["conv"] - pre_trained.params["network"]["intro"]["conv"]).max()) > 0
+    assert (
+        float(abs(result.params["network"]["intro"]["conv"] - pre_trained.params["network"]["intro"]["conv"]).max()) > 0
+    )
 
 
 def test_four_devices_do_what_one_does(pair, crops, start):
