@@ -2,12 +2,12 @@
 
     cptlaw restoration study configs/restoration_10d.py --workdir runs/restoration_10d
 
-As configs/restoration_5d.py, with ten classes, noise of any sigma from 1 to 50, and 500k steps of fine-tuning of 32 crops at
-2.5e-4, falling to 1e-5: 1.06e18 FLOPs of pre-training and 1.52e18 of fine-tuning, 2.6e18 an arm with both. Expected, of the
-paper's table: 29.72 dB in the mean of its ten test sets, 27.17 from scratch as quoted there.
+As configs/restoration_5d.py, with ten classes, noise of any sigma from 1 to 50, and 500k steps of fine-tuning of 32
+crops at 2.5e-4, falling to 1e-5: 1.06e18 FLOPs of pre-training and 1.52e18 of fine-tuning, 2.6e18 an arm with both.
+Expected, of the paper's table: 29.72 dB in the mean of its ten test sets, 27.17 from scratch as quoted there.
 
-Made degradations are simpler than the paper's data sets in all of blur, haze, rain and snow (`cptlaw.restoration.degradations`
-says how); JPEG, noise, mosaic and inpainting lines are much the same.
+Made degradations are simpler than the paper's data sets in all of blur, haze, rain and snow
+(`cptlaw.restoration.degradations` says how); JPEG, noise, mosaic and inpainting lines are much the same.
 """
 
 from ml_collections import ConfigDict

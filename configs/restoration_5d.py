@@ -2,32 +2,33 @@
 
     cptlaw restoration study configs/restoration_5d.py --workdir runs/restoration_5d       # see "Data"
 
-NAFNet of width 64, 67.888835M parameters, and its classifier of 49.290505M, float32. Multiplications of a crop of 128: 15.9e9
-of the network and 23.4e9 of the classifier, so that
+NAFNet of width 64, 67.888835M parameters, and its classifier of 49.290505M, float32. Multiplications of a crop of 128:
+15.9e9 of the network and 23.4e9 of the classifier, so that
 
     phase        steps    crops a step    FLOPs a crop    FLOPs
     DCPT         100k     32              3.3e11          1.06e18      3.5 steps of fine-tuning a step
     fine-tuning  750k     24              9.5e10          1.71e18
 
-2.8e18 FLOPs an arm with pre-training: at 40% of a H100's 495e12 in TF32 4 hours of one, and more likely a day, since a network
-of small convolutions seldom reaches 10%. Weights, gradient, moments and average of the pair: 117M x 4 bytes x 5 = 2.3 GB.
-Expected, of the paper's table: 29.84 dB in the mean of its five test sets, 27.76 from scratch as quoted there. On other
-images it will be another; the baselines were not trained with this data.
+2.8e18 FLOPs an arm with pre-training: at 40% of a H100's 495e12 in TF32 4 hours of one, and more likely a day, since a
+network of small convolutions seldom reaches 10%. Weights, gradient, moments and average of the pair: 117M x 4 bytes x
+5 = 2.3 GB. Expected, of the paper's table: 29.84 dB in the mean of its five test sets, 27.76 from scratch as quoted
+there. On other images it will be another; the baselines were not trained with this data.
 
-Data: a folder of the pairs of the public sets, TYPE/degraded/NAME and TYPE/clean/NAME with the types below. The images of the
-paper's tests are named in `held_out` by hand, or by a share of the files. Images are kept in memory: 5,000 of 0.5 megapixels
-are 30 GB, so choose `most` by what the host has.
+Data: a folder of the pairs of the public sets, TYPE/degraded/NAME and TYPE/clean/NAME with the types below. The images
+of the paper's tests are named in `held_out` by hand, or by a share of the files. Images are kept in memory: 5,000 of
+0.5 megapixels are 30 GB, so choose `most` by what the host has.
 
-Where this is not the paper: the pre-training's cosine over a million steps, stopped after 100k, is a constant rate here; the
-average of the weights is corrected for its start; test images are cut to patches, without local average pooling.
+Where this is not the paper: the pre-training's cosine over a million steps, stopped after 100k, is a constant rate
+here; the average of the weights is corrected for its start; test images are cut to patches, without local average
+pooling.
 """
 
 from ml_collections import ConfigDict
 
 
 def get_config(pairs: str = "") -> ConfigDict:
-    """The config; `pairs` is the folder of image pairs (configs/restoration_5d.py:/data/five). Without it the degradations
-    are made, of the photographs inside packages."""
+    """The config; `pairs` is the folder of image pairs (configs/restoration_5d.py:/data/five). Without it the
+    degradations are made, of the photographs inside packages."""
     images = {"kind": "packages"}
     if pairs:
         images = {"kind": "pairs", "path": pairs, "held_out": (), "held_out_share": 0.02}

@@ -13,9 +13,9 @@ def add_parsers(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         "restoration",
         help="the same question of images: does pre-training on degradation types pay?",
-        description="Degradation classification pre-training of image restoration networks (arXiv 2501.15510), compared "
-        "with training from scratch at equal steps and at equal compute, with pre-training on clean images alone, and with "
-        "shuffled labels.",
+        description="Degradation classification pre-training of image restoration networks (arXiv 2501.15510), "
+        "compared with training from scratch at equal steps and at equal compute, with pre-training on clean images "
+        "alone, and with shuffled labels.",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     demo = commands.add_parser(

@@ -21,7 +21,8 @@ class Pictures:
     """
 
     def __init__(self, pictures: Sequence[Picture], kinds: Sequence[str], seed: int, draws: int = 3):
-        """`draws` is how many versions there are of an image with one type. Raises UserError for a type without images."""
+        """`draws` is how many versions there are of an image with one type. Raises UserError for a type without
+        images."""
         self.kinds, self.seed, self.draws = tuple(kinds), seed, draws
         self.pictures = list(pictures)
         # Which images can have a type: those that come degraded have theirs, and the others any.

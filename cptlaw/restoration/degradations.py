@@ -1,9 +1,9 @@
 """Degradations of whole images in NumPy, as pure functions of (seed, image, draw).
 
-Each is named, and may carry a level: `noise` draws sigma from 15, 25 and 50, `noise:25` has 25, `noise:1-50` any between.
-`a+b` is a mixture. The five types and the ten of the paper are `FIVE` and `TEN`. What is made here is simpler than the
-paper's data sets: motion blur is a straight line and not the mean of video frames, haze and defocus know no measured depth,
-rain and snow are not filmed, and the mosaic is filled in by averages of its neighbours.
+Each is named, and may carry a level: `noise` draws sigma from 15, 25 and 50, `noise:25` has 25, `noise:1-50` any
+between. `a+b` is a mixture. The five types and the ten of the paper are `FIVE` and `TEN`. What is made here is simpler
+than the paper's data sets: motion blur is a straight line and not the mean of video frames, haze and defocus know no
+measured depth, rain and snow are not filmed, and the mosaic is filled in by averages of its neighbours.
 """
 
 import io

@@ -12,12 +12,12 @@ from cptlaw.laws.base import Param, law
 from cptlaw.restoration.settings import Study
 from cptlaw.restoration.study import OVERALL, Done
 
-# What DCPT is compared with, and what follows if it is better.
+# What DCPT is compared with.
 QUESTIONS = {
-    "scratch": "at equal steps of fine-tuning",
-    "scratch_longer": "at equal compute",
-    "generation": "than pre-training on clean images alone",
-    "shuffled": "than with labels that say nothing",
+    "scratch": "scratch at equal steps of fine-tuning",
+    "scratch_longer": "scratch at equal compute",
+    "generation": "pre-training on clean images alone",
+    "shuffled": "shuffled labels",
 }
 DRAWS, LEVEL, FAR = 2000, 0.9, 100.0
 
@@ -35,7 +35,8 @@ def learning_curve(p, x, xp):
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """The PSNR of DCPT less that of another arm, in dB at their ends: mean, the interval of `LEVEL`, and each seed's mean."""
+    """The PSNR of DCPT less that of another arm, in dB at their ends: mean, the interval of `LEVEL`, and each
+    seed's mean."""
 
     other: str
     mean: float
@@ -46,8 +47,8 @@ class Difference:
     def words(self) -> str:
         """One sentence."""
         verdict = "better" if self.low > 0 else "worse" if self.high < 0 else "not told apart"
-        than = "" if QUESTIONS[self.other].startswith("than") else "than scratch "
-        return f"DCPT is {verdict} {than}{QUESTIONS[self.other]}: {self.mean:+.2f} dB ({self.low:+.2f} to {self.high:+.2f})."
+        measured = f"{self.mean:+.2f} dB ({self.low:+.2f} to {self.high:+.2f})"
+        return f"Against {QUESTIONS[self.other]} DCPT is {verdict}: {measured}."
 
 
 def differences(done: Sequence[Done], labels: np.ndarray) -> list[Difference]:

@@ -2,8 +2,8 @@
 
 `packages` are photographs inside installed Python packages, whose files are opened where they are. Their licences:
 scikit-image's astronaut and rocket are in the public domain, chelsea, coffee, camera, brick, grass and gravel CC0, its
-motorcycle is of the Middlebury stereo data; scikit-learn's china and flower are CC BY 2.0; matplotlib's portrait of Grace
-Hopper is in the public domain.
+motorcycle is of the Middlebury stereo data; scikit-learn's china and flower are CC BY 2.0; matplotlib's portrait of
+Grace Hopper is in the public domain.
 """
 
 import dataclasses

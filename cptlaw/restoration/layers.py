@@ -46,8 +46,8 @@ class Conv3(nnx.Module):
 
 
 class Depthwise(nnx.Module):
-    """A 3x3 convolution of every channel by itself, as nine shifted products: XLA on a CPU takes three times as long for
-    the gradient of the grouped convolution."""
+    """A 3x3 convolution of every channel by itself, as nine shifted products: XLA on a CPU takes three times as long
+    for the gradient of the grouped convolution."""
 
     def __init__(self, key: jax.Array, channels: int, bias: bool = True):
         keys = jax.random.split(key)

@@ -67,7 +67,8 @@ class NAFNetConfig:
 
 
 class Block(nnx.Module):
-    """NAFBlock: gated depthwise convolution with channel attention, then a gated feed-forward; starts as the identity."""
+    """NAFBlock: gated depthwise convolution with channel attention, then a gated feed-forward; starts as the
+    identity."""
 
     def __init__(self, key: jax.Array, c: int):
         keys = jax.random.split(key, 6)

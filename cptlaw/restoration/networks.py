@@ -26,8 +26,8 @@ Params = dict[str, Any]
 Config = NAFNetConfig | RestormerConfig
 _MODULES: dict[type, Any] = {NAFNetConfig: NAFNet, RestormerConfig: Restormer, ClassifierConfig: Classifier}
 
-# The output channels of every matrix are divided over `fsdp`, but the width of Restormer's feed-forward, which may be odd;
-# what is small is on every device. The head has three channels.
+# The output channels of every matrix are divided over `fsdp`, but the width of Restormer's feed-forward, which may be
+# odd; what is small is on every device. The head has three channels.
 RULES: tuple[tuple[str, Spec], ...] = (
     (r"(head|logits)/(conv|dense)$", ()),
     (r"(stage\d+|last)/conv[123]$", (None, None, None, None, "fsdp")),

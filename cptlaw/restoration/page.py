@@ -19,6 +19,7 @@ from cptlaw.restoration.findings import Difference, Payback
 from cptlaw.restoration.quality import psnr, ssim
 from cptlaw.restoration.settings import ARMS, Study
 from cptlaw.restoration.study import OVERALL, Bench, Done, name_of
+from cptlaw.restoration.training import Phase
 
 SHOWN = ("scratch", "scratch_longer", "dcpt")
 _CSS = (
@@ -82,8 +83,8 @@ def _differences(gaps: list[Difference], study: Study) -> Markup:
         for gap in gaps
     ]  # fmt: skip
     note = (
-        f"PSNR of DCPT less that of the other arm, in dB, paired by seed and test patch; {findings.LEVEL:.0%} intervals "
-        f"over {len(study.seeds)} seeds and the patches of the held-out images. They know no other images"
+        f"PSNR of DCPT less that of the other arm, in dB, paired by seed and test patch; {findings.LEVEL:.0%} "
+        f"intervals over {len(study.seeds)} seeds and the patches of the held-out images. They know no other images"
         + ("." if len(study.seeds) > 2 else ", and so few seeds tell little of the next one.")
     )
     table = html.table(["DCPT against", "dB", "interval", "each seed"], rows, cards=True)
@@ -106,8 +107,9 @@ def _by_kind(bench: Bench, done: list[Done]) -> Markup:
         rows.append([ARMS[arm], *cells, f"{last['flops']:.2e}", f"{seconds:,.0f}"])
     header = ["arm", *(name_of(k).replace("_", " ") for k in kinds), "FLOPs", "seconds"]
     note = (
-        "PSNR in dB / SSIM, in RGB, of values clipped and rounded to 8 bits; means over test patches and seeds. An arm that is "
-        "below the input has not been trained enough. Equal compute is of counted FLOPs; the seconds are this machine's."
+        "PSNR in dB / SSIM, in RGB, of values clipped and rounded to 8 bits; means over test patches and seeds. An arm "
+        "that is below the input has not been trained enough. Equal compute is of counted FLOPs; the seconds are this "
+        "machine's."
     )
     return Markup(html.table(header, rows) + tag("p", note, class_="table-note"))
 
@@ -143,7 +145,8 @@ def curves(study: Study, table: pd.DataFrame, paid: Payback | None) -> Drawing:
     return Drawing(
         "learning_curves",
         "Learning curves",
-        "Thick lines are means, thin ones seeds; dotted ones the fitted learning curves. On the right pre-training is counted.",
+        "Thick lines are means, thin ones seeds; dotted ones the fitted learning curves. On the right pre-training is "
+        "counted.",
         "PSNR of each arm against steps of fine-tuning, and against all compute.",
         rows[["run", "model", "seed", "step", "compute", "psnr"]],
         draw,
@@ -221,10 +224,14 @@ def _facts(bench: Bench, command: str) -> dict[str, object]:
         "method": "Hu et al., ICLR 2025, arXiv 2501.15510",
         "network": f"{study.network.kind}, {networks.count_params(study.network):,} parameters; its classifier "
         f"{networks.count_params(study.pair.classifier):,}",
-        "pre-training": f"{study.pretrain.steps:,} steps of {study.pretrain.batch_size} crops of {study.pretrain.crop} pixels",
-        "fine-tuning": f"{study.fine_tune.steps:,} steps of {study.fine_tune.batch_size} crops of {study.fine_tune.crop} pixels",
-        "a step of pre-training costs": f"{flops['dcpt'] / flops['fine_tune']:.2f} steps of fine-tuning, in FLOPs of a crop",
+        "pre-training": _length(study.pretrain),
+        "fine-tuning": _length(study.fine_tune),
+        "a step of pre-training": f"{flops['dcpt'] / flops['fine_tune']:.2f} times the FLOPs of fine-tuning, of a crop",
         "trained on": ", ".join(bench.names["trained on"][:30]),
         "held out": ", ".join(bench.names["held out"][:30]),
         "seeds": ", ".join(map(str, study.seeds)),
     }
+
+
+def _length(phase: Phase) -> str:
+    return f"{phase.steps:,} steps of {phase.batch_size} crops of {phase.crop} pixels"

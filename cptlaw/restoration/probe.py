@@ -18,8 +18,8 @@ def accuracy(
     Args:
       features_NF: flat features.
       labels_N: types, integers from 0.
-      groups_N: the image that a row is of. Two thirds of the images are looked up in, the others asked: patches of one image
-        are much alike, so that a split by patch would ask what it has seen.
+      groups_N: the image that a row is of. Two thirds of the images are looked up in, the others asked: patches of one
+        image are much alike, so that a split by patch would ask what it has seen.
 
     Raises UserError for fewer than three images.
     """
@@ -41,8 +41,8 @@ def accuracy(
 def table(
     features: Mapping[str, np.ndarray], images_NHWC: np.ndarray, labels_N: np.ndarray, groups_N: np.ndarray
 ) -> dict[str, float]:
-    """The accuracy of each kind of features, of the raw pixels, of six numbers (the mean and deviation of each channel),
-    and of chance."""
+    """The accuracy of each kind of features, of the raw pixels, of six numbers (the mean and deviation of each
+    channel), and of chance."""
     pixels = images_NHWC.reshape(len(images_NHWC), -1)
     moments = np.concatenate([images_NHWC.mean((1, 2)), images_NHWC.std((1, 2))], 1)
     every = {**features, "raw pixels": pixels, "means and deviations": moments}

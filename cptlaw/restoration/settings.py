@@ -50,8 +50,8 @@ class Study:
       kinds: degradation types, in the order of their labels (`degradations`).
       draws: degraded versions of an image with one type.
       blocks, expansion: of the classifier.
-      pretrain, fine_tune: the two phases. With a `constant` rate every evaluation is that of a run of its own length, so
-        "scratch" is read off "scratch_longer".
+      pretrain, fine_tune: the two phases. With a `constant` rate every evaluation is that of a run of its own length,
+        so "scratch" is read off "scratch_longer".
       evaluations: of a fine-tuning, at equal distances in steps, besides that of its start.
       data_seed: of the degradations and test patches.
       seeds: of initialisation and batches, one repetition each.

@@ -63,7 +63,8 @@ class Bench:
         for picture in (*held.pictures, *self.train.pictures):
             if min(picture.clean.shape[:2]) < self.study.test.patch:
                 raise UserError(
-                    f"config.test.patch {self.study.test.patch}: larger than {picture.name}, {picture.clean.shape[:2]} pixels"
+                    f"config.test.patch {self.study.test.patch}: larger than {picture.name}, of "
+                    f"{picture.clean.shape[:2]} pixels"
                 )
 
     def crops(self, phase: Phase, seed: int, arm: str) -> Crops:
@@ -140,7 +141,8 @@ class Done:
 def run(
     study: Study, workdir: Path, *, progress: bool = False, should_stop: Callable[[], bool] = lambda: False
 ) -> tuple[Bench, list[Done]]:
-    """Trains what is not finished, and writes the runs table. Raises UserError for a workdir of another study, and Stopped."""
+    """Trains what is not finished, and writes the runs table. Raises UserError for a workdir of another study, and
+    Stopped."""
     _claim(study, workdir)
     bench = Bench(study)
     # With a constant rate a short run is the beginning of a long one.
@@ -256,17 +258,17 @@ def _phase(
     if result.status == loop.STOPPED:
         raise Stopped(f"{folder.name}: stopped at step {result.point.step} of its phase {phase.kind}")
     if result.status == loop.FAILED:
-        raise UserError(
-            f"{folder.name}: {result.reason}; config.{'pretrain' if phase.kind in PRETRAINED.values() else 'fine_tune'}.peak"
-        )
+        where = "pretrain" if phase.kind in PRETRAINED.values() else "fine_tune"
+        raise UserError(f"{folder.name}: {result.reason}; the rate is config.{where}.peak")
     return result
 
 
 def table(study: Study, done: list[Done]) -> pd.DataFrame:
     """The runs table: a row for each test and type, and for the mean of the types (`all`).
 
-    `loss` is 10^(-PSNR / 20), the root mean squared error that the mean PSNR stands for. `tokens` is compute: the pixels
-    of fine-tuning that the run's FLOPs, those of its pre-training among them, would have paid for. `model` is the arm.
+    `loss` is 10^(-PSNR / 20), the root mean squared error that the mean PSNR stands for. `tokens` is compute: the
+    pixels of fine-tuning that the run's FLOPs, those of its pre-training among them, would have paid for. `model` is
+    the arm.
     """
     phase = study.fine_tune
     per_pixel = networks.flops(study.pair, phase.crop)["fine_tune"] / phase.crop**2

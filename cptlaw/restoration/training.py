@@ -80,7 +80,7 @@ class Phase:
 
 
 def _by_part(params: Params) -> Params:
-    return {part: jax.tree.map(lambda _: part, tree) for part, tree in params.items()}
+    return {part: jax.tree.map(lambda _, part=part: part, tree) for part, tree in params.items()}
 
 
 def init(pair: Pair, phase: Phase, seed: int) -> Params:
@@ -141,7 +141,8 @@ def train(
     log: Callable[[Metrics], Any] = lambda metrics: None,
     **options: Any,
 ) -> Result:
-    """Trains one phase to its end, or what is left of it; `result.params` has `network`, and `classifier` if it has one.
+    """Trains one phase to its end, or what is left of it; `result.params` has `network`, and `classifier` if it has
+    one.
 
     Args:
       params: what to start from where there is no checkpoint (`init`, or the result of another phase).
