@@ -98,7 +98,7 @@ class Source:
         Raises ImageError for a missing package, a file that is no image, twins of different sizes, or no images.
         """
         reader = {"packages": _packages, "folder": _folder, "pairs": _pairs, "tfds": _tfds}[self.kind]
-        pictures = []
+        pictures: list[Picture] = []
         for picture in reader(self):
             if self.most and len(pictures) == self.most:
                 break

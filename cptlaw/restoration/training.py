@@ -13,6 +13,7 @@ import optax
 from cptlaw import fields
 from cptlaw.fields import OneOf, Range, above, at_least, between
 from cptlaw.models.sharding import Layout, make_mesh
+from cptlaw.models.tree import shapes
 from cptlaw.restoration import method, networks
 from cptlaw.restoration.batches import Crops
 from cptlaw.restoration.networks import Pair, Params
@@ -152,7 +153,7 @@ def train(
     """
     layout = layout or Layout(make_mesh(devices=jax.devices()[:1]), networks.RULES)
     abstract = abstract_state(pair, phase, layout)
-    if jax.tree.structure(params) != jax.tree.structure(abstract.params):
+    if shapes(params) != shapes(abstract.params):
         raise ValueError(
             f"params: phase {phase.kind} trains {' and '.join(abstract.params)}; got {' and '.join(params)}"
         )
