@@ -9,15 +9,12 @@ A run that is finished is not trained again, and one that was stopped goes on.
 """
 
 import dataclasses
-import functools
 import json
 import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import jax
 import numpy as np
 import pandas as pd
 from tqdm import tqdm
@@ -89,7 +86,7 @@ class Bench:
 
     def classified(self, params: Params) -> float:
         """The share of test patches whose type the classifier names."""
-        named = _labels(self.pair, params["network"], params["classifier"], self.test.degraded)
+        named = training.labels(self.pair, params, self.test.degraded)
         return float((named == self.test.labels).mean())
 
     def probe(self, network: Params) -> dict[str, float]:
@@ -103,16 +100,6 @@ def _both(a: Patches, b: Patches) -> Patches:
     return Patches(*(np.concatenate([getattr(a, f.name), getattr(later, f.name)]) for f in dataclasses.fields(Patches)))
 
 
-def _labels(pair: networks.Pair, network: Params, classifier: Params, images: np.ndarray) -> np.ndarray:
-    @functools.partial(jax.jit, static_argnums=0)
-    def label(pair: networks.Pair, network: Params, classifier: Params, image: jax.Array) -> jax.Array:
-        return networks.classify(classifier, pair.classifier, networks.features(network, pair.network, image)).argmax(
-            -1
-        )
-
-    return training.in_batches(lambda x: label(pair, network, classifier, x), images, 16)
-
-
 @dataclasses.dataclass(frozen=True)
 class Done:
     """A finished run.
@@ -121,7 +108,7 @@ class Done:
       tests: one a test: step, flops (with those of pre-training), lr, and PSNR by type.
       psnr, ssim: of every test patch at the end (N,).
       probe: k-NN accuracies at the start of fine-tuning. classified: of the classifier, where there is one.
-      seconds: of training and testing, all starts together.
+      seconds: of training and testing, since the last start.
     """
 
     arm: str
@@ -183,7 +170,6 @@ def _one(bench: Bench, folder: Path, arm: str, seed: int, should_stop: Callable[
         spent = study.flops(pretrain)
         params = {"network": networks.load(folder / "pretrained", study.network)}
     probed = bench.probe(params["network"])
-    final: dict[str, Any] = {}
     with writers.jsonl(folder / "tests.jsonl") as write:
 
         def test(point: Point, params: Params) -> None:

@@ -86,11 +86,20 @@ def _by_part(params: Params) -> Params:
 
 def init(pair: Pair, phase: Phase, seed: int) -> Params:
     """Random parameters of what the phase trains. The network's do not depend on whether there is a classifier."""
-    keys = jax.random.split(jax.random.key(seed))
-    params = {"network": networks.init(keys[0], pair.network)}
-    if phase.kind in method.WITH_CLASSIFIER:
-        params["classifier"] = networks.init(keys[1], pair.classifier)
-    return params
+    return _make_init(pair, phase.kind in method.WITH_CLASSIFIER)(seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _make_init(pair: Pair, classified: bool) -> Callable[[int], Params]:
+    @jax.jit
+    def start(seed: int) -> Params:
+        keys = jax.random.split(jax.random.key(seed))
+        params = {"network": networks.init(keys[0], pair.network)}
+        if classified:
+            params["classifier"] = networks.init(keys[1], pair.classifier)
+        return params
+
+    return start
 
 
 def new_state(params: Params, phase: Phase) -> State:
@@ -107,6 +116,12 @@ def new_state(params: Params, phase: Phase) -> State:
 def abstract_state(pair: Pair, phase: Phase, layout: Layout) -> State:
     """The shapes and shardings of the state."""
     return layout.abstract(jax.eval_shape(lambda: new_state(init(pair, phase, 0), phase)))
+
+
+@functools.lru_cache(maxsize=32)
+def _make_start(pair: Pair, phase: Phase, layout: Layout) -> Callable[[Params], State]:
+    placed = jax.tree.map(lambda x: x.sharding, abstract_state(pair, phase, layout))
+    return jax.jit(lambda params: new_state(params, phase), out_shardings=placed)
 
 
 @functools.lru_cache(maxsize=32)
@@ -157,14 +172,9 @@ def train(
         raise ValueError(
             f"params: phase {phase.kind} trains {' and '.join(abstract.params)}; got {' and '.join(params)}"
         )
-    placed = jax.tree.map(lambda x: x.sharding, abstract)
-    member = Member(
-        phase.schedule,
-        crops,
-        lambda: jax.jit(new_state, static_argnums=1, out_shardings=placed)(params, phase),
-        checkpoints,
-    )
-    program = loop.Alone(member, layout, make_step(pair, phase, layout), abstract)
+    same = dataclasses.replace(phase, steps=1)  # phases that differ in their length share a program
+    member = Member(phase.schedule, crops, lambda: _make_start(pair, same, layout)(params), checkpoints)
+    program = loop.Alone(member, layout, make_step(pair, same, layout), abstract)
     pixels = phase.batch_size * phase.crop**2
     work = phase.batch_size * networks.flops(pair, phase.crop)[phase.kind]
     (result,) = loop.run(
@@ -188,19 +198,32 @@ def _last_tap(pair: Pair) -> Callable[[Params, jax.Array], jax.Array]:
     return jax.jit(lambda network, image: networks.features(network, pair.network, image)[0])
 
 
+@functools.lru_cache(maxsize=8)
+def _labeller(pair: Pair) -> Callable[[Params, jax.Array], jax.Array]:
+    def label(params: Params, image: jax.Array) -> jax.Array:
+        taps = networks.features(params["network"], pair.network, image)
+        return networks.classify(params["classifier"], pair.classifier, taps).argmax(-1)
+
+    return jax.jit(label)
+
+
 def restored(pair: Pair, network: Params, images_NHWC: np.ndarray, batch: int = 16) -> np.ndarray:
     """The restored images (N, H, W, 3), not clipped."""
-    return in_batches(lambda x: _restorer(pair)(network, x), images_NHWC, batch)
+    return _in_batches(lambda x: _restorer(pair)(network, x), images_NHWC, batch)
 
 
 def last_features(pair: Pair, network: Params, images_NHWC: np.ndarray, batch: int = 16) -> np.ndarray:
     """The finest tap of every image, flat: (N, H * W * C)."""
-    taps = in_batches(lambda x: _last_tap(pair)(network, x), images_NHWC, batch)
+    taps = _in_batches(lambda x: _last_tap(pair)(network, x), images_NHWC, batch)
     return taps.reshape(len(taps), -1)
 
 
-def in_batches(function: Callable[[jax.Array], jax.Array], images: np.ndarray, batch: int) -> np.ndarray:
-    """What a compiled function gives for every image, which it takes `batch` at a time."""
+def labels(pair: Pair, params: Params, images_NHWC: np.ndarray, batch: int = 16) -> np.ndarray:
+    """The type that the classifier names for every image (N,)."""
+    return _in_batches(lambda x: _labeller(pair)(params, x), images_NHWC, batch)
+
+
+def _in_batches(function: Callable[[jax.Array], jax.Array], images: np.ndarray, batch: int) -> np.ndarray:
     parts = []
     for first in range(0, len(images), batch):
         part = images[first : first + batch]
