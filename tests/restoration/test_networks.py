@@ -52,7 +52,9 @@ def test_networks_give_images_and_taps_finest_first(cfg):
 def test_every_parameter_has_a_place(cfg):
     specs = Layout(make_mesh(1, len(jax.devices()), 1), networks.RULES).shardings(networks.abstract(cfg))
     sizes = jax.tree.map(lambda s, x: x.size if s.spec == jax.P() else 0, specs, networks.abstract(cfg))
-    assert sum(jax.tree.leaves(sizes)) < 0.02 * networks.count_params(cfg)  # all but a little is divided
+    assert sum(jax.tree.leaves(sizes)) < 0.03 * networks.count_params(
+        cfg
+    )  # all but depthwise weights, norms and biases is divided
 
 
 def test_weights_go_out_and_come_in_strictly(tmp_path):

@@ -38,7 +38,7 @@ def config(folder):
 
 @pytest.fixture(scope="module")
 def workdir(config, tmp_path_factory):
-    """A finished study, run by the command."""
+    """A finished study, run by the command: two minutes, most of them the compiler's."""
     root = tmp_path_factory.mktemp("study")
     file = root / "config.py"
     file.write_text(f"def get_config():\n    return {config!r}\n")
@@ -46,6 +46,7 @@ def workdir(config, tmp_path_factory):
     return root / "work"
 
 
+@pytest.mark.slow
 def test_the_table_is_a_runs_table_that_counts_pre_training(workdir, config):
     asked = parse(config)
     table = runs.read(workdir / "runs.csv")
@@ -62,6 +63,7 @@ def test_the_table_is_a_runs_table_that_counts_pre_training(workdir, config):
     assert at.loc[("scratch", 0, 2), "loss"] != at.loc[("scratch", 1, 2), "loss"]
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_arm_and_type(workdir):
     page = (workdir / "report.html").read_text()
     for words in ("DCPT is ", "the input, untouched", "raw pixels", "held out", *settings.ARMS.values()):
@@ -72,6 +74,7 @@ def test_the_page_shows_every_arm_and_type(workdir):
     assert list(gaps["other"]) == list(findings.QUESTIONS) and (gaps["low"] <= gaps["dB"]).all()
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_not_trained_again(workdir, config, monkeypatch):
     before = (workdir / "runs.csv").read_bytes()
     monkeypatch.setattr(study.training, "train", lambda *args, **options: pytest.fail("trained again"))
@@ -81,6 +84,7 @@ def test_a_finished_study_is_not_trained_again(workdir, config, monkeypatch):
         study.run(dataclasses.replace(parse(config), name="other"), workdir)
 
 
+@pytest.mark.slow
 def test_a_stopped_study_goes_on(workdir, config, tmp_path):
     asked = dataclasses.replace(parse(config), arms=("dcpt",), seeds=(0,))
     with pytest.raises(study.Stopped, match="dcpt-0: stopped at step 1 of its phase dcpt"):

@@ -77,6 +77,7 @@ def test_fine_tuning_starts_from_all_of_the_network_and_averages(pair, crops, pr
     assert float(abs(weights - average).max()) > 0
 
 
+@pytest.mark.slow
 def test_a_guide_stays_as_it_is(pair, crops, pre_trained):
     result = training.train(pair, dataclasses.replace(TUNE, kind="guided", ema=0.0), crops, pre_trained.params)
     same(result.params["classifier"], pre_trained.params["classifier"])
@@ -85,6 +86,7 @@ def test_a_guide_stays_as_it_is(pair, crops, pre_trained):
     )
 
 
+@pytest.mark.slow
 def test_four_devices_do_what_one_does(pair, crops, start):
     phase = dataclasses.replace(DCPT, steps=1)
     layout = Layout(make_mesh(2, 2, 1, jax.devices()[:4]), networks.RULES)
