@@ -54,8 +54,8 @@ EXTRAS = {
     # and older protobuf and pyarrow than the lock has, so it is in no default set.
     "beam": ["apache-beam>=2.70,<3"],
     "lightgbm": ["lightgbm>=4.5,<5"],  # boosted trees as a rival of `cptlaw compare`
-    # Photographs inside their wheels, which `cptlaw restoration demo` trains on; scikit-image also has the SSIM that ours
-    # is tested against. Both are widely used and need no network when run.
+    # Photographs inside their wheels, which `cptlaw restoration demo` trains on; scikit-image also has the SSIM that
+    # ours is tested against. Both are widely used and need no network when run.
     "restoration": ["scikit-image>=0.25,<1", "scikit-learn>=1.6,<2"],
     "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }

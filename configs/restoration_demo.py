@@ -2,23 +2,23 @@
 
     cptlaw restoration demo                          # photographs inside installed packages; 2 CPU cores
 
-NAFNet of width 12 with one block a level, 0.2M parameters, on crops of 32 pixels. FLOPs of a step (`networks.flops`)
-make a step of pre-training 2.7 of fine-tuning, counted: 120 steps cost as much as 320. Steps of fine-tuning over two
+NAFNet of width 12 with one block a level, 0.16M parameters, on crops of 32 pixels. FLOPs of a step (`networks.flops`)
+make a step of pre-training 2.6 of fine-tuning, counted: 120 steps cost as much as 312. Steps of fine-tuning over two
 seeds:
 
     scratch, read off the next     0
-    scratch at equal compute       2 x (600 + 320)
+    scratch at equal compute       2 x (600 + 312)
     generation, DCPT, shuffled     3 x 2 x 600, and 3 x 2 x 120 of pre-training
 
-about 5,400 fine-tuning steps and 480 of DCPT. On two cores one takes about 0.1 s and 0.25 s with this batch, so 11
-minutes; the first compilation and the degrading of images take another. These times are from measurements of like
-steps in CPU seconds and have not been measured whole.
+5,424 steps of fine-tuning, 240 of generation alone and 480 of DCPT. By measurements of like steps in CPU seconds one
+takes about 0.1 s, and one of DCPT 0.25 s, on two cores: 11 minutes, and one or two for the first compilation and the
+degrading of images. The whole has not been timed.
 
 Choices:
 - A constant rate and an average of the weights, so that every test is that of a run of its own length and one long run
   from scratch answers for all shorter ones.
 - coffee and china are held out: chelsea and flower are so smooth that a motion blur of 7 to 15 pixels leaves 33 dB.
-- It is a sign of direction. The paper's claim is of 28 million times the compute.
+- It is a sign of direction. The paper's claim is of 7 million times the compute.
 """
 
 from ml_collections import ConfigDict
