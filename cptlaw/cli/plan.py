@@ -236,6 +236,7 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     ask.add_argument(
         "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
     )
+    ask.add_argument("--plot", type=Path, metavar="FILE", help="draw how sure the share or mix is (.png, .svg, .pdf)")
     ask.add_argument("--json", action="store_true", help="print JSON")
     domains.asking(ask)
     domains.learnability(ask)
