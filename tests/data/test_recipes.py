@@ -33,7 +33,7 @@ def index(tmp_path, monkeypatch):
             "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
             "members": "leads/data/en*.json",
         }
-        monkeypatch.setitem(recipes.RECIPES, "leads", recipes.Recipe(**facts | changes))
+        monkeypatch.setitem(recipes.RECIPES._entries, "leads", recipes.Recipe(**facts | changes))
 
     pin()
     return pin
