@@ -105,7 +105,10 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
                 f"{path} has changed since the {self.after}, or is another file; nothing of it was run. Give the file "
                 "as it was, or begin again with this one"
             )
-        found = _run(str(path.resolve()), source, self.error)
+        try:
+            found = _run(str(path.resolve()), source)
+        except (Exception, SystemExit) as failed:  # it is the user's program; one that exits must not end the command
+            raise self.error(f"{path}: cannot be run: {type(failed).__name__}: {failed}") from failed
         if not isinstance(entry := found.get(name), self.kind):
             there = ", ".join(key for key, value in found.items() if isinstance(value, self.kind))
             there = there or f"none (decorate with {self.decorator})"
@@ -136,12 +139,9 @@ class Registry(Mapping[str, Entry], Generic[Entry]):
 
 
 @functools.lru_cache(maxsize=256)
-def _run(path: str, source: bytes, error: type[UserError]) -> dict[str, Any]:
+def _run(path: str, source: bytes) -> dict[str, Any]:
     """The names that a file defines. The same content gives the same objects, so what is compiled of them stays."""
     module = types.ModuleType(f"cptlaw_user_{hashlib.sha256(source).hexdigest()[:8]}")
     module.__file__ = path
-    try:
-        exec(compile(source, path, "exec"), vars(module))
-    except (Exception, SystemExit) as failed:  # the file is the user's program; one that exits must not end the command
-        raise error(f"{path}: cannot be run: {type(failed).__name__}: {failed}") from failed
+    exec(compile(source, path, "exec"), vars(module))
     return vars(module)

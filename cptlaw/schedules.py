@@ -118,8 +118,8 @@ class Schedule:
         if rates.shape != (self.steps,) or not np.isfinite(rates).all() or (rates < 0).any():
             raise ConfigError(
                 "schedule.kind",
-                f"{self.kind} must give {self.steps} learning rates, finite and not below 0, and gave an array of "
-                f"shape {rates.shape}" + (f" from {rates.min():g} to {rates.max():g}" if rates.size else ""),
+                f"{self.kind.partition('@')[0]} must give {self.steps} learning rates, finite and not below 0, and gave "
+                f"an array of shape {rates.shape}" + (f" from {rates.min():g} to {rates.max():g}" if rates.size else ""),
             )
         return rates
 

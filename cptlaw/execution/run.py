@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cptlaw.fields import ConfigError, OneOf, above, at_least, between
 from cptlaw.models import transformer
+from cptlaw.registry import is_own
 from cptlaw.schedules import DECAYS, KINDS, Schedule
 from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
@@ -64,7 +65,10 @@ class Phase:
         for name in ("warmup", "decay", "cooldown"):  # a part of a step counts as a whole one
             values[name] = -(-values[name] // tokens_per_step)
         try:
-            return Schedule(**values)
+            made = Schedule(**values)
+            if is_own(self.schedule):  # one of the user's own is looked at before anything is trained by it
+                made.learning_rates()
+            return made
         except ConfigError as error:
             raise ConfigError(f"phase.{_OF_PHASE[error.field.removeprefix('schedule.')]}", error.said) from None
 

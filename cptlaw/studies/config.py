@@ -23,7 +23,6 @@ from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.models.sharding import AXES
-from cptlaw.registry import is_own
 from cptlaw.schedules import KINDS
 from cptlaw.studies.settings import SUMS, SizeGrid, Study
 from cptlaw.training.optimizers import OPTIMIZERS
@@ -254,10 +253,7 @@ def _check_part(study: Study, part: str) -> None:
 
 def _check_schedule(study: Study, path: str, phase: Phase) -> None:
     try:
-        schedule = phase.in_steps(study.tokens_per_step())
-        if is_own(phase.schedule):  # those of the user's own are looked at before anything is trained by them
-            with _of_field(f"{path}.schedule"):
-                schedule.learning_rates()
+        phase.in_steps(study.tokens_per_step())
     except ConfigError as error:
         raise error.moved(path) from None
 
