@@ -11,7 +11,7 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 LOCK := requirements/lock-$(if $(filter 3.11,$(VERSION)),3.11,3.12).txt
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: demo test test-slow lint env lock clean
+.PHONY: demo test test-slow colabs lint env lock clean
 
 demo: $(STAMP)
 	$(BIN)/cptlaw demo $(ARGS)
@@ -21,6 +21,10 @@ test: lint
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow
+
+# Runs the notebooks and keeps their outputs; ARGS="--repository https://github.com/OWNER/NAME": where they open from.
+colabs: $(STAMP)
+	$(BIN)/python colabs/execute.py $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """Runs the notebooks and keeps what they print and draw, as they are committed: python colabs/execute.py [NAME ...]
 
-They run in the order in which a reader takes them, in one empty folder. `--repository https://github.com/OWNER/NAME`
-first writes where the project lies into their badges and install cells.
+They run one after the other in one empty folder, since the tour reads what the quickstart leaves. `--repository
+https://github.com/OWNER/NAME` first writes where the project lies into their badges and install cells.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import nbformat
 from nbclient import NotebookClient
 
 FOLDER = Path(__file__).resolve().parent
-ORDER = ("quickstart", "study_tour", "your_own_losses", "your_own_parts")
+ORDER = ("your_own_parts", "quickstart", "study_tour", "your_own_losses")
 COLAB = "https://colab.research.google.com/"
 
 
