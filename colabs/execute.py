@@ -34,10 +34,11 @@ def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
         cell.metadata.pop("execution", None)  # when it ran
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
-            for output in cell.outputs:
-                for kind, text in output.get("data", {}).items():
-                    if isinstance(text, str) and not kind.startswith("image/"):
-                        output["data"][kind] = text.replace(f"{folder}/", "")
+            for output in cell.outputs:  # where it ran is nobody's business
+                for texts in (output, output.get("data", {})):
+                    for kind, text in texts.items():
+                        if isinstance(text, str) and not kind.startswith("image/"):
+                            texts[kind] = text.replace(f"{folder}/", "")
     notebook.metadata["language_info"] = {"name": "python"}  # of whatever version
 
 

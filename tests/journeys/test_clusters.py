@@ -56,11 +56,15 @@ def cluster(tmp_path):
     for name, does in {"sbatch": SBATCH, "srun": SRUN, "gcloud": GCLOUD, "scontrol": "", "activate": ""}.items():
         (bin / name).write_text(TOGETHER + does)
         (bin / name).chmod(0o755)
-    (bin / "python").symlink_to(sys.executable)
 
     def run(*words, **settings):
         environment = {**os.environ, "PATH": f"{bin}:{Path(sys.executable).parent}:{os.environ['PATH']}", **settings}
-        environment |= {"CONFIG": str(config), "WORKDIR": str(tmp_path / "runs"), "JAX_PLATFORMS": "cpu"}
+        environment |= {
+            "CONFIG": str(config),
+            "WORKDIR": str(tmp_path / "runs"),
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": "",
+        }
         environment["PYTHONPATH"] = str(ROOT)
         done = subprocess.run(words, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=900)
         assert done.returncode == 0, done.stdout + done.stderr
