@@ -116,10 +116,12 @@ class Schedule:
         """
         rates = np.asarray(KINDS.find(self.kind).rates(self), np.float64)
         if rates.shape != (self.steps,) or not np.isfinite(rates).all() or (rates < 0).any():
+            span = f" from {rates.min():g} to {rates.max():g}" if rates.size else ""
+            name = self.kind.partition("@")[0]
             raise ConfigError(
                 "schedule.kind",
-                f"{self.kind.partition('@')[0]} must give {self.steps} learning rates, finite and not below 0, and gave "
-                f"an array of shape {rates.shape}" + (f" from {rates.min():g} to {rates.max():g}" if rates.size else ""),
+                f"{name} must give {self.steps} learning rates, finite and not below 0, and gave an array of shape "
+                f"{rates.shape}{span}",
             )
         return rates
 

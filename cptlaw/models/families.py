@@ -159,7 +159,7 @@ class _Json:
 def of_json(given: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Raises UserError naming the architecture, feature or field that it cannot take."""
     json_ = _Json(given)
-    family = json_.family
+    family: Any = json_.family
     if family in _REFUSED:
         raise UserError(f"config.json: model_type {family!r} {_REFUSED[family]}")
     if family not in FAMILIES:

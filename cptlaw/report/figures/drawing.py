@@ -23,6 +23,7 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from matplotlib.transforms import ScaledTranslation
+from numpy.typing import ArrayLike
 
 from cptlaw import atomic
 from cptlaw.errors import UserError
@@ -119,8 +120,9 @@ class _drawing:
     """The settings of matplotlib while a figure is drawn."""
 
     def __init__(self, name: str, size: float, **more: Any):
-        rc: Any = style.RC | {"font.size": size, "axes.titlesize": size, "svg.hashsalt": name}
-        self._rc = matplotlib.rc_context({**rc, "font.sans-serif": style.fonts(), **more})
+        own = {"font.size": size, "axes.titlesize": size, "svg.hashsalt": name, "font.sans-serif": style.fonts()}
+        rc: Any = {**style.RC, **own, **more}
+        self._rc = matplotlib.rc_context(rc)
         self._warnings = warnings.catch_warnings()
 
     def __enter__(self) -> None:
@@ -240,11 +242,11 @@ def window(values: np.ndarray, shown: np.ndarray | None = None) -> tuple[float, 
     return float(low - margin), float(high + margin)
 
 
-def beyond(axes: Axes, x: Sequence[float], y: Sequence[float], limits: tuple[float, float], colour: str) -> None:
+def beyond(axes: Axes, xs: ArrayLike, ys: ArrayLike, limits: tuple[float, float], colour: str) -> None:
     """Marks points above or below an axis's window at its edge, with triangles that point to them."""
-    x, y = np.asarray(x, float), np.asarray(y, float)
+    x, y = np.asarray(xs, float), np.asarray(ys, float)
     for out, edge, marker in ((y > limits[1], limits[1], "^"), (y < limits[0], limits[0], "v")):
-        marks = axes.plot(x[out], np.full(out.sum(), edge), marker, ms=4.5, mfc=colour, mec="none", zorder=4)
+        marks = axes.plot(x[out], np.full(out.sum(), edge), marker, ms=4.5, mfc=colour, mec=colour, zorder=4)
         for mark in marks:
             mark.set(clip_on=False, in_layout=False)  # drawn over the axis, which needs no room for it
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -63,18 +64,14 @@ def curves(fit: "Fit", level: float = 0.9) -> Drawing:
             handles = [key("o", colour, line["label"]) for colour, line in zip(style.SIZES, drawn)]
             legend(axes, handles, figure.get_figwidth() / across - 0.5, small=True)
         held = rows["held_out"].astype(bool)
-        handles = [key("o", style.MUTED, "fitted")] + [key("D", style.MUTED, "held out", hollow=True)] * bool(
-            held.any()
-        )
-        handles += [key("^", style.MUTED, "beyond the axis")] * gone
-        if any(
-            "low" in line["curve"] and np.isfinite(line["curve"]["low"]).any() for of in lines.values() for line in of
-        ):
-            handles.append(
-                Patch(
-                    color=style.MUTED, alpha=0.3, lw=0, label=f"{level:.0%} interval of {INTERVAL[bool(fit.process)]}"
-                )
-            )
+        handles: list[Artist] = [key("o", style.MUTED, "fitted")]
+        if held.any():
+            handles.append(key("D", style.MUTED, "held out", hollow=True))
+        if gone:
+            handles.append(key("^", style.MUTED, "beyond the axis"))
+        if any("low" in line["curve"] and line["curve"]["low"].notna().any() for of in lines.values() for line in of):
+            words = f"{level:.0%} interval of {INTERVAL[bool(fit.process)]}"
+            handles.append(Patch(color=style.MUTED, alpha=0.3, lw=0, label=words))
         legend(figure, handles, figure.get_figwidth(), loc="outside upper left")
         return figure
 
