@@ -64,15 +64,15 @@ def curves(fit: "Fit", level: float = 0.9) -> Drawing:
             handles = [key("o", colour, line["label"]) for colour, line in zip(style.SIZES, drawn)]
             legend(axes, handles, figure.get_figwidth() / across - 0.5, small=True)
         held = rows["held_out"].astype(bool)
-        handles: list[Artist] = [key("o", style.MUTED, "fitted")]
+        marks: list[Artist] = [key("o", style.MUTED, "fitted")]
         if held.any():
-            handles.append(key("D", style.MUTED, "held out", hollow=True))
+            marks.append(key("D", style.MUTED, "held out", hollow=True))
         if gone:
-            handles.append(key("^", style.MUTED, "beyond the axis"))
+            marks.append(key("^", style.MUTED, "beyond the axis"))
         if any("low" in line["curve"] and line["curve"]["low"].notna().any() for of in lines.values() for line in of):
             words = f"{level:.0%} interval of {INTERVAL[bool(fit.process)]}"
-            handles.append(Patch(color=style.MUTED, alpha=0.3, lw=0, label=words))
-        legend(figure, handles, figure.get_figwidth(), loc="outside upper left")
+            marks.append(Patch(color=style.MUTED, alpha=0.3, lw=0, label=words))
+        legend(figure, marks, figure.get_figwidth(), loc="outside upper left")
         return figure
 
     drawn = [line["curve"].assign(along=column, at=line["label"]) for column in columns for line in lines[column]]
