@@ -11,12 +11,12 @@ VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2
 LOCK := requirements/lock-$(if $(filter 3.11,$(VERSION)),3.11,3.12).txt
 STAMP := $(VENV)/installed-$(VERSION)
 
-.PHONY: demo test test-slow lint env lock clean
+.PHONY: demo test test-slow lint docs env lock clean
 
 demo: $(STAMP)
 	$(BIN)/cptlaw demo $(ARGS)
 
-test: lint
+test: lint docs
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(STAMP)
@@ -27,6 +27,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The documentation site. Strict: a broken link, an undescribed flag or an undescribed field of a config fails.
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q --strict
 
 env: $(STAMP)
 
