@@ -4,9 +4,9 @@
     python -m benchmarks.equivalent_size --size 3m
 
 Of the shipped table `cpt8`: every smaller size is fitted (the law `dcpt`, corrected by how it misses, and the law
-alone), and the rows of the size itself are predicted, of the domain's loss and of the general one. The base models of
-3m were trained on no more tokens than those of 755k, and find the general text less likely. The base models' losses of
-all sizes are known to both ways, as they are to a person before any continual pre-training.
+alone; and rules without a law), and the rows of the size itself are predicted, of the domain's loss and of the general
+one. The base models of 3m were trained on no more tokens than those of 755k, and find the general text less likely.
+The base models' losses of all sizes are known to both ways, as they are to a person before any continual pre-training.
 """
 
 import argparse
@@ -43,10 +43,9 @@ def asked(table: pd.DataFrame, domain: str, size: float) -> list[dict]:
                     found["cover"] = ((said.low <= truth) & (truth <= said.high)).mean()
                     found["width"] = ((said.high - said.low) / truth).mean()
                 lines.append({**about, "method": method, **found})
-            if way == "parameters":
-                for name, values in rivals.predict(train, test).items():
-                    error = np.abs(np.log(values / truth)).mean()
-                    lines.append({**about, "sizes by": "", "method": name, "error": error, "rows": len(test)})
+            for name, values in rivals.predict(train, test).items():
+                error = np.abs(np.log(values / truth)).mean()
+                lines.append({**about, "method": name, "error": error, "rows": len(test)})
     return lines
 
 

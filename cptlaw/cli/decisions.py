@@ -3,12 +3,14 @@
 import argparse
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
 from cptlaw.cli import domains, tables
 from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
+from cptlaw.words import count
 
 
 def _fit_of(args: argparse.Namespace, name: str) -> Any:
@@ -103,7 +105,13 @@ def _size(args: argparse.Namespace, *fits: Any) -> float:
     sizes = {fit.size(args.params) for fit in fits}
     if len(sizes) > 1:
         raise UserError("--params: the fits tell sizes differently; make all of them with --size-by-base, or none")
-    return sizes.pop()
+    (size,) = sizes
+    if size != args.params and not getattr(args, "quiet", False):
+        print(
+            f"note: {count(args.params)} parameters are asked of as {count(size)}, which their base model is worth",
+            file=sys.stderr,
+        )
+    return size
 
 
 def _laws(args: argparse.Namespace, fits: Any) -> list[Any]:

@@ -115,7 +115,10 @@ def fit(
     ]
     if sizes := _sizes(table):
         told = ", ".join(f"{count(float(actual))} as {count(worth)}" for actual, worth in sizes.items())
-        warnings.append(f"sizes are those at which the ladder of base models has a base's own loss: {told}")
+        warnings.append(
+            f"sizes are those at which the ladder of base models has a base's own loss: {told}; intervals do not "
+            "count how far such a size is off"
+        )
     auto: dict[str, Any] = {}
     if law == AUTO:
         law, auto = _automatic(table, corpora, hold_out, factor, seed, progress)
@@ -434,7 +437,7 @@ def _resample(
         again = refit(checked, draw_starts(problem, len(checked), seed + 1), cold=True)
         if (better := keep(checked, again)).any():
             others = np.concatenate([again.theta[better], *(t[None] for t in _basins(best))])[:BASINS]
-            which, begin = _promising(problem, made, best.theta, others, count)
+            which, begin = _promising(problem, made, best.theta, others, total)
             if len(which):
                 keep(which, refit(which, begin, cold=False))
     theta = np.where(np.isfinite(found.value)[:, None], found.theta, np.nan)

@@ -77,7 +77,8 @@ def test_a_model_whose_base_was_trained_too_little_is_predicted(table, tmp_path,
     question = ["plan", "share", "--fit", str(tmp_path / "base.json"), "--params", "32M", "--tokens", "4M", "--json"]
     loss = float(fit.predict(params=3e6, tokens=4e6, ratio=0.5).point)
     assert cli.main([*question, "--loss", f"{loss:.6f}"]) == 0
-    assert '"share": 0.5' in capsys.readouterr().out
+    said = capsys.readouterr()
+    assert '"share": 0.5' in said.out and "32M parameters are asked of as 3M" in said.err
     asked = ["predict", str(tmp_path / "base.json"), "--params", "32M", "--tokens", "4M", "--ratio", "0.5"]
     assert cli.main(asked) == 0
     assert f"loss {loss:.4f}" in capsys.readouterr().out
