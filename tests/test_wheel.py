@@ -1,4 +1,4 @@
-"""What is published: the wheel, installed with its own dependencies and used in an empty folder, and what it says of itself."""
+"""What is published: the wheel, what it says of itself, and its use in an empty folder with its dependencies alone."""
 
 import email
 import re
@@ -45,7 +45,11 @@ def test_the_wheel_says_what_it_is_and_holds_what_it_needs(wheel):
         about = email.message_from_bytes(archive.read(next(n for n in names if n.endswith("METADATA"))))
     assert {f"Programming Language :: Python :: {version}" for version in VERSIONS} <= set(about.get_all("Classifier"))
     assert any("https://arxiv.org/" in url for url in about.get_all("Project-URL"))
-    assert "JAX" in about["Keywords"] and about["Author"] and "Apache-2.0" in (about["License-Expression"], about["License"])
+    assert (
+        "JAX" in about["Keywords"]
+        and about["Author"]
+        and "Apache-2.0" in (about["License-Expression"], about["License"])
+    )
     assert {"cptlaw/py.typed", "cptlaw/tables/cpt8.parquet", "cptlaw/configs/demo.py", "launch/train.py"} <= names
     assert not [name for name in names if name.startswith(("tests", "docs", "benchmarks"))]
 

@@ -67,7 +67,11 @@ def held(cls: type) -> Iterator[type]:
     for field in shown(cls):
         if (cls, field.name) in MAPPINGS:
             yield MAPPINGS[cls, field.name]
-        yield from (part for part in parts(types_of(cls)[field.name]) if dataclasses.is_dataclass(part) and isinstance(part, type))
+        yield from (
+            part
+            for part in parts(types_of(cls)[field.name])
+            if dataclasses.is_dataclass(part) and isinstance(part, type)
+        )
 
 
 def shown(cls: type) -> list[dataclasses.Field]:
@@ -162,7 +166,13 @@ def default(field: dataclasses.Field) -> str:
 def section(cls: type) -> str:
     """A class's heading, what it is, and its table of fields."""
     about = inspect.cleandoc(cls.__doc__ or "").partition("\n\nAttributes:")[0].replace("\n", " ").strip()
-    lines = [f"\n## {title(cls)} {{ #{anchor(cls)} }}\n", about, "", "| field | value | default | |", "|---|---|---|---|"]
+    lines = [
+        f"\n## {title(cls)} {{ #{anchor(cls)} }}\n",
+        about,
+        "",
+        "| field | value | default | |",
+        "|---|---|---|---|",
+    ]
     hints = types_of(cls)
     for field in shown(cls):
         value = allowed(hints[field.name])

@@ -1,4 +1,4 @@
-"""MkDocs hook: pages that lie beside what they are about, notebooks among them, and what `DIR/*` in the nav stands for."""
+"""MkDocs hook: pages that lie beside what they are about, notebooks too, and what `DIR/*` in the nav stands for."""
 
 import base64
 import json

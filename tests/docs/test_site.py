@@ -83,6 +83,7 @@ def commands(text):
     """The commands in indented or fenced code that a reader may type as they are."""
     for line in text.replace("\\\n", " ").splitlines():
         for part in line.strip().split("&&"):
+            part = re.sub(r"\s{2,}\(.*", "", part)  # a remark after it
             words = part.split()
             if words[:1] == ["cptlaw"] and line.startswith("    ") and "..." not in line and len(words) > 1:
                 yield part.strip()
