@@ -98,9 +98,7 @@ def test_the_wheel_is_used_in_an_empty_folder(wheel, tmp_path, version):
     run("-m", "cptlaw", "report", "cpt8", "--fits", "code.json", "wiki.json", "--decisions", "decision.json")
     assert "% code text" in (empty / "report.html").read_text()
     for words in (["-m", "launch.checks"], ["-m", "cptlaw", "checks"]):
-        checks = run(*words, "--workdir=work", "--megabytes=1", "--disk-gb=0", "--platform=cpu")
-        assert "all-reduce" in checks.stdout
+        refused = run(*words, "--workdir=work", code=2)
+        assert "pip install 'cptlaw[train]'" in refused.stderr
     told = run("-m", "launch.train", "--help", code=1).stdout  # absl's own exit code of --help
     assert all(f"--{name}" in told for name in ("config", "workdir", "share", "processes")) and "(required)" in told
-    refused = run("-m", "cptlaw", "train", "--config", "none.py", "--workdir", "work", code=2)
-    assert "pip install 'cptlaw[train]'" in refused.stderr or "none.py: no such Python file" in refused.stderr

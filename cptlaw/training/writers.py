@@ -95,9 +95,7 @@ def wandb(directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Wri
     except ImportError as error:
         raise UserError("monitor.writers: wandb is not installed; pip install wandb") from error
     directory.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(
-        id=name, name=name, dir=str(directory), config=dict(config), resume="allow", reinit="create_new"
-    )
+    run = wandb.init(id=name, name=name, dir=str(directory), config=dict(config), resume="allow", reinit="create_new")
     try:
         yield lambda record: run.log(_measured(record), step=record["step"])
     finally:
