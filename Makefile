@@ -39,6 +39,7 @@ env: $(STAMP)
 $(STAMP): $(LOCK) setup.py pyproject.toml
 	@case "$(VERSION)" in 3.11|3.12|3.13) ;; *) echo "cptlaw needs CPython 3.11, 3.12 or 3.13, but '$(PYTHON)' is '$(VERSION)'. Name one: make PYTHON=python3.11 demo" >&2; exit 2;; esac
 	test -x $(BIN)/python && test "$$($(BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')" = "$(VERSION)" || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing the packages of $(LOCK) into $(VENV): about 3,800 MB on disk once unpacked, TensorFlow the largest part; what pip or uv have cached is not downloaded again."
 	$(BIN)/pip install -q $(UV)
 	$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode -r $(LOCK) || $(BIN)/pip install -q -r $(LOCK)
 	$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e . || $(BIN)/pip install -q --no-deps -e .
