@@ -130,11 +130,8 @@ def _file(args: argparse.Namespace) -> tuple[Any, list[Any], float, bool]:
         table["run"] = args.source.name.partition(".")[0]
     if table["run"].nunique() > 1:
         raise UserError(f"{args.source}: holds {table['run'].nunique()} runs; choose one with --where \"run == '...'\"")
-    if (
-        "tokens" in table
-        and args.source.suffix.lower() in (".csv", ".tsv", ".tab")
-        and not _ends_in_a_line(args.source)
-    ):
+    separated = args.source.suffix.lower() in (".csv", ".tsv", ".tab")
+    if "tokens" in table and separated and not _ends_in_a_line(args.source):
         table = table[table["tokens"] < table["tokens"].max()]
     return table, [], args.tokens, args.cooled
 

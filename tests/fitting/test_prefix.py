@@ -1,4 +1,4 @@
-"""The end of a run from its beginning: exact where the rule is, honest where it is not, silent where nothing is known."""
+"""The end of a run from its beginning, alone and with earlier runs, hot and cooled down, dense and sparse."""
 
 import numpy as np
 import pandas as pd
@@ -18,7 +18,7 @@ def table(runs=12, noise=0.0, seed=0, cooled=0.0):
     for i, share in enumerate(np.linspace(0.1, 0.9, runs)):
         loss = 2.0 + (1 - share) * (T / 1e6) ** -(0.2 + 0.3 * share) + noise * rng.normal(size=5)
         loss[-1] -= cooled * (1 + share)
-        lr = np.where((T == T[-1]) & (cooled > 0), 0.0, 1e-3)
+        lr = np.where((T > 8e6) & (cooled > 0), 0.0, 1e-3)
         rows += [
             {"run": f"r{i}", "params": 1e8, "tokens": t, "w_code": share, "w_web": 1 - share, "eval": "code", "loss": y,
              "lr": rate} for t, y, rate in zip([0, *T], [3.2, *loss], [1e-3, *lr])
