@@ -1,15 +1,16 @@
 """The end of a run from its beginning: the loss at its last token, from the evaluations so far and from earlier runs.
 
 What is predicted is the change of the log loss that is still to come, d = log L(T) - log L(t), t being the last
-evaluation. Alone, a run tells its slope s against log tokens over its last doubling, and
+evaluation. Alone, a run is taken to go on as
 
-    d = s (1 - (T/t)^-R) / R
+    log L(T) = log L(t) + s (1 - (T/t)^-b) / b
 
-which is a line in log tokens that flattens (R = 0 would be the straight line). With earlier runs that reached T, the
-same change is known of each, at the same tokens; d is then kriged from theirs: linear in what the run alone would
-predict and in what it has moved since the base model, plus Gaussian misses that are shared by runs of like size and
-share, of like mix, and of the same mix (which see the same documents in the same order). The interval is as wide as
-the earlier runs, each left out in turn, call for.
+with its slope s against log tokens, and the exponent b by which that flattens, averaged over what its own evaluations
+and a prior of b say; early evaluations count less. With earlier runs that reached T, the same change is known of each,
+at the same tokens; d is then kriged from theirs: linear in what the run alone would predict and in what it has moved
+since the base model, plus Gaussian misses that are shared by runs of like size and share, of like mix, and of the same
+mix (which see the same documents in the same order). The interval is as wide as the earlier runs, each left out in
+turn, call for.
 """
 
 import dataclasses
@@ -23,9 +24,13 @@ from cptlaw import runs
 from cptlaw.errors import UserError
 from cptlaw.fitting import intervals
 
-FLATTENS = 0.3  # R
-# Alone, sd^2 = (FLOOR log2(T/t))^2 + (DOUBT d)^2, by `python -m benchmarks.prefix`.
-FLOOR, DOUBT = 0.005, 0.4
+# Alone, the exponent b is log-normal about 0.3, s normal about 0, and an evaluation at a part p of the last tokens is
+# off by NOISE (1 + FADES log(1/p)).
+EXPONENTS = np.geomspace(0.04, 2.0, 14)
+EXPONENT, EXPONENT_SD, SLOPE_SD = 0.3, 0.6, 0.3
+NOISE, FADES = np.array([0.0005, 0.001, 0.002, 0.004, 0.008]), 0.7
+# Its sd^2 is that of this average, plus (FLOOR log2(T/t))^2 + (DOUBT d)^2, by `python -m benchmarks.prefix`.
+FLOOR, DOUBT = 0.003, 0.15
 DF = 5.0  # degrees of freedom of the interval
 LEAST = 6  # earlier runs; fewer are not used
 MOST = 120  # of the earlier runs, those most alike
@@ -37,7 +42,7 @@ FEW_SIZES, WIDER = 2, math.sqrt(2)  # with earlier runs of so few other sizes, i
 
 _SIZE, _SHARE, _MIX = 4.0, 0.3, 0.3  # lengths of the similarities: log parameters, root shares
 _SCALES = np.log([0.01, 0.01, 0.005, 0.003, 0.1])  # medians of the prior: three misses, noise, noise relative to d
-_COEFFICIENTS = {"constant": (0.0, 0.02), "slope": (1.0, 0.5), "drop": (0.0, 0.1)}  # means and sds of the prior
+_COEFFICIENTS = {"constant": (0.0, 0.02), "alone": (1.0, 0.5), "drop": (0.0, 0.1)}  # means and sds of the prior
 
 
 @dataclasses.dataclass(frozen=True)
@@ -173,21 +178,22 @@ def ending(
     others = [one for one in earlier if one.run != curve.run and one.cooled == cooled and _tells(one, seen, tokens)]
     own = [one for one in others if one.eval == curve.eval]
     others = own if len(own) >= LEAST else others
-    slope = _slope(curve, seen, tokens)
+    alone, sd = _alone(curve, seen, tokens)
     if len(others) < LEAST:
         if cooled:
             raise UserError(
                 f"{curve.run}: its learning rate is cooled down at the end, and what that does is known only from "
                 f"earlier runs that were; {len(others)} of them reached {tokens:g} tokens, and {LEAST} are needed"
             )
-        if not math.isfinite(slope):
+        if not math.isfinite(alone):
             raise UserError(
                 f"{curve.run}: alone, a run needs evaluations of {curve.eval} at two numbers of tokens, the smaller at "
                 "most half the larger"
             )
-        change, scale, count, nearest = slope, math.hypot(FLOOR * math.log2(tokens / seen), DOUBT * slope), 0, math.nan
+        change, count, nearest = alone, 0, math.nan
+        scale = math.hypot(sd, FLOOR * math.log2(tokens / seen), DOUBT * alone)
     else:
-        change, scale, nearest = _kriged(curve, seen, tokens, slope, others, level)
+        change, scale, nearest = _kriged(curve, seen, tokens, alone, others, level)
         count, nearest = min(len(others), MOST), math.exp(last + nearest)
     half = intervals.student(level, DF) * scale
     point, low, high = (math.exp(last + change + move) for move in (0.0, -half, half))
@@ -198,14 +204,37 @@ def _tells(curve: Curve, seen: float, tokens: float) -> bool:
     return math.isfinite(curve.log_loss(seen)) and math.isfinite(curve.log_loss(tokens))
 
 
-def _slope(curve: Curve, seen: float, tokens: float) -> float:
-    """What a run alone predicts of its change between `seen` and `tokens`; NaN without its loss at half of `seen`."""
-    slope = (curve.log_loss(seen) - curve.log_loss(seen / 2)) / math.log(2)
-    return slope * -math.expm1(-FLATTENS * math.log(tokens / seen)) / FLATTENS
+def _alone(curve: Curve, seen: float, tokens: float) -> tuple[float, float]:
+    """(mean, sd) of the change between `seen` and `tokens` by the run's evaluations up to `seen`; NaN with too few."""
+    known = curve.tokens < seen * (1 - ALIKE)
+    if not known.any() or curve.tokens[known][0] > seen / 2 * (1 + ALIKE):
+        return math.nan, math.nan
+    back = np.log(np.append(curve.tokens[known], seen) / seen)  # (n,), 0 at the end
+    y = np.append(np.log(curve.loss[known]), curve.log_loss(seen))
+    y = y - y[-1]
+    b = EXPONENTS[:, None]
+    shape_bn, ahead_b = -np.expm1(-b * back) / b, -np.expm1(-EXPONENTS * math.log(tokens / seen)) / EXPONENTS
+    weight_sn = 1 / (NOISE[:, None] * (1 - FADES * back)) ** 2
+    # Of each noise and exponent (s, b): the precision of level and slope, and what they are.
+    ones, cross = weight_sn.sum(axis=1)[:, None], weight_sn @ shape_bn.T
+    square = weight_sn @ (shape_bn**2).T + 1 / SLOPE_SD**2
+    level, moved = (weight_sn @ y)[:, None], weight_sn @ (shape_bn * y).T
+    determinant = ones * square - cross**2
+    slope_sb, level_sb = (ones * moved - cross * level) / determinant, (square * level - cross * moved) / determinant
+    # -2 log of the marginal likelihood, but for a constant.
+    total = (weight_sn @ y**2)[:, None] - level_sb * level - slope_sb * moved
+    total = total + np.log(determinant) - np.log(weight_sn).sum(axis=1)[:, None]
+    total = total + (np.log(EXPONENTS / EXPONENT) / EXPONENT_SD) ** 2
+    weights = np.exp(-(total - total.min()) / 2)
+    weights = weights / weights.sum()
+    change_sb = level_sb + slope_sb * ahead_b
+    mean = float((weights * change_sb).sum())
+    variance_sb = (square + ones * ahead_b**2 - 2 * cross * ahead_b) / determinant
+    return mean, math.sqrt(float((weights * (variance_sb + (change_sb - mean) ** 2)).sum()))
 
 
 def _kriged(
-    curve: Curve, seen: float, tokens: float, slope: float, earlier: Sequence[Curve], level: float
+    curve: Curve, seen: float, tokens: float, alone: float, earlier: Sequence[Curve], level: float
 ) -> tuple[float, float, float]:
     """(the change of the log loss, its scale, the change of the most similar earlier run)."""
     from scipy.linalg import cho_factor, cho_solve
@@ -216,16 +245,16 @@ def _kriged(
     chosen = [*(earlier[i] for i in order), curve]
     n = len(order)
     change = np.array([one.log_loss(tokens) - one.log_loss(seen) for one in chosen[:n]])
-    slopes = np.append([_slope(one, seen, tokens) for one in chosen[:n]], slope)
+    by_itself = np.append([_alone(one, seen, tokens)[0] for one in chosen[:n]], alone)
     drops = np.array([one.log_loss(seen) - math.log(one.base) for one in chosen])
     features = {"constant": np.ones(n + 1)}
-    features |= {name: v for name, v in (("slope", slopes), ("drop", drops)) if np.isfinite(v).all()}
+    features |= {name: v for name, v in (("alone", by_itself), ("drop", drops)) if np.isfinite(v).all()}
     mean, sd = np.array([_COEFFICIENTS[name] for name in features]).T
     basis = np.array(list(features.values())).T
     linear = (basis * sd**2) @ basis.T
     alike = _similarities(chosen)
-    # Noise grows with the change that is to come, as the run alone or, without its slope, the others tell it.
-    size = np.abs(features.get("slope", np.full(n + 1, np.abs(change).mean())))
+    # Noise grows with the change that is to come, as the run alone or, without that, the others tell it.
+    size = np.abs(features.get("alone", np.full(n + 1, np.abs(change).mean())))
     off = change - basis[:n] @ mean
 
     def covariance(scales: np.ndarray) -> np.ndarray:
