@@ -35,7 +35,7 @@ def cpt8() -> Iterator[Pair]:
     keys = ["run", "params", "tokens", "eval", "loss"]
     for corpus in sorted(rows["eval"].unique()):
         own = rows[rows["eval"] == corpus]
-        recipes = {mix: part[keys] for mix, part in own.groupby(shares)}
+        recipes = dict(iter(own[[*keys, *shares]].groupby(shares)))
         recipes = {m: p for m, p in recipes.items() if p["params"].nunique() >= 3 and (p["params"] > 7e5).any()}
         for one, other in itertools.combinations(recipes, 2):
             truth = [float(recipes[m].query("params > 7e5 and params < 1e6 and tokens == 786432")["loss"].iloc[0])
@@ -51,7 +51,7 @@ def web_corpora() -> Iterator[Pair]:
     for column in losses:
         table = rows[["run", "params", "tokens"]].assign(loss=rows[column], eval="text", of=rows["train_dataset"])
         table = table[np.isfinite(table["loss"])]
-        ladders = {name: part for name, part in table.groupby("of")}
+        ladders = dict(iter(table.groupby("of")))
         for one, other in itertools.combinations(sorted(ladders), 2):
             parts = [ladders[name] for name in (one, other)]
             large = [part[part["params"] > 1e9].set_index(["params", "tokens"])["loss"] for part in parts]

@@ -1,9 +1,9 @@
 """A gate between two recipes: which is better at the target size, how surely, and how much compute it saves.
 
-Where both ladders hold the same sizes and tokens, their losses are compared rung by rung: the ratio of the two losses
-changes far less with size than the losses do, and what both laws miss alike cancels. The ratio is then a law of its
-own, log-linear in size and tokens, with the misses of `cptlaw.fitting.process` about it. Ladders that share too few
-rungs are compared by the two predictive distributions, as if their misses had nothing in common.
+Where both ladders hold the same sizes and tokens, their losses are compared rung by rung (`cptlaw.fitting.ladders`):
+the ratio of the two losses changes far less with size than the losses do, and what both laws miss alike cancels.
+Ladders that share too few rungs are compared by the two predictive distributions, as if their misses had nothing in
+common.
 """
 
 from typing import TYPE_CHECKING
@@ -11,10 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from cptlaw.fitting.condition import condition
-from cptlaw.fitting.draws import draw
-from cptlaw.fitting.process import Process
-from cptlaw.fitting.rivals import log_linear
+from cptlaw.fitting import ladders
 from cptlaw.planning.decision import Decision, DecisionError, Option, with_rejections
 from cptlaw.planning.numbers import (
     banded,
@@ -77,18 +74,22 @@ def gate(baseline: "Fit", candidate: "Fit", *, params: float, tokens: float, lev
         notes, silent = cautions(fit, x)
         warnings, supported = warnings + notes, supported and not silent
     if len(rungs) >= LEAST_RUNGS:
-        log_ratio = _draws(of_ratio(rungs), x, len(own["baseline"]) - 1)
+        log_ratio = ladders.draws(*ladders.ratio(rungs, **x), len(own["baseline"]) - 1)
         wide = level
         shown = {"baseline": own["baseline"], "candidate": own["baseline"] * np.exp(log_ratio)}
     else:
         warnings += (
-            f"the ladders share {len(rungs)} rungs (sizes and tokens), fewer than {LEAST_RUNGS}: their misses are taken "
-            "as independent, which makes the interval wide; train both at the same sizes and tokens",
+            f"the ladders share {len(rungs)} rungs (sizes and tokens), fewer than {LEAST_RUNGS}: their misses are "
+            "taken as independent, which makes the interval wide; train both at the same sizes and tokens",
         )
         log_ratio, shown = np.log(own["candidate"]) - np.log(own["baseline"]), own
     wins = float((log_ratio[1:] < 0).mean())
     saved = _saved(baseline, x, log_ratio)
     span = interval(saved[1:], wide)
+    if min(1 - saved[0], 1 - span[1]) <= 1 / MOST_COMPUTE or max(1 - saved[0], 1 - span[0]) >= MOST_COMPUTE:
+        warnings += (
+            f"savings beyond {MOST_COMPUTE:g} times are not told: the baseline's loss hardly falls with compute",
+        )
     largest = _largest(rungs, x)
     return Decision(
         kind="gate",
@@ -136,25 +137,6 @@ def shared_rungs(baseline: "Fit", candidate: "Fit") -> pd.DataFrame:
     return frames[0].join(frames[1], how="inner").reset_index().sort_values(list(STEP))
 
 
-def of_ratio(rungs: pd.DataFrame) -> Process:
-    """The candidate's loss over the baseline's, log-linear in what varies of size and tokens, with its misses.
-
-    A size counts as a run: its rungs come from one run of each recipe, or from few.
-    """
-    columns = tuple(name for name in STEP if rungs[name].nunique() > 1)
-    ratio = rungs["candidate"].to_numpy(float) / rungs["baseline"].to_numpy(float)
-    start = {"a": float(np.log(ratio).mean()), **{f"b[{name}]": 0.0 for name in columns}}
-    x = {name: rungs[name].to_numpy(float) for name in columns}
-    return condition(log_linear(columns, ()), start, x, ratio, [f"{size:g}" for size in rungs["params"]])
-
-
-def _draws(process: Process, x: dict[str, float], number: int) -> np.ndarray:
-    """(S + 1,) of the log ratio at `x`, the prediction first."""
-    at = {name: np.array([x[name]]) for name in process.law.columns}
-    mean, drawn = draw(process, number).at(at)
-    return np.concatenate([mean, drawn[:, 0]])
-
-
 def _saved(baseline: "Fit", x: dict[str, float], log_ratio: np.ndarray) -> np.ndarray:
     """(S + 1,) part of the compute that the candidate can do without; between 1 - `MOST_COMPUTE` and 1 - 1 / that."""
     rows = baseline.residuals
@@ -200,8 +182,8 @@ def _regret(baseline: np.ndarray, log_ratio: np.ndarray) -> dict[str, float]:
 def _answer(wins: float, saved: float, span: tuple[float, float], level: float, supported: bool) -> str:
     told = f"{percent(abs(saved))} {'less' if saved >= 0 else 'more'} compute"
     low, high = (f"{percent(abs(v))} {'less' if v >= 0 else 'more'}" for v in span)
-    sure = "" if supported else "These runs cannot say it with confidence: "
+    sure = "The" if supported else "These runs cannot say it with confidence: the"
     return (
-        f"{sure}the candidate wins with a probability of {wins:.0%}; it reaches the baseline's loss with {told} "
+        f"{sure} candidate wins with a probability of {wins:.0%}; it reaches the baseline's loss with {told} "
         f"({level:.0%} interval {low} to {high})."
     )

@@ -41,10 +41,15 @@ def test_earlier_runs_tell_what_a_run_alone_cannot():
         prefix.ending(asked.until(1e6), 16e6)
 
 
-def test_a_line_in_log_tokens_that_flattens_by_hand():
+def test_alone_the_exponent_is_learned_from_a_clean_run_and_given_to_a_short_one():
+    tokens = 1e6 * 2.0 ** np.arange(8)
+    for exponent in (0.15, 0.8):
+        curve = prefix.Curve("r", "code", tokens[:6], np.exp(1.0 + 0.5 * (tokens[:6] / 1e6) ** -exponent))
+        assert np.log(prefix.ending(curve, tokens[-1]).point) == pytest.approx(1 + 0.5 * 128**-exponent, abs=3e-3)
     curve = prefix.Curve("r", "code", np.array([1e6, 2e6]), np.exp([1.0, 0.9]))
     found = prefix.ending(curve, 8e6)
-    assert np.log(found.point) == pytest.approx(0.9 - 0.1 / np.log(2) * (1 - 4**-0.3) / 0.3)
+    slopes = [-0.1 / ((2**b - 1) / b) * (1 - 4**-b) / b for b in (0.05, 1.0)]  # flattening hardly, and soon
+    assert slopes[0] < np.log(found.point) - 0.9 < slopes[1]
     assert found.above(found.point) == pytest.approx(0.5)
     assert found.above(found.high) == pytest.approx(0.05, abs=2e-3)  # the 90% interval's upper bound
 
