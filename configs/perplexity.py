@@ -1,6 +1,7 @@
 """The perplexity study, asked properly: which text of four domains is worth training on, of two sizes and four bases?
 
     cptlaw perplexity-study configs/perplexity.py --workdir runs/perplexity
+    cptlaw perplexity-study configs/perplexity.py:99k --workdir runs/perplexity     the smaller size alone, a quarter
 
 Base models are pre-trained on 90% WikiText-2 and 2.5% of each domain, so that they find every domain likelier than
 chance by far. Each of the four bases (99k and 323k, two seeds) scores each domain in chunks of 256 tokens, and twelve
@@ -43,12 +44,17 @@ Choices:
 
 from ml_collections import ConfigDict
 
+from cptlaw.errors import UserError
+
 STEP = 4 * 256  # tokens
 
 
-def get_config() -> ConfigDict:
-    """The config; `subsets` holds the fields of `studies.selection_plan.Plan`."""
-    return ConfigDict(
+def get_config(size: str = "") -> ConfigDict:
+    """The config, of one size or of all; `subsets` holds the fields of `studies.selection_plan.Plan`.
+
+    The runs of one size are those of the whole config, which can go on in the same workdir with --update-config.
+    """
+    config = ConfigDict(
         {
             "name": "perplexity",
             "corpora": {
@@ -101,3 +107,8 @@ def get_config() -> ConfigDict:
             "seed": 0,
         }
     )
+    if size:
+        if size not in config.sizes:
+            raise UserError(f"configs/perplexity.py:{size}: one of {', '.join(config.sizes)}")
+        config.sizes = {size: config.sizes[size].to_dict()}
+    return config

@@ -10,6 +10,7 @@ from typing import Any
 from cptlaw.cli import domains, tables
 from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
+from cptlaw.words import count
 
 
 def _fit_of(args: argparse.Namespace, name: str) -> Any:
@@ -99,6 +100,20 @@ def _ask(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> 
     return decide(*_laws(args, fits), **question)
 
 
+def _size(args: argparse.Namespace, *fits: Any) -> float:
+    """The size at which the fits are asked of a model of --params (`Fit.size`)."""
+    sizes = {fit.size(args.params) for fit in fits}
+    if len(sizes) > 1:
+        raise UserError("--params: the fits tell sizes differently; make all of them with --size-by-base, or none")
+    (size,) = sizes
+    if size != args.params and not getattr(args, "quiet", False):
+        print(
+            f"note: {count(args.params)} parameters are asked of as {count(size)}, which their base model is worth",
+            file=sys.stderr,
+        )
+    return size
+
+
 def _laws(args: argparse.Namespace, fits: Any) -> list[Any]:
     return [fit.alone() if args.law_only else fit for fit in fits]
 
@@ -117,7 +132,7 @@ def ask_trade_off(args: argparse.Namespace) -> Any:
         trade_off,
         general,
         domain,
-        params=args.params,
+        params=_size(args, general, domain),
         tokens=args.tokens,
         base_loss=base,
         tolerance=args.tolerance,
@@ -133,17 +148,19 @@ def ask_share_for_loss(args: argparse.Namespace) -> Any:
     from cptlaw.planning.share_for_loss import share_for_loss
 
     fit = _fit_of(args, "fit")
-    return _decide(args, share_for_loss, fit, loss=args.loss, params=args.params, tokens=args.tokens, level=args.level)
+    run = {"params": _size(args, fit), "tokens": args.tokens}
+    return _decide(args, share_for_loss, fit, loss=args.loss, **run, level=args.level)
 
 
 def ask_limited_data(args: argparse.Namespace) -> Any:
     from cptlaw.planning.limited_data import limited_data
 
+    fit = _fit_of(args, "domain")
     return _decide(
         args,
         limited_data,
-        _fit_of(args, "domain"),
-        params=args.params,
+        fit,
+        params=_size(args, fit),
         domain_tokens=args.domain_tokens,
         tokens=args.tokens,
         max_epochs=args.max_epochs,
@@ -214,7 +231,8 @@ def ask_pareto(args: argparse.Namespace) -> Any:
     from cptlaw.planning.pareto import pareto
 
     fits = _fit_of(args, "general"), _fit_of(args, "domain")
-    return _ask(args, pareto, *fits, params=args.params, tokens=args.tokens, points=args.points, level=args.level)
+    run = {"params": _size(args, *fits), "tokens": args.tokens}
+    return _ask(args, pareto, *fits, **run, points=args.points, level=args.level)
 
 
 def ask_mixture(args: argparse.Namespace) -> Any:
@@ -239,6 +257,8 @@ def ask_mixture(args: argparse.Namespace) -> Any:
     fits = [_fit(args, "fits", text) for text in args.fits]
     args.ceilings = {**args.ceilings, **_relative_ceilings(args)}
     args.confidence = args.confidence or None
+    if args.params is not None:
+        args.params = _size(args, *fits)
     return _ask(args, mixture, *fits, **{name: getattr(args, name) for name in asked})
 
 

@@ -97,6 +97,11 @@ def _table_arguments(parser: argparse.ArgumentParser) -> None:
         help="take the losses of a corpus as if every run had started from the base model of this size, by the rows at "
         "zero tokens: what a ceiling on the general loss at one planned size is best asked of (plan trade-off)",
     )  # fmt: skip
+    parser.add_argument(
+        "--size-by-base", metavar="CORPUS",
+        help="take a model for as large as its base model's loss of this corpus tells, by the rows at zero tokens: for "
+        "base models that were not all trained alike; `cptlaw plan --params N` then asks of the model of N",
+    )  # fmt: skip
     domains.pooling(parser)
     parser.add_argument("--objective", default="huber", help="huber, huber_scale, squared, squared_loss, asymmetric")
     parser.add_argument("--delta", type=tables.number, default=1e-3, help="Huber threshold (default 1e-3)")
@@ -143,6 +148,8 @@ def _read(args: argparse.Namespace) -> Any:
         table = runs.by_domain(table, args.by_domain, args.learnability)
     elif args.learnability:
         table = runs.learnability(table, args.learnability)
+    if args.size_by_base:
+        table = runs.sized_by_base(table, args.size_by_base)
     for name, params in (args.rebase or {}).items():
         if name not in set(table["eval"]):
             raise UserError(f"--rebase {name}: no such corpus; the table evaluates {', '.join(table['eval'].unique())}")
@@ -274,6 +281,8 @@ def _predict(args: argparse.Namespace) -> None:
         raise UserError(f"--law {args.law}: {args.fit} is by the built-in law {fit.law.name}; leave --law out")
     fit, at = tables.at_level(domains.about(args, fit), args.at)
     given = _columns(args, at)
+    if "params" in given:
+        given["params"] = [fit.size(params) for params in given["params"]]
     found = fit.predict(
         level=args.level, target=args.target, run=args.of_run, method=args.method, eval=args.eval, **given
     )

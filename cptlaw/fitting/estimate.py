@@ -28,6 +28,7 @@ from cptlaw.fitting.verdicts import Tried
 from cptlaw.laws import Law
 from cptlaw.laws.factor import COLUMN
 from cptlaw.progress import bar_of_fits
+from cptlaw.words import count
 
 STARTS = 64
 FOLD_STARTS = 16
@@ -103,7 +104,7 @@ def fit(
         raise FitError("--bootstrap and --seed must be 0 or more, and --starts 1 or more")
     reading = table.attrs.get("reading")  # how `runs.read` was asked to read it, so that others can read it again
     table, left_out = runs.plain(table)
-    warnings = runs.check(table) + left_out
+    warnings = runs.check(table) + left_out + runs.undertrained(table)
     digest = runs.digest(table)
     corpora = evaluated(table, eval)
     rebased = _rebased(table, corpora)
@@ -112,6 +113,12 @@ def fit(
         "from that one alone"
         for name, loss in rebased.items()
     ]
+    if sizes := _sizes(table):
+        told = ", ".join(f"{count(float(actual))} as {count(worth)}" for actual, worth in sizes.items())
+        warnings.append(
+            f"sizes are those at which the ladder of base models has a base's own loss: {told}; intervals do not "
+            "count how far such a size is off"
+        )
     auto: dict[str, Any] = {}
     if law == AUTO:
         law, auto = _automatic(table, corpora, hold_out, factor, seed, progress)
@@ -167,7 +174,8 @@ def fit(
             "shared": list(shared), "fixed": dict(fixed or {}), "objective": objective, "delta": delta,
             "bootstrap": bootstrap, "resample": resample, "seed": seed, "loss_se": loss_se,
             "hold_out": hold_out if isinstance(hold_out, str) else None,
-            **({"rebased_to": rebased} if rebased else {}), **({"reading": reading} if reading else {}),
+            **({"rebased_to": rebased} if rebased else {}), **({"sizes": sizes} if sizes else {}),
+            **({"reading": reading} if reading else {}),
             **({"factor": {"column": factor, "levels": list(made.factor.levels)}} if made.factor else {}),
             "starts": starts if isinstance(starts, int) else len(starts), **({AUTO: auto} if auto else {}),
         },
@@ -232,6 +240,14 @@ def _rebased(table: pd.DataFrame, corpora: tuple[str, ...]) -> dict[str, float]:
     if several := [name for name, losses in found.items() if len(losses) > 1]:
         raise FitError(f"column rebased_to: the losses of {several[0]} are rebased to several base models; make it one")
     return {name: float(losses[0]) for name, losses in found.items() if len(losses)}
+
+
+def _sizes(table: pd.DataFrame) -> dict[str, float]:
+    """Parameters of a model -> its equivalent size (`runs.sized_by_base`)."""
+    if runs.ACTUAL not in table:
+        return {}
+    pairs = table[[runs.ACTUAL, "params"]].dropna().drop_duplicates()
+    return {f"{actual:.12g}": float(worth) for actual, worth in pairs.itertuples(index=False)}
 
 
 def _unit(rows: Rows, law: Law) -> str:
@@ -383,16 +399,16 @@ def _each(weights: np.ndarray) -> Any:
 
 
 def _resample(
-    problem: Problem, rows: Rows, best: Optimum, predicted: np.ndarray, count: int, kind: str, seed: int, progress: bool
+    problem: Problem, rows: Rows, best: Optimum, predicted: np.ndarray, total: int, kind: str, seed: int, progress: bool
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Refits every resample; reported parameters (count,) and codes.
+    """Refits every resample; reported parameters (total,) and codes.
 
     All start from the best optimum, and `CHECKED` of them cold as well. If a cold start finds a better optimum for any
     of these, every resample also starts from the most promising other optimum: of those that the cold starts found
     and of those that the fit's own starts ended in. On identified tables there is none, and a cold start costs five
     times as much as a warm one.
     """
-    made = resampling.draw(kind, count, rows, predicted, seed)
+    made = resampling.draw(kind, total, rows, predicted, seed)
     of_y = made.y
 
     def refit(which: np.ndarray, begin: np.ndarray, cold: bool) -> Solution:
@@ -414,14 +430,14 @@ def _resample(
             old[which[better]] = new[better]
         return better
 
-    everyone = np.arange(count)
+    everyone = np.arange(total)
     checked = everyone[:CHECKED]
-    with bar_of_fits(progress, count + len(checked), "resamples") as tick:
-        found = refit(everyone, np.tile(best.theta, (count, 1)), cold=False)
+    with bar_of_fits(progress, total + len(checked), "resamples") as tick:
+        found = refit(everyone, np.tile(best.theta, (total, 1)), cold=False)
         again = refit(checked, draw_starts(problem, len(checked), seed + 1), cold=True)
         if (better := keep(checked, again)).any():
             others = np.concatenate([again.theta[better], *(t[None] for t in _basins(best))])[:BASINS]
-            which, begin = _promising(problem, made, best.theta, others, count)
+            which, begin = _promising(problem, made, best.theta, others, total)
             if len(which):
                 keep(which, refit(which, begin, cold=False))
     theta = np.where(np.isfinite(found.value)[:, None], found.theta, np.nan)
@@ -439,13 +455,13 @@ def _basins(best: Optimum) -> list[np.ndarray]:
 
 
 def _promising(
-    problem: Problem, made: resampling.Resamples, theta: np.ndarray, others: np.ndarray, count: int
+    problem: Problem, made: resampling.Resamples, theta: np.ndarray, others: np.ndarray, total: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Resamples for which another optimum is about as good a start as `theta` (P,), and the best such (which, P)."""
     block = max(1, EVALUATED // (len(problem.y) * (len(others) + 1)))
     which, begin = [], []
-    for first in range(0, count, block):
-        some = np.arange(first, min(first + block, count))
+    for first in range(0, total, block):
+        some = np.arange(first, min(first + block, total))
         weights = made.weights(some)
         y = problem.y if made.y is None else made.y(some)
         value = np.array([objectives_at(problem, t, weights, y) for t in (theta, *others)])

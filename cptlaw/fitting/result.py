@@ -190,6 +190,25 @@ class Fit:
         samples = np.broadcast_to(self.law.predict({**self.params, **stacked}, x), (self._count, *shape))
         return self._interval(np.array(at(self.params)), samples, at, level, method or "percentile")
 
+    def size(self, params: float) -> float:
+        """The `params=` at which to ask of a model of so many parameters: its equivalent size (`runs.sized_by_base`).
+
+        The same number, for a fit whose sizes are parameters.
+
+        Raises:
+          FitError: the table holds no base model of that size.
+        """
+        if not (sizes := self.settings.get("sizes")):
+            return params
+        alike = {worth for actual, worth in sizes.items() if count(float(actual)) == count(params)}
+        if len(alike) != 1:
+            raise FitError(
+                f"this fit tells sizes by base models' losses, and knows none of {count(params)} parameters (but of "
+                f"{', '.join(count(float(actual)) for actual in sizes)}): add its base model's row at zero tokens to "
+                "the table, and fit again"
+            )
+        return alike.pop()
+
     def alone(self) -> "Fit":
         """The law alone: what it predicts and decides by its own resamples, as if it were true."""
         return replace(self, process={})

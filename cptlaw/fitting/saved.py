@@ -87,6 +87,7 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
     if settings.get("seed", 0) < 0:
         at.refuse("settings.seed", "must not be negative")
     at.numbers("settings.rebased_to", settings.get("rebased_to", {}))
+    at.numbers("settings.sizes", settings.get("sizes", {}))
     _check_reading(at, settings.get("reading", {}))
     if "factor" in settings:
         factor = at.mapping("settings.factor", settings["factor"])

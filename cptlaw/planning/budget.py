@@ -18,6 +18,7 @@ from cptlaw.planning.numbers import (
     Tabulated,
     banded,
     cautions,
+    check_parameters,
     check_positive,
     check_share,
     conditioned,
@@ -76,6 +77,7 @@ def budget(
       DecisionError: a number out of range, a budget that buys no tokens, a ceiling nothing meets.
     """
     _check(fit, flops, share, inference_tokens, general, ceiling)
+    check_parameters(fit)
     wide = expanded(level, *([fit] if general is None else [fit, general]))
     (fit, *rest), warnings = paired(fit, *([] if general is None else [general]))
     for each in (fit, *rest):

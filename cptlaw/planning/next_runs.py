@@ -17,7 +17,7 @@ from cptlaw import runs
 from cptlaw.planning.decision import Decision, DecisionError, with_rejections
 from cptlaw.planning.identified import check_identified
 from cptlaw.planning.linear import columns
-from cptlaw.planning.numbers import check_positive, check_share, expanded, interval, losses, paired
+from cptlaw.planning.numbers import check_parameters, check_positive, check_share, expanded, interval, losses, paired
 from cptlaw.planning.posterior import Posterior, posteriors
 from cptlaw.words import count, percent
 
@@ -58,6 +58,8 @@ def next_runs(
     # What a run would tell is counted in parameters: of the laws, not of how they miss.
     fits = tuple(fit.alone() for fit in fits)
     wide = expanded(level, *fits)
+    for fit in fits:
+        check_parameters(fit)
     if k < 1:
         raise DecisionError(f"k {k}: choose at least one run")
     if not isinstance(target, Decision):

@@ -42,6 +42,15 @@ def check_positive(name: str, value: float, unit: str) -> float:
     return float(value)
 
 
+def check_parameters(fit: "Fit") -> None:
+    """Refuses a fit whose sizes are not parameters, of which FLOPs are made (`runs.sized_by_base`)."""
+    if "sizes" in fit.settings:
+        raise DecisionError(
+            f"the fit of {fit.eval} tells sizes by base models' losses, and a cost in FLOPs is of parameters: ask a "
+            "fit that was made without --size-by-base"
+        )
+
+
 def check_run(params: float, tokens: float) -> dict[str, float]:
     """The planned run's columns, or a DecisionError."""
     return {

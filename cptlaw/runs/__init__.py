@@ -15,6 +15,7 @@ The mixture ratio r is never stored: it is `w_<eval>` (`ratio`).
 
 from cptlaw.runs.conditions import select
 from cptlaw.runs.contract import (
+    ACTUAL,
     OPTIONAL,
     PREFIXES,
     REQUIRED,
@@ -40,12 +41,14 @@ from cptlaw.runs.derived import (
     thin,
 )
 from cptlaw.runs.doubts import check
+from cptlaw.runs.equivalent import equivalent_sizes, sized_by_base, undertrained
 from cptlaw.runs.headers import plain
 from cptlaw.runs.reading import read, read_columns
 from cptlaw.runs.trackers import read_runs
 from cptlaw.runs.writing import FORMATS, append, digest, lines, write
 
 __all__ = [
+    "ACTUAL",
     "COEFFICIENTS",
     "DOMAIN",
     "FORMATS",
@@ -64,6 +67,7 @@ __all__ = [
     "check",
     "corpora",
     "digest",
+    "equivalent_sizes",
     "finished",
     "learnability",
     "lines",
@@ -76,6 +80,8 @@ __all__ = [
     "read_runs",
     "rebased",
     "select",
+    "sized_by_base",
     "thin",
+    "undertrained",
     "write",
 ]

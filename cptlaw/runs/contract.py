@@ -14,11 +14,12 @@ import pandas as pd
 from cptlaw.errors import UserError, nearest
 
 REQUIRED = ("run", "eval", "loss")
+ACTUAL = "actual_params"  # the parameters of a model whose `params` are its equivalent size (`sized_by_base`)
 OPTIONAL = (
     "params", "tokens", "unique_tokens", "loss_se", "seed", "model", "step", "pretrain_tokens", "flops",
     "status", "lr", "lr_sum", "lr_anneal", "lr_sum_pretrain", "lr_anneal_pretrain", "ppl_mean", "ppl_std",
     "k1", "k2", "k3", "subset", "base", "mixed_in",
-    "rebased_to", "ema", "bytes_per_token",
+    "rebased_to", ACTUAL, "ema", "bytes_per_token",
 )  # fmt: skip
 PREFIXES = ("w_", "unique_tokens_")
 TEXT = ("run", "eval", "model", "status", "subset", "base", "mixed_in")

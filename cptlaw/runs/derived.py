@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from cptlaw.runs.conditions import select
-from cptlaw.runs.contract import Locator, TableError, corpora, finished, ratio
+from cptlaw.runs.contract import ACTUAL, Locator, TableError, corpora, finished, ratio
 from cptlaw.words import count
 
 COEFFICIENTS = ("k1", "k2", "k3")  # of learnability
@@ -39,9 +39,9 @@ def at_size(rows: pd.DataFrame, params: float) -> pd.DataFrame:
     """The rows of models of `params` parameters; of no such size, those of the one that is printed the same (755k)."""
     if rows.empty:
         return rows
-    exact = rows[rows["params"] == params]
-    alike = rows[[count(size) == count(params) for size in rows["params"]]]
-    return exact if len(exact) or alike["params"].nunique() != 1 else alike
+    sizes = _parameters(rows)
+    alike = np.array([count(size) == count(params) for size in sizes])
+    return rows[sizes == params] if (sizes == params).any() or sizes[alike].nunique() != 1 else rows[alike]
 
 
 def rebased(df: pd.DataFrame, corpus: str, params: float) -> pd.DataFrame:
@@ -58,7 +58,7 @@ def rebased(df: pd.DataFrame, corpus: str, params: float) -> pd.DataFrame:
     key, known = _base_key(df), bases(df, corpus)
     wanted = at_size(known, params)["loss"]
     if wanted.empty:
-        sizes = ", ".join(f"{size:.12g}" for size in sorted(known["params"].unique())) or "none"
+        sizes = ", ".join(f"{size:.12g}" for size in sorted(_parameters(known).unique())) or "none"
         raise TableError(
             f"no base loss of {corpus} at {params:.12g} parameters: a row at zero tokens gives it, and there are such "
             f"rows for {sizes}" + ("" if len(known) else " (does --where leave them out?)")
@@ -74,6 +74,10 @@ def rebased(df: pd.DataFrame, corpus: str, params: float) -> pd.DataFrame:
     factor = (loss / own).where(here, 1.0)
     scaled = {name: df[name] * factor for name in ("loss", "loss_se") if name in df}
     return df.assign(**scaled, rebased_to=np.where(here, loss, df.get("rebased_to", np.nan)))
+
+
+def _parameters(df: pd.DataFrame) -> pd.Series:
+    return df[ACTUAL if ACTUAL in df else "params"]
 
 
 def _base_key(df: pd.DataFrame) -> str:

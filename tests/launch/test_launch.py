@@ -12,7 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import servers
+from cptlaw.execution import sweep
+from cptlaw.execution.workdir import Workdir
 from cptlaw.selection import scores
+from cptlaw.storage.bucket import Bucket
+from cptlaw.studies import scoring
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,28 +79,38 @@ def test_a_config_that_is_not_there_is_named(config):
     assert done.returncode == 2 and "none.py" in done.stderr
 
 
-def as_one_and_as_two(config, tmp_path, module, *arguments):
-    """Runs a launcher as one process of four devices, in tmp_path/one, and as two of two, in tmp_path/two."""
+def start(config, module, workdir, devices, *arguments, **environment):
+    """A launcher in a process of its own, of so many devices."""
+    flags = f"--xla_backend_optimization_level=0 --xla_force_host_platform_device_count={devices}"
+    return subprocess.Popen(
+        [sys.executable, "-m", f"launch.{module}", f"--config={config}", f"--workdir={workdir}", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": flags, **environment},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+
+
+def pair(config, module, workdir, *arguments, caches=(None, None)):
+    """A launcher as a job of two processes of two devices each; of a bucket, each machine has a cache of its own."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", f"launch.{module}", f"--config={config}", *arguments]
-    flags = "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count="
-
-    def start(workdir, devices, *arguments):
-        environment = {**os.environ, "XLA_FLAGS": flags + str(devices)}
-        return subprocess.Popen(
-            [*command, f"--workdir={workdir}", *arguments],
-            cwd=ROOT,
-            env=environment,
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-
     together = [f"--coordinator={address}", "--processes=2"]
-    pair = [start(tmp_path / "two", 2, *together, f"--process={i}") for i in range(2)]
-    processes = [*pair, start(tmp_path / "one", 4)]
+    return [
+        start(
+            config, module, workdir, 2, *arguments, *together, f"--process={i}",
+            **({"CPTLAW_CACHE": str(cache)} if cache else {}),
+        )
+        for i, cache in enumerate(caches)
+    ]  # fmt: skip
+
+
+def as_one_and_as_two(config, tmp_path, module, *arguments):
+    """Runs a launcher as one process of four devices, in tmp_path/one, and as two of two, in tmp_path/two."""
+    two = pair(config, module, tmp_path / "two", *arguments)
+    processes = [*two, start(config, module, tmp_path / "one", 4, *arguments)]
     said = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [0, 0, 0], said
 
@@ -157,3 +172,44 @@ def test_a_runner_without_apache_beam_is_refused(config, tmp_path):
         done = launch("prepare", config, *arguments, workdir=tmp_path)
         assert done.returncode == 2 and f"launch: {message}" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_machines_whose_run_is_in_a_bucket_are_killed_and_go_on(config, tmp_path, tmp_path_factory, monkeypatch):
+    if servers.available("s3") is None:
+        pytest.skip("no server for s3: pip install '.[servers]'")
+    longer = config.read_text().replace('"tokens": 640', '"tokens": 65536').replace('"tokens": 256', '"tokens": 65536')
+    longer = longer.replace("(128, 256)", "(32768, 65536)").replace('"workers": 2', '"checkpoint_seconds": 0.1')
+    config = tmp_path / "longer.py"
+    config.write_text(longer)
+    asked = "train", "--size=small", "--share=code=0.5"
+    alone = start(config, asked[0], tmp_path / "one", 4, *asked[1:])
+    said = alone.communicate(timeout=600)
+    assert alone.returncode == 0, said
+    caches = tmp_path / "cache0", tmp_path / "cache1"
+    with servers.serve("s3", tmp_path_factory.mktemp("s3")) as environment:
+        for name, value in (environment | {"CPTLAW_LEASE_SECONDS": "5", "CPTLAW_CACHE": str(caches[0])}).items():
+            monkeypatch.setenv(name, value)
+        url = f"s3://{servers.BUCKET}/study"
+        runs = Bucket.open(f"{url}/runs")
+        killed = 0
+        for _ in range(2):
+            before = set(runs.list())
+            two = pair(config, asked[0], url, *asked[1:], caches=caches)
+            while two[0].poll() is None and not [n for n in runs.list() if "checkpoint" in n and n not in before]:
+                time.sleep(0.2)
+            killed += two[0].poll() is None
+            for process in two:
+                process.kill()
+                process.communicate()
+        assert killed, "it ended before it could be killed"
+        two = pair(config, asked[0], url, *asked[1:], caches=caches)
+        said = [process.communicate(timeout=600) for process in two]
+        assert [process.returncode for process in two] == [0, 0], said
+        tables = [
+            sweep.collect([scoring.find_run(home, name) for name in home.run_ids()], home)
+            for home in (Workdir(tmp_path / "one"), Workdir(url))
+        ]
+    np.testing.assert_allclose(tables[1].pop("loss"), tables[0].pop("loss"), rtol=1e-4)
+    columns = ["run", "tokens", "step", "eval"]
+    assert tables[1][columns].equals(tables[0][columns])
