@@ -159,7 +159,8 @@ def _run(args: argparse.Namespace) -> tuple[Any, list[Any], float, bool]:
         if other == path or not (other / "run.json").is_file():
             continue
         directory = rundir.RunDir(workdir, rundir.read_run(other))
-        if directory.run.init is not None and directory.state() == rundir.FINISHED:
+        # Not `state`, which may ask for the lock of a run that is about to begin.
+        if directory.run.init is not None and (directory.result() or {}).get("state") == rundir.FINISHED:
             others += directory.measured()
     rates = run.schedule().learning_rates()
     return (
