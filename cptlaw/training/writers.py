@@ -86,13 +86,16 @@ def tensorboard(directory: Path, name: str, config: Mapping[str, Any]) -> Iterat
 
 @contextlib.contextmanager
 def wandb(directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Write]:
-    """Weights & Biases: one run for a name, however often it resumes; the environment's WANDB_* are its settings."""
+    """Weights & Biases: one run for a name, however often it resumes; the environment's WANDB_* are its settings.
+
+    Runs that train together in one process are open at the same time, each with its own records.
+    """
     try:
         import wandb
     except ImportError as error:
         raise UserError("monitor.writers: wandb is not installed; pip install wandb") from error
     directory.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(id=name, name=name, dir=str(directory), config=dict(config), resume="allow")
+    run = wandb.init(id=name, name=name, dir=str(directory), config=dict(config), resume="allow", reinit="create_new")
     try:
         yield lambda record: run.log(_measured(record), step=record["step"])
     finally:

@@ -39,13 +39,15 @@ def index(tmp_path, monkeypatch):
     return pin
 
 
-def test_fetch_once(index, tmp_path, monkeypatch):
+def test_fetch_once_and_tell_of_it_before(index, tmp_path, monkeypatch, capsys):
+    index(megabytes=0.5)
     corpus = open_corpus("general", "recipe:leads", tmp_path / "cache")
+    assert capsys.readouterr().err == "recipe:leads: downloads leads==1.0, 0.5 MB, once\n"
     assert list(corpus.documents()) == [("A is a letter.", "A")]
     assert (corpus.licence, corpus.attribution) == ("CC0", "somebody")
     monkeypatch.delenv("PIP_FIND_LINKS")
     again = open_corpus("general", "recipe:leads", tmp_path / "cache")
-    assert again.fingerprint == corpus.fingerprint
+    assert again.fingerprint == corpus.fingerprint and not capsys.readouterr().err
     assert len(list((tmp_path / "cache" / "corpora").iterdir())) == 1
 
 
