@@ -210,6 +210,47 @@ def ask_budget(args: argparse.Namespace) -> Any:
     )
 
 
+def ask_gate(args: argparse.Namespace) -> Any:
+    from cptlaw import report
+    from cptlaw.planning.gate import gate
+
+    fits = [_ladder(args, name) for name in ("baseline", "candidate")]
+    decision = gate(*fits, params=args.params, tokens=args.tokens, level=args.level)
+    if args.page:
+        import pandas as pd
+
+        rows = pd.concat([fit.residuals.assign(recipe=name) for fit, name in zip(fits, ("baseline", "candidate"))])
+        command = " ".join(["cptlaw", *sys.argv[1:]])
+        title = f"{args.candidate} against {args.baseline}"
+        report.write(
+            args.page, title=title, table=rows.assign(loss=rows["observed"]), fits={fits[0].eval: fits[0]},
+            decisions=[decision], command=command,
+        )  # fmt: skip
+    return decision
+
+
+def _ladder(args: argparse.Namespace, name: str) -> Any:
+    """The fit that `--name` means: a saved one, or of the rows of --table that meet a condition."""
+    from cptlaw import fitting, runs
+
+    text = getattr(args, name)
+    if text.endswith(".json"):
+        return _fit(args, name, text)
+    if args.table is None:
+        raise UserError(f"--{name} {text}: not a saved fit (FIT.json); a condition on rows needs --table")
+    rows = runs.select(_table(args), text, f"--{name}")
+    if rows.empty:
+        raise UserError(f"--{name}: no row of {args.table} satisfies {text!r}")
+    corpora = list(rows["eval"].unique())
+    if args.eval is None and len(corpora) > 1:
+        raise UserError(f"--eval: choose the corpus whose loss is compared; there are {', '.join(corpora)}")
+    law = "chinchilla" if args.law == "auto" else args.law
+    return fitting.fit(
+        rows, law, args.eval or corpora[0], bootstrap=args.bootstrap, seed=args.seed,
+        try_remedies=not args.no_remedies, progress=True,
+    )  # fmt: skip
+
+
 def ask_pareto(args: argparse.Namespace) -> Any:
     from cptlaw.planning.pareto import pareto
 

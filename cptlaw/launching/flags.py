@@ -120,6 +120,9 @@ PROGRAMS = {
             Flag("megabytes", "size of the all-reduce, on each device (default 256)", float, 256.0),
             Flag("min-gbps", "least bandwidth of the all-reduce, GB/s a device", float, 0.0),
             Flag("disk-gb", "least free space in the workdir (default 10)", float, 10.0),
+            Flag("overlap", "also compare validation with training text, of the corpora prepared there", bool, False),
+            Flag("most-overlap", "most of a validation split that its training text may hold (default 1: any)", float,
+                 1.0, low=0, high=1),
             Flag("timeout", "seconds after which a check that hangs ends the process (default 300)", int, 300),
         ), required=(WORKDIR,)),
         Program("footprint", "print what a study needs: memory of each size on a device, disk, FLOPs, hours", (

@@ -29,6 +29,7 @@ KINDS = {
     "share-for-loss": "The share for a wanted loss",
     "limited-data": "With little domain text",
     "budget": "For a compute budget",
+    "gate": "Which recipe",
     "mixture": "The best mix",
     "pareto": "The front",
     "subset": "Which text to choose",
