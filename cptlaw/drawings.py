@@ -8,5 +8,5 @@ from typing import Any
 
 
 def draw(kind: str, result: Any, **options: Any) -> Any:
-    """The picture of a result of this kind (`fit`, `decision`), by `cptlaw.report.pictures`."""
-    return getattr(importlib.import_module("cptlaw.report.pictures"), kind)(result, **options)
+    """The picture of a result of this kind (`fit`, `decision`), by `cptlaw.report.figures.pictures`."""
+    return getattr(importlib.import_module("cptlaw.report.figures.pictures"), kind)(result, **options)

@@ -21,3 +21,8 @@ def count(value: float) -> str:
         if value >= 0.9995 * size:
             return f"{value / size:.3g}{unit}"
     return f"{value:.3g}"
+
+
+def nats(loss: float, digits: int = 3) -> str:
+    """A loss in words. A law far outside its rows can say anything; no token costs 100 nats."""
+    return f"{loss:.{digits}f}" if loss < 100 else "over 100"

@@ -33,7 +33,7 @@ def run(name: str) -> None:
 
         return exit_code("launch", start)
 
-    sys.modules["__main__"].__doc__ = program.module.__doc__  # what absl's --help shows
+    sys.modules["__main__"].__doc__ = program.doc()  # what absl's --help shows
     app.run(main, flags_parser=parse)
 
 

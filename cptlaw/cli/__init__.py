@@ -15,7 +15,9 @@ from cptlaw import atomic
 from cptlaw.errors import UserError, exit_code
 from cptlaw.paths import local
 
-_MODULES = ("demo", "runs", "fit", "plan", "report", "domains", "launchers", "selection", "restoration", "completion")
+_MODULES = (
+    "demo", "runs", "fit", "plan", "watch", "report", "domains", "launchers", "selection", "restoration", "completion",
+)  # fmt: skip
 # What commands write, and whether it is a folder; looked at before a command begins, since many pay for the work first.
 _WRITTEN = {"out": False, "text_out": False, "plot": True, "store_out": True}
 

@@ -15,7 +15,7 @@ def add_parsers(subparsers: Any) -> None:
         description='Prints a script for the shell. In bash: eval "$(cptlaw completion bash)"; in zsh, write it to a '
         "file _cptlaw in a folder of $fpath.",
     )
-    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"))
+    parser.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="whose script it is")
     parser.set_defaults(run=_completion)
 
 

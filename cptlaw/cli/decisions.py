@@ -24,6 +24,7 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
     if text.endswith(".json"):
         saved = fitting.Fit.load(text, own_law(args))
         args.saved_fits = [*getattr(args, "saved_fits", []), saved]
+        _asked(args, saved)
         return _about(saved, args)
     if args.table is None:
         raise UserError(f"--{name} {text}: not a saved fit (FIT.json); to fit the corpus {text!r} here, give --table")
@@ -31,7 +32,14 @@ def _fit(args: argparse.Namespace, name: str, text: str) -> Any:
         _table(args), args.law, text, factor=args.factor, bootstrap=args.bootstrap, seed=args.seed,
         try_remedies=not args.no_remedies, progress=True,
     )  # fmt: skip
+    _asked(args, found)
     return _at_level(found, args)
+
+
+def _asked(args: argparse.Namespace, fit: Any) -> None:
+    """Keeps the fit, whose warnings the answer ends with."""
+    name = fit.eval if isinstance(fit.eval, str) else ", ".join(fit.eval)
+    args.asked_fits = {**getattr(args, "asked_fits", {}), name: fit}
 
 
 def _about(fit: Any, args: argparse.Namespace) -> Any:
@@ -73,11 +81,27 @@ def _csv(flag: str, path: Path) -> Any:
         raise UserError(f"{flag} {error}") from None
 
 
+TOLD = 3  # warnings of the fits that an answer ends with
+
+
 def show(decision: Any, args: argparse.Namespace) -> None:
-    """Prints the decision, and saves it where --out says."""
+    """Prints the decision and what its fits warn of first, and saves it where --out and --plot say."""
     if args.out:
         decision.save(args.out)
-    print(json.dumps(decision.to_json(), allow_nan=False) if args.json else decision.text())
+    if args.plot:
+        decision.plot().save(args.plot)
+    if args.json:
+        print(json.dumps(decision.to_json(), allow_nan=False))
+        return
+    print(decision.text())
+    from cptlaw.fitting import verdicts
+
+    found = verdicts.warnings(getattr(args, "asked_fits", {}))
+    found = [warning for warning in found if "rows at zero tokens" not in warning]  # which is as it should be
+    for warning in found[:TOLD]:
+        print(f"  the fit of {warning}")
+    if found[TOLD:]:
+        print(f"  and {len(found) - TOLD} more warnings of the fits: cptlaw report, or cptlaw fit, tells them all")
 
 
 def _decide(args: argparse.Namespace, decide: Any, *fits: Any, **question: Any) -> Any:
@@ -184,6 +208,47 @@ def ask_budget(args: argparse.Namespace) -> Any:
         ceiling=args.ceiling,
         level=args.level,
     )
+
+
+def ask_gate(args: argparse.Namespace) -> Any:
+    from cptlaw import report
+    from cptlaw.planning.gate import gate
+
+    fits = [_ladder(args, name) for name in ("baseline", "candidate")]
+    decision = gate(*fits, params=args.params, tokens=args.tokens, level=args.level)
+    if args.page:
+        import pandas as pd
+
+        rows = pd.concat([fit.residuals.assign(recipe=name) for fit, name in zip(fits, ("baseline", "candidate"))])
+        command = " ".join(["cptlaw", *sys.argv[1:]])
+        title = f"{args.candidate} against {args.baseline}"
+        report.write(
+            args.page, title=title, table=rows.assign(loss=rows["observed"]), fits={fits[0].eval: fits[0]},
+            decisions=[decision], command=command,
+        )  # fmt: skip
+    return decision
+
+
+def _ladder(args: argparse.Namespace, name: str) -> Any:
+    """The fit that `--name` means: a saved one, or of the rows of --table that meet a condition."""
+    from cptlaw import fitting, runs
+
+    text = getattr(args, name)
+    if text.endswith(".json"):
+        return _fit(args, name, text)
+    if args.table is None:
+        raise UserError(f"--{name} {text}: not a saved fit (FIT.json); a condition on rows needs --table")
+    rows = runs.select(_table(args), text, f"--{name}")
+    if rows.empty:
+        raise UserError(f"--{name}: no row of {args.table} satisfies {text!r}")
+    corpora = list(rows["eval"].unique())
+    if args.eval is None and len(corpora) > 1:
+        raise UserError(f"--eval: choose the corpus whose loss is compared; there are {', '.join(corpora)}")
+    law = "chinchilla" if args.law == "auto" else args.law
+    return fitting.fit(
+        rows, law, args.eval or corpora[0], bootstrap=args.bootstrap, seed=args.seed,
+        try_remedies=not args.no_remedies, progress=True,
+    )  # fmt: skip
 
 
 def ask_pareto(args: argparse.Namespace) -> Any:

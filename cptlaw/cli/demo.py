@@ -1,12 +1,11 @@
 """`cptlaw demo` and `cptlaw study`: the whole loop, of the built-in config or of your own."""
 
 import argparse
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
 
-from cptlaw.errors import UserError
+from cptlaw.launching.flags import need_training
 
 
 def add_parsers(subparsers: argparse._SubParsersAction) -> None:
@@ -95,14 +94,3 @@ def _run(config: Any, workdir: Path, args: argparse.Namespace) -> None:
     command = " ".join(["cptlaw", *sys.argv[1:]])
     for answer in mixture_study.run(prepared, retry_failed=args.retry_failed, command=command):
         print(answer.text(), flush=True)
-
-
-def need_training() -> None:
-    """Says what to install, where the extra `train` is missing."""
-    for package in ("flax", "orbax.checkpoint", "seqio"):
-        try:
-            found = importlib.util.find_spec(package) is not None
-        except ModuleNotFoundError:  # the parent of a dotted name
-            found = False
-        if not found:
-            raise UserError(f"{package} is not installed; training needs the extra: pip install 'cptlaw[train]'")

@@ -25,11 +25,17 @@ def add_parsers(subparsers: Any) -> None:
     fit.add_argument("--starts", type=int, default=64, help="starts of the solver (default 64)")
     fit.add_argument("--influence", action="store_true", help="list the runs that move the fit most")
     no_remedies(fit)
-    fit.add_argument("--plot", type=Path, metavar="DIR", help="write figures of the fit into DIR")
+    fit.add_argument(
+        "--plot", type=Path, metavar="PATH",
+        help="draw the fit: its curves as FILE.png, .svg or .pdf, or every figure of it as PNG into a folder",
+    )  # fmt: skip
+    fit.add_argument("--plot-width", type=tables.number, metavar="IN", help="of --plot: inches (a paper's column: 3.3)")
+    fit.add_argument("--plot-font", default="", metavar="FAMILY", help="of --plot: serif, sans-serif or a font's name")
+    fit.add_argument("--plot-size", type=tables.number, default=9.0, metavar="PT", help="of --plot: text (default 9)")
     fit.set_defaults(run=_fit)
 
     predict = subparsers.add_parser("predict", help="predict losses from a saved fit")
-    predict.add_argument("fit", type=Path, metavar="FIT.json")
+    predict.add_argument("fit", type=Path, metavar="FIT.json", help="a fit that `cptlaw fit --out` saved")
     for name in ("params", "tokens", "ratio"):
         predict.add_argument(f"--{name}", type=tables.numbers, metavar="X[,X...]", help="one value or several")
     predict.add_argument(
@@ -191,7 +197,8 @@ def _fit(args: argparse.Namespace) -> None:
     if args.plot:
         from cptlaw import report
 
-        for path in report.write_figures(fit, args.plot):
+        look = {"width": args.plot_width, "font": args.plot_font, "size": args.plot_size}
+        for path in report.write_figures(fit, args.plot, **look):
             print(f"wrote {path}", file=sys.stderr)
     if args.json:
         print(json.dumps(fit.summary(), allow_nan=False))

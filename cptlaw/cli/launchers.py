@@ -1,6 +1,5 @@
 """`cptlaw prepare | train | sweep | score | checks | footprint`: the launchers, which launch/ offers under absl too."""
 
-import argparse
 from typing import Any
 
 from cptlaw.cli import tables
@@ -14,12 +13,4 @@ def add_parsers(subparsers: Any) -> None:
             program.name, help=program.about, description=program.about[0].upper() + program.about[1:] + "."
         )
         flags.add_to(parser, program, tables.number)
-        parser.set_defaults(run=lambda args, program=program: _launch(program, args))
-
-
-def _launch(program: flags.Program, args: argparse.Namespace) -> int | None:
-    from cptlaw.cli.demo import need_training
-
-    if program.name != "checks":
-        need_training()
-    return program.run(args)
+        parser.set_defaults(run=program.run)

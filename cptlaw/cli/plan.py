@@ -20,8 +20,8 @@ def add_parsers(subparsers: Any) -> None:
         "extrapolates.",
     )
     questions = plan.add_subparsers(required=True, metavar="QUESTION")
-    for add in (_add_trade_off, _add_share, _add_limited_data, _add_budget, _add_pareto, _add_mixture, _add_subset,
-                _add_next, _add_design):  # fmt: skip
+    for add in (_add_trade_off, _add_share, _add_limited_data, _add_budget, _add_gate, _add_pareto, _add_mixture,
+                _add_subset, _add_next, _add_design):  # fmt: skip
         add(questions)
 
 
@@ -92,6 +92,19 @@ def _add_budget(questions: Any) -> None:
         default=0.0,
         help="tokens the model will serve over its life (default 0)",
     )
+
+
+def _add_gate(questions: Any) -> None:
+    ask = _question(
+        questions, "gate", "whether a candidate recipe beats a baseline, and the compute it saves", decisions.ask_gate
+    )
+    for name in ("baseline", "candidate"):
+        ask.add_argument(
+            f"--{name}", required=True, metavar="FIT|CONDITION",
+            help="a saved fit of its ladder (FIT.json), or which rows of --table are its ladder: \"w_code == 0.2\"",
+        )  # fmt: skip
+    _run(ask)
+    ask.add_argument("--page", type=Path, metavar="PAGE.html", help="write the report of the gate, one HTML page")
 
 
 def _add_pareto(questions: Any) -> None:
@@ -236,6 +249,7 @@ def _question(questions: Any, name: str, about: str, run: Any) -> argparse.Argum
     ask.add_argument(
         "--out", type=Path, metavar="DECISION.json", help="save the decision for cptlaw report and plan next"
     )
+    ask.add_argument("--plot", type=Path, metavar="FILE", help="draw how sure the share or mix is (.png, .svg, .pdf)")
     ask.add_argument("--json", action="store_true", help="print JSON")
     domains.asking(ask)
     domains.learnability(ask)

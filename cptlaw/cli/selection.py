@@ -422,7 +422,7 @@ def _strata(args: argparse.Namespace, rows: Any, pool: Any) -> Any:
 
 
 def _study(args: argparse.Namespace) -> None:
-    from cptlaw.cli.demo import need_training
+    from cptlaw.launching.flags import need_training
 
     need_training()
     import jax

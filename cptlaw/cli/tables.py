@@ -51,6 +51,10 @@ def add_arguments(parser: argparse.ArgumentParser, *, eval: bool = True, loss: s
     )
     flags.add_argument("--max-line", type=int, metavar="BYTES", help="refuse a text with a longer line (default 4 MiB)")
     flags.add_argument(
+        "--per-byte", action="store_true",
+        help="compare rows of different tokenizers: losses in bits per byte, by a column bytes_per_token",
+    )  # fmt: skip
+    flags.add_argument(
         "--trust-units", action="store_true", help="accept sizes, tokens and losses that look like another unit"
     )
 
@@ -104,6 +108,7 @@ def _asked(args: argparse.Namespace) -> dict[str, Any]:
         "constants": pairs("--set", getattr(args, "constants", []), "COLUMN=X, e.g. params=160M"),
         **{name: getattr(args, name, None) for name in ("join", "tokens_per_step", "encoding")},
         "trust_units": getattr(args, "trust_units", False),
+        "per_byte": getattr(args, "per_byte", False),
     }
     return {name: value for name, value in found.items() if value}
 

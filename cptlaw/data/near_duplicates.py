@@ -46,8 +46,8 @@ def find(
     """
     ours = _sample(validation_offsets, VALIDATION_TOKENS, evenly=False)
     theirs = _sample(train_offsets, TRAIN_TOKENS, evenly=True)
-    validation = _shingles(validation_tokens, validation_offsets, ours)
-    train = _shingles(train_tokens, train_offsets, theirs)
+    validation = shingles(validation_tokens, validation_offsets, ours)
+    train = shingles(train_tokens, train_offsets, theirs)
 
     # Unique (document, shingle) pairs of the validation side, by shingle, without those that many documents share.
     pairs = np.unique(np.stack([validation.hashes, validation.document.astype(np.uint64)]), axis=1)
@@ -76,7 +76,7 @@ def find(
     return Found(len(ours), len(theirs), len(alike), example)
 
 
-class _Shingles(NamedTuple):
+class Shingles(NamedTuple):
     """hashes (n,) uint64 and the sampled document (n,) of each; counts and starts (documents,) of each document's."""
 
     hashes: np.ndarray
@@ -97,7 +97,8 @@ def _sample(offsets: np.ndarray, tokens: int, evenly: bool) -> np.ndarray:
     return chosen[: max(1, int(np.searchsorted(np.diff(offsets)[chosen].cumsum(), tokens, "right")))]
 
 
-def _shingles(tokens: np.ndarray, offsets: np.ndarray, chosen: np.ndarray) -> _Shingles:
+def shingles(tokens: np.ndarray, offsets: np.ndarray, chosen: np.ndarray) -> Shingles:
+    """The hashed runs of `WIDTH` tokens of the documents numbered `chosen` (documents,), none across two documents."""
     lengths = np.diff(offsets)[chosen]
     flat = np.concatenate([np.empty(0, np.uint64), *(tokens[offsets[d] : offsets[d + 1]] for d in chosen)])
     flat = flat.astype(np.uint64)
@@ -108,7 +109,7 @@ def _shingles(tokens: np.ndarray, offsets: np.ndarray, chosen: np.ndarray) -> _S
     document = np.repeat(np.arange(len(chosen)), lengths)
     inside = document[: hashes.size] == document[WIDTH - 1 :][: hashes.size]
     counts = np.maximum(lengths - WIDTH + 1, 0)
-    return _Shingles(hashes[inside], document[: hashes.size][inside], counts, counts.cumsum() - counts)
+    return Shingles(hashes[inside], document[: hashes.size][inside], counts, counts.cumsum() - counts)
 
 
 def _jaccard(a: np.ndarray, b: np.ndarray) -> float:

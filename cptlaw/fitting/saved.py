@@ -112,14 +112,21 @@ def read(path: str | os.PathLike[str], law: str | Law | None = None) -> dict[str
 
 def _check_reading(at: "_Checker", reading: Any) -> None:
     """Refuses what `runs.read` would not understand of how the fitted table was read."""
-    kinds = {"columns": dict, "losses": dict, "constants": dict, "tokens_per_step": float, "trust_units": bool}
+    kinds = {
+        "columns": dict,
+        "losses": dict,
+        "constants": dict,
+        "tokens_per_step": float,
+        "trust_units": bool,
+        "per_byte": bool,
+    }
     for name, value in at.mapping("settings.reading", reading).items():
         field = f"settings.reading.{name}"
         if kinds.get(name) is dict:
             for key, one in at.mapping(field, value).items():
                 if name != "constants" or not isinstance(one, (int, float)):
                     at.text(f"{field}.{key}", one)
-        elif name in ("tokens_per_step", "trust_units"):
+        elif name in ("tokens_per_step", "trust_units", "per_byte"):
             at.of(field, value, kinds[name])
         elif name in ("table", "where", "eval", "join", "encoding"):
             at.text(field, value)

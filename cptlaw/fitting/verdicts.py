@@ -206,3 +206,17 @@ def headline(held: Mapping[str, Any]) -> str:
         f"Held out ({held['what']}, {rows}): the law errs by {stands['law']:.2%}, {words}the best rule without a law, "
         f"{stands['best']}, by {stands['rival']:.2%}: the prediction {verdict} it."
     )
+
+
+def warnings(fits: Mapping[str, Any], *, but_standing: bool = False) -> list[str]:
+    """The warnings of fits, corpus -> fit, each once under the names of the corpora it is of.
+
+    Args:
+      but_standing: without those that `standing` says: that the law loses to a rule without a law.
+    """
+    of: dict[str, list[str]] = {}
+    for name, fit in fits.items():
+        for warning in fit.warnings:
+            if not (but_standing and "the law does not beat" in warning):
+                of.setdefault(warning, []).append(name)
+    return [f"{', '.join(names)}: {warning}" for warning, names in of.items()]

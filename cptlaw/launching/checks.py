@@ -158,6 +158,31 @@ def clocks() -> str:
     return f"{apart:.2f} seconds apart"
 
 
+def overlap(workdir: Path, most: float) -> str:
+    """What part of each validation split is in the training text, of the corpora that are prepared in the workdir."""
+    from cptlaw.data import overlap as compared
+    from cptlaw.data.store import TokenStore
+
+    splits = {
+        split: {
+            path.parent.parent.name: TokenStore.open(path.parent)
+            for path in sorted(workdir.glob(f"*/{split}/ledger.json"))
+        }
+        for split in ("train", "validation")
+    }
+    if not all(splits.values()):
+        raise Problem(f"{workdir}: no corpus is prepared there, so none can be compared; run cptlaw prepare first")
+    found = compared.of_stores(splits["train"], splits["validation"])
+    said = "\n            ".join(compared.in_words(found))
+    own = {name: found[name, name].share for name in splits["validation"] if (name, name) in found}
+    if over := [f"{name} {share:.1%}" for name, share in own.items() if share > most]:
+        raise Problem(
+            f"{', '.join(over)} of the validation text is in the training text, and {most:.1%} may be: its loss falls "
+            f"by memory, which no law predicts; remove near-duplicates and prepare again\n            {said}"
+        )
+    return said
+
+
 def _gather(value: np.ndarray | np.generic) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(value))
 
@@ -183,6 +208,8 @@ def main(args: argparse.Namespace) -> None:
         "clocks": clocks,
         "all-reduce": lambda: all_reduce(args.megabytes, args.min_gbps),
     }
+    if args.overlap and jax.process_index() == 0:  # last, since the others have no part in it
+        checks["overlap"] = lambda: overlap(workdir.data, args.most_overlap)
     problems = []
     for name, check in checks.items():
         try:

@@ -1,10 +1,15 @@
 """The launchers and their flags, as data: the `cptlaw` command and the absl programs of launch/ are made from them."""
 
 import argparse
+import ast
 import dataclasses
 import importlib
+import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from cptlaw.errors import UserError
 
 CONFIG, WORKDIR = "config", "workdir"
 
@@ -66,7 +71,14 @@ class Program:
     def module(self) -> Any:
         return importlib.import_module(f"cptlaw.launching.{self.name}")
 
+    def doc(self) -> str:
+        """The module's docstring, read without importing it, which takes seconds and the extra `train`."""
+        spec = importlib.util.find_spec(f"cptlaw.launching.{self.name}")
+        assert spec is not None and spec.origin is not None
+        return ast.get_docstring(ast.parse(Path(spec.origin).read_text())) or self.about
+
     def run(self, args: argparse.Namespace) -> int | None:
+        need_training()
         from cptlaw.launching import jobs
 
         return jobs.start(self.module.main, args, multihost=self.multihost)
@@ -108,6 +120,9 @@ PROGRAMS = {
             Flag("megabytes", "size of the all-reduce, on each device (default 256)", float, 256.0),
             Flag("min-gbps", "least bandwidth of the all-reduce, GB/s a device", float, 0.0),
             Flag("disk-gb", "least free space in the workdir (default 10)", float, 10.0),
+            Flag("overlap", "also compare validation with training text, of the corpora prepared there", bool, False),
+            Flag("most-overlap", "most of a validation split that its training text may hold (default 1: any)", float,
+                 1.0, low=0, high=1),
             Flag("timeout", "seconds after which a check that hangs ends the process (default 300)", int, 300),
         ), required=(WORKDIR,)),
         Program("footprint", "print what a study needs: memory of each size on a device, disk, FLOPs, hours", (
@@ -121,6 +136,17 @@ PROGRAMS = {
         ), multihost=False, required=(CONFIG,)),
     )
 }  # fmt: skip
+
+
+def need_training() -> None:
+    """Says what to install, where the extra `train` is missing."""
+    for package in ("flax", "orbax.checkpoint", "seqio"):
+        try:
+            found = importlib.util.find_spec(package) is not None
+        except ModuleNotFoundError:  # the parent of a dotted name
+            found = False
+        if not found:
+            raise UserError(f"{package} is not installed; training needs the extra: pip install 'cptlaw[train]'")
 
 
 def add_to(parser: argparse.ArgumentParser, program: Program, number: Callable[[str], float] = float) -> None:

@@ -2,19 +2,16 @@
 
 import dataclasses
 import functools
-import hashlib
 import importlib
 import inspect
 import pkgutil
-import types
 from typing import Any
 
 import pandas as pd
 
 from cptlaw import runs
-from cptlaw.errors import did_you_mean
 from cptlaw.laws.base import BUILDERS, Law, LawError, Param, builder, joint, law
-from cptlaw.paths import local
+from cptlaw.registry import is_own
 
 __all__ = ["Law", "LawError", "Param", "builder", "for_table", "get", "joint", "law", "load", "names", "parse"]
 
@@ -35,7 +32,7 @@ def get(name: str, **options: Any) -> Law:
     Raises:
       LawError: no such law or option.
     """
-    if ".py:" in name:
+    if is_own(name):
         if options:
             raise LawError(f"{name}: a law from a file takes no options")
         return load(name)
@@ -49,14 +46,11 @@ def get(name: str, **options: Any) -> Law:
 
 @functools.lru_cache(maxsize=256)
 def _get(name: str, options: tuple[tuple[str, Any], ...]) -> Law:
-    if name not in BUILDERS:
-        hint = did_you_mean(name, BUILDERS) or f"there are {', '.join(BUILDERS)}, or FILE.py:NAME"
-        raise LawError(f"no law {name!r}; {hint}")
-    known = options_of(name)
+    build, known = BUILDERS.find(name), options_of(name)
     for option, _ in options:
         if option not in known:
             raise LawError(f"law {name} has no option {option!r}; it has {', '.join(known) or 'none'}")
-    built = BUILDERS[name](**dict(options))
+    built = build(**dict(options))
     return dataclasses.replace(built, options=dict(options))
 
 
@@ -83,7 +77,7 @@ def for_table(text: str, table: pd.DataFrame) -> Law:
 
 def parse(text: str, **options: Any) -> Law:
     """A law from the command line: `NAME`, `NAME:option=value:option=value` or `FILE.py:NAME`."""
-    if ".py:" in text:
+    if is_own(text):
         return get(text)
     name, *pairs = text.split(":")
     for pair in pairs:
@@ -104,35 +98,14 @@ def load(spec: str, sha256: str | None = None) -> Law:
     Raises:
       LawError: no such file, other content, or no such law in it.
     """
-    path_text, _, name = spec.rpartition(":")
-    path = local(path_text)
-    if not path.is_file():
-        raise LawError(f"{spec}: no such file {path}; a user's law is given as FILE.py:NAME")
-    source = path.read_bytes()
-    if sha256 is not None and hashlib.sha256(source).hexdigest() != sha256:
-        raise LawError(
-            f"{path} has changed since the fit, or is another file; nothing of it was run. Fit again with it"
-        )
-    return _run(str(path.resolve()), name, source)
+    return _own(*BUILDERS.pinned(spec if sha256 is None else f"{spec}@{sha256}").rsplit("@", 1))
 
 
 @functools.lru_cache(maxsize=256)
-def _run(path: str, name: str, source: bytes) -> Law:
-    """The law `name` of a file's content. The same content gives the same object, so its programs compile once."""
-    sha256 = hashlib.sha256(source).hexdigest()
-    module = types.ModuleType(f"cptlaw_user_{sha256[:8]}")
-    module.__file__ = path
-    try:
-        exec(compile(source, path, "exec"), vars(module))
-    except (Exception, SystemExit) as error:  # a law file that exits must not end the command as if all were well
-        raise LawError(f"{path}: cannot be run: {type(error).__name__}: {error}") from error
-    found = getattr(module, name, None)
-    if not isinstance(found, Law):
-        laws = [key for key, value in vars(module).items() if isinstance(value, Law)]
-        raise LawError(
-            f"{path}: {name} is no law; it defines {', '.join(laws) or 'none (decorate with @cptlaw.laws.law)'}"
-        )
-    return dataclasses.replace(found, name=f"{path}:{name}", file=path, sha256=sha256)
+def _own(spec: str, sha256: str) -> Law:
+    """The law of a file's content. The same content gives the same object, so its programs compile once."""
+    found, path, _ = BUILDERS.load(f"{spec}@{sha256}")
+    return dataclasses.replace(found, name=spec, file=str(path), sha256=sha256)
 
 
 def _value(text: str) -> Any:

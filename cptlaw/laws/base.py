@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from cptlaw.errors import UserError
+from cptlaw.registry import Registry
 
 BILLION = 1e9
 Array = Any  # a numpy or jax array, or a float
@@ -134,7 +135,8 @@ def power(base: Array, exponent: Array, xp: Any) -> Array:
     return xp.where(positive, xp.exp(exponent * xp.log(xp.where(positive, base, 1.0))), 0.0)
 
 
-BUILDERS: dict[str, Callable[..., "Law"]] = {}  # the built-in laws: name -> what builds it from its options
+# The built-in laws: name -> what builds it from its options. A user's file holds a Law itself.
+BUILDERS: Registry[Any] = Registry("law", Law, "@cptlaw.laws.law", LawError, after="fit")
 
 
 def builder(function: Builder, name: str | None = None) -> Builder:
@@ -148,11 +150,7 @@ def builder(function: Builder, name: str | None = None) -> Builder:
     Raises:
       LawError: there is such a law.
     """
-    name = name or function.__name__
-    if name in BUILDERS:
-        raise LawError(f"there is a law {name} already")
-    BUILDERS[name] = function
-    return function
+    return BUILDERS.add(name or function.__name__, function)
 
 
 def law(

@@ -59,6 +59,53 @@ class Config:
     norm_placement "post", and qk_norm over the whole projection. Gemma has norm_placement "both", norm_offset,
     scale_embeddings, activation "gelu_tanh", and layers of two kinds; Gemma 2 the soft caps, Gemma 3 qk_norm and
     rope_local_theta.
+
+    Attributes:
+      vocab_size: rows of the embedding.
+      d_model: channels of the residual stream.
+      layers: how many, each of attention and a feed-forward layer.
+      heads, kv_heads: of queries, and of keys and values; the second divides the first.
+      d_ff: channels of the feed-forward layer.
+      head_dim: channels of a head; 0: d_model // heads.
+      rope_theta: base of the rotary frequencies.
+      norm_eps: added to the mean square in norms.
+      tie_embeddings: the output layer is the embedding.
+      dtype: of the computation; parameters stay float32.
+      remat: what the backward pass computes again: none; dots, all but products with weights; attention, all but
+        attention's output; full, all of a layer.
+      scan_layers: one compiled layer for all: compiles faster when there are many, runs slower on a CPU.
+      loss_block: token ids whose logits are held at a time; 0: all that fit, else 4,096 (`loss.blocks`).
+      norm: rms, or layer, with mean and bias.
+      bias: of linear layers: none, those of q, k and v (qkv), or all (not the embeddings).
+      activation: of the feed-forward layer.
+      gated: the feed-forward layer multiplies its activation with a second projection.
+      parallel_residual: attention and feed-forward layer read the same input.
+      qk_norm: RMSNorm of queries and keys.
+      sliding_window: keys a query sees, itself included; 0: all.
+      rotary_fraction: share of a head's channels that carry position.
+      rope_scaling: how rotary frequencies are rescaled for a longer context.
+      rope_factor: by how much.
+      rope_low_freq_factor, rope_high_freq_factor: of llama3 scaling alone.
+      rope_original_context: of llama3 and yarn scaling: the context before it, in tokens.
+      attention: the kernel: xla, cudnn or triton (NVIDIA), or splash (TPU); auto: by platform.
+      gradient_dtype: in what the gradients of linear layers' weights leave a device's matmul and are summed over
+        devices, when dtype is bfloat16: bfloat16 moves half as many bytes, float32 rounds each element once less for
+        every doubling of devices.
+      norm_placement: where a layer has norms: before attention and the feed-forward layer, after them, or both.
+      qk_norm_over: what qk_norm takes the mean square of: a head's channels, or those of all heads together.
+      layer_kinds: kinds of layers, in turn, with commas between; empty: all alike. full: a query sees all keys.
+        sliding: it sees those of sliding_window. nope, sliding_nope: the same without rotary positions.
+      rope_beta_fast, rope_beta_slow: of yarn scaling alone.
+      rope_attention_factor: of yarn scaling: factor of cosines and sines; 0: 0.1 ln(rope_factor) + 1.
+      rope_truncate: of yarn scaling: the blend begins and ends at whole channels.
+      rope_local_theta: of layers with a window, which then have no rope_scaling either; 0: rope_theta.
+      norm_offset: norms multiply with 1 + their weights.
+      scale_embeddings: the embedding is multiplied with sqrt(d_model).
+      query_pre_attn_scalar: attention's scores are divided by its square root; 0: by head_dim's.
+      attention_softcap, logit_softcap: logits x of attention and of the vocabulary become cap tanh(x / cap); 0: they
+        stay.
+      described: JSON of the config.json (and generation_config.json) that an imported model had, for an export to give
+        back. No part of what the model is.
     """
 
     vocab_size: Annotated[int, at_least(1)]
@@ -67,65 +114,43 @@ class Config:
     heads: Annotated[int, at_least(1)]
     kv_heads: Annotated[int, at_least(1)]
     d_ff: Annotated[int, at_least(1)]
-    head_dim: Annotated[int, at_least(0)] = 0  # 0: d_model // heads
+    head_dim: Annotated[int, at_least(0)] = 0
     rope_theta: Annotated[float, above(0)] = 10_000.0
     norm_eps: Annotated[float, at_least(0)] = 1e-5
     tie_embeddings: bool = True
     dtype: Annotated[str, OneOf(("float32", "bfloat16"))] = "float32"
     remat: Annotated[str, OneOf(tuple(REMAT))] = "none"
-    # One compiled layer for all: compiles faster when there are many, runs slower on a CPU.
     scan_layers: bool = False
-    loss_block: Annotated[int, at_least(0)] = (
-        0  # token ids whose logits are held at a time; 0: all that fit, else 4,096 (`loss.blocks`)
-    )
-    norm: Annotated[str, OneOf(("rms", "layer"))] = "rms"  # "layer": with mean and bias
-    bias: Annotated[str, OneOf(("none", "qkv", "all"))] = (
-        "none"  # of linear layers: "qkv", or "all" (not the embeddings)
-    )
+    loss_block: Annotated[int, at_least(0)] = 0
+    norm: Annotated[str, OneOf(("rms", "layer"))] = "rms"
+    bias: Annotated[str, OneOf(("none", "qkv", "all"))] = "none"
     activation: Annotated[str, OneOf(tuple(ACTIVATIONS))] = "silu"
-    gated: bool = True  # the feed-forward layer multiplies its activation with a second projection
-    parallel_residual: bool = False  # attention and feed-forward read the same input
-    qk_norm: bool = False  # RMSNorm of queries and keys
-    sliding_window: Annotated[int, at_least(0)] = 0  # keys a query sees, itself included; 0: all
-    # Share of a head's channels that carry position.
+    gated: bool = True
+    parallel_residual: bool = False
+    qk_norm: bool = False
+    sliding_window: Annotated[int, at_least(0)] = 0
     rotary_fraction: Annotated[float, between(0, 1, open_low=True)] = 1.0
     rope_scaling: Annotated[str, OneOf(("none", "linear", "llama3", "yarn"))] = "none"
     rope_factor: Annotated[float, above(0)] = 1.0
-    # Of llama3 scaling alone.
     rope_low_freq_factor: Annotated[float, above(0)] = 1.0
     rope_high_freq_factor: Annotated[float, above(0)] = 4.0
-    rope_original_context: Annotated[int, at_least(1)] = 8192  # of yarn too
-    attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "triton", "splash"))] = (
-        "auto"  # the kernel: xla, cudnn or triton (NVIDIA), or splash (TPU); auto: by platform
-    )
-    # In what the gradients of linear layers' weights leave a device's matmul and are summed over devices, when dtype is
-    # bfloat16: bfloat16 moves half as many bytes, float32 rounds each element once less for every doubling of devices.
+    rope_original_context: Annotated[int, at_least(1)] = 8192
+    attention: Annotated[str, OneOf(("auto", "xla", "cudnn", "triton", "splash"))] = "auto"
     gradient_dtype: Annotated[str, OneOf(("bfloat16", "float32"))] = "bfloat16"
     # The fields from here on are younger than runs whose ids hold the ones above (`studies.settings.Study`).
-    # Where a layer has norms: before attention and the feed-forward layer, after them, or both.
     norm_placement: Annotated[str, OneOf(("pre", "post", "both"))] = "pre"
-    # What qk_norm takes the mean square of: a head's channels, or those of all heads together.
     qk_norm_over: Annotated[str, OneOf(("head", "projection"))] = "head"
-    # Kinds of layers, in turn, with commas between; empty: all alike. full: a query sees all keys. sliding: it sees
-    # those of sliding_window. nope, sliding_nope: the same without rotary positions.
     layer_kinds: str = ""
-    # Of yarn scaling alone.
     rope_beta_fast: Annotated[float, above(0)] = 32.0
     rope_beta_slow: Annotated[float, above(0)] = 1.0
-    rope_attention_factor: Annotated[float, at_least(0)] = 0.0  # of cosines and sines; 0: 0.1 ln(rope_factor) + 1
-    rope_truncate: bool = True  # the blend begins and ends at whole channels
-    # Of layers with a window, which then have no rope_scaling either; 0: rope_theta.
+    rope_attention_factor: Annotated[float, at_least(0)] = 0.0
+    rope_truncate: bool = True
     rope_local_theta: Annotated[float, at_least(0)] = 0.0
-    norm_offset: bool = False  # norms multiply with 1 + their weights
-    scale_embeddings: bool = False  # the embedding is multiplied with sqrt(d_model)
-    query_pre_attn_scalar: Annotated[float, at_least(0)] = (
-        0.0  # scores are divided by its square root; 0: by head_dim's
-    )
-    # Logits x of attention and of the vocabulary become cap tanh(x / cap); 0: they stay.
+    norm_offset: bool = False
+    scale_embeddings: bool = False
+    query_pre_attn_scalar: Annotated[float, at_least(0)] = 0.0
     attention_softcap: Annotated[float, at_least(0)] = 0.0
     logit_softcap: Annotated[float, at_least(0)] = 0.0
-    # JSON of the config.json (and generation_config.json) that an imported model had, for an export to give back. No
-    # part of what the model is.
     described: str = dataclasses.field(default="", compare=False, repr=False)
 
     def __post_init__(self):

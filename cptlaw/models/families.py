@@ -7,13 +7,31 @@ that the family's model does not use is left alone, and whatever else would chan
 import dataclasses
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from cptlaw.errors import UserError
 from cptlaw.models.config import COMPUTATION, Config
+from cptlaw.registry import Registry
 
-_CLASSES = {
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A family of open weights.
+
+    Attributes:
+      described: from the fields of a folder's config.json to those of one that a family here would have.
+      tensor: from the name of a tensor in that family's files to its name in the folder's.
+      model_class: of transformers, of those here.
+    """
+
+    described: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict
+    tensor: Callable[[str], str] = str
+    model_class: str = ""
+
+
+FAMILIES: Registry[Family] = Registry("family", Family, "@cptlaw.models.families.family")
+for _name, _class in {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
     "qwen2": "Qwen2ForCausalLM",
@@ -24,8 +42,27 @@ _CLASSES = {
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
     "gpt_neox": "GPTNeoXForCausalLM",
-}
-FAMILIES = tuple(_CLASSES)
+}.items():
+    FAMILIES.add(_name, Family(model_class=_class))
+
+
+def family(tensor: Callable[[str], str] = str) -> Callable[[Callable[[Mapping[str, Any]], Mapping[str, Any]]], Family]:
+    """Makes a family of a function from its config.json to that of a family here which computes the same.
+
+    In a file of your own; `FILE.py:NAME:FOLDER` is then a size's weights in a config's `init_from`. It is for models
+    that only name things differently: what their config.json says under other names, and how their tensors are called.
+
+    >>> @family(tensor=lambda name: name.replace("self_attn", "attention"))
+    ... def mine(given):
+    ...     return {**given, "model_type": "llama", "num_hidden_layers": given["n_layers"]}
+
+    Args:
+      tensor: from the name of a tensor in that family's files (model.layers.0.self_attn.q_proj.weight) to its name in
+        the folder's.
+    """
+    return lambda described: Family(described, tensor)
+
+
 # Why others are not read, and what to do, where there is something to say.
 _REFUSED = {
     "gemma3": "has a vision tower, which is not supported; save its text model alone, with transformers' G = "
@@ -122,11 +159,14 @@ class _Json:
 def of_json(given: Mapping[str, Any]) -> Config:
     """The Config of a config.json. Raises UserError naming the architecture, feature or field that it cannot take."""
     json_ = _Json(given)
-    family = json_.family
+    family: Any = json_.family
     if family in _REFUSED:
         raise UserError(f"config.json: model_type {family!r} {_REFUSED[family]}")
     if family not in FAMILIES:
-        raise _unsupported("model_type", family, FAMILIES)
+        raise UserError(
+            f"config.json: model_type {family!r} is not supported, only {', '.join(FAMILIES)}; for one that computes "
+            "as one of these does, describe it (cptlaw.models.families.family) and give FILE.py:NAME:FOLDER"
+        )
     neox, gemma = family == "gpt_neox", family in ("gemma2", "gemma3_text")
     # Gemma's files may have hidden_act too, which its models do not look at.
     name = "hidden_activation" if gemma else "hidden_act"
@@ -386,7 +426,7 @@ def to_json(cfg: Config) -> dict[str, Any]:
     """
     described = json.loads(cfg.described)["config"] if cfg.described else {}
     if described and _same(of_json(described), cfg):
-        return described | {"architectures": [_CLASSES[described["model_type"]]]}
+        return described | {"architectures": [FAMILIES[described["model_type"]].model_class]}
     made = _to_json(cfg)
     read = of_json(made)
     if not _same(read, cfg):
@@ -434,7 +474,7 @@ def _to_json(cfg: Config) -> dict[str, Any]:
     made = {theirs: getattr(cfg, ours) for ours, theirs in _SIZES.items()}
     made |= {
         "model_type": family,
-        "architectures": [_CLASSES[family]],
+        "architectures": [FAMILIES[family].model_class],
         "tie_word_embeddings": cfg.tie_embeddings,
         "hidden_act": next(theirs for theirs, ours in _ACTIVATIONS.items() if ours == cfg.activation),
         "rope_theta": cfg.rope_theta,

@@ -52,11 +52,15 @@ def abstract_params(cfg: Config, layout: "Layout") -> Params:
     return layout.abstract(jax.eval_shape(lambda: transformer.init(jax.random.key(0), cfg)))
 
 
-def read_config(path: str | os.PathLike[str]) -> Config:
-    """The Config of a folder's config.json. Raises WeightsError when it has none, else as `families.of_json`."""
+def read_config(path: str | os.PathLike[str], family: families.Family | None = None) -> Config:
+    """The Config of a folder's config.json, which `family` may describe as one of a family here.
+
+    Raises WeightsError when it has none or the family cannot describe it, else as `families.of_json`.
+    """
     path = folder(path)
     given = _read_json(path / "config.json", "name a folder as downloaded from Hugging Face")
     try:
+        given = _described(family, given)
         cfg = families.of_json(given)
     except UserError as error:
         raise WeightsError(f"{path / 'config.json'}: {str(error).removeprefix('config.json: ')}") from error
@@ -64,6 +68,16 @@ def read_config(path: str | os.PathLike[str]) -> Config:
     if (path / "generation_config.json").exists():
         described["generation_config"] = _read_json(path / "generation_config.json", "download it again")
     return dataclasses.replace(cfg, described=json.dumps(described))
+
+
+def _described(family: families.Family | None, given: dict[str, Any]) -> dict[str, Any]:
+    if family is None:
+        return given
+    try:
+        made = family.described(given)
+        return json.loads(json.dumps(dict(made)))
+    except Exception as error:  # the user's program may raise anything
+        raise UserError(f"its family, which your file describes, fails: {type(error).__name__}: {error}") from error
 
 
 def _read_json(file: Path, cure: str) -> dict[str, Any]:
@@ -77,11 +91,19 @@ def _read_json(file: Path, cure: str) -> dict[str, Any]:
     return given
 
 
-def load_params(path: str | os.PathLike[str], cfg: Config, abstract: Params, *, progress: bool = False) -> Params:
-    """The folder's weights as parameters of `cfg`: see `assemble`."""
+def load_params(
+    path: str | os.PathLike[str], cfg: Config, abstract: Params, family: families.Family | None = None, *,
+    progress: bool = False,
+) -> Params:  # fmt: skip
+    """The folder's weights as parameters of `cfg`: see `assemble`, and `read_config` of `family`."""
     # A Config does not say which of two families that compute the same it came from; their tensors may differ.
-    family = json.loads(read_config(path).described)["config"]["model_type"]
-    return assemble(Safetensors(folder(path)), family, cfg, abstract, progress=progress)
+    like = json.loads(read_config(path, family).described)["config"]["model_type"]
+    source: Source = Safetensors(folder(path))
+    if family is not None:
+        theirs = {name: family.tensor(name) for name in tensors(like, cfg)}
+        left = {name: name for name in source.shapes if name not in theirs.values()}
+        source = _Renamed(source, left | {ours: name for ours, name in theirs.items() if name in source.shapes})
+    return assemble(source, like, cfg, abstract, progress=progress)
 
 
 def assemble(source: Source, family: str, cfg: Config, abstract: Params, *, progress: bool = False) -> Params:

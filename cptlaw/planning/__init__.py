@@ -9,6 +9,7 @@ from cptlaw.planning.budget import budget
 from cptlaw.planning.confirmation import confirmation
 from cptlaw.planning.decision import Decision, DecisionError, Option
 from cptlaw.planning.first_grid import first_grid
+from cptlaw.planning.gate import gate
 from cptlaw.planning.influence import leave_one_out
 from cptlaw.planning.limited_data import limited_data
 from cptlaw.planning.mixture import mixture
@@ -26,6 +27,7 @@ __all__ = [
     "budget",
     "confirmation",
     "first_grid",
+    "gate",
     "leave_one_out",
     "limited_data",
     "measured_base",

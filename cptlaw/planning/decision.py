@@ -16,12 +16,13 @@ from cptlaw import atomic, drawings, records
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError, build, plain
 from cptlaw.paths import local
-from cptlaw.words import count, percent
+from cptlaw.words import count, nats, percent
 
 Question = ParamSpec("Question")
 VERSION = 2
 WITHOUT_DIGEST = 1  # the version before files carried a digest
 REGRETS = {"": "regret if wrong", "given up ": "wanted loss given up if wrong", "over ": "over the ceiling if wrong"}
+OUTSIDE = "outside the shares of the fitted runs, where a law can turn sharply"
 LOSS = ("point", "low", "high")
 RUN = ("params", "tokens")
 INPUTS = {  # kind -> what further questions and the report read of its inputs
@@ -59,12 +60,14 @@ class Option:
       point: its coordinates, as in `Decision.point`.
       losses: evaluated corpus -> {"point", "low", "high"} in nats per token.
       holds: share of resamples in which it meets the question's constraints, if it has any.
+      outside: whether it lies outside the shares of the fitted runs, where a law can turn sharply.
     """
 
     name: str
     point: dict[str, float]
     losses: dict[str, dict[str, float]]
     holds: float | None = None
+    outside: bool = False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,7 +170,8 @@ class Decision:
             value = f"{self.point[name]:.4g}" if name in self.point else "-"
             lines.append(f"  {name:<24}{value:>10}   {self.level:.0%} interval {low:.4g} to {high:.4g}")
         for corpus, loss in self.losses.items():
-            lines.append(f"  {'loss, ' + corpus:<24}{loss['point']:>10.4f}   {loss['low']:.4f} to {loss['high']:.4f}")
+            span = f"{self.level:.0%} interval of the expected loss {loss['low']:.4f} to {loss['high']:.4f}"
+            lines.append(f"  {'loss, ' + corpus:<24}{loss['point']:>10.4f}   {span}")
         if self.holds is not None:
             lines.append(f"  the ceiling holds with a probability of {self.holds:.0%}")
         for what, words in REGRETS.items():
@@ -179,9 +183,11 @@ class Decision:
         if self.options:
             lines += ["", f"  {'instead':<24}" + "".join(f"{c:>12}" for c in self.losses)]
         for option in self.options:
-            losses = "".join(f"{option.losses[c]['point']:>12.4f}" for c in self.losses)
+            losses = "".join(f"{nats(option.losses[c]['point'], 4):>12}" for c in self.losses)
             held = "" if option.holds is None else f"   constraints hold in {option.holds:.0%}"
-            lines.append(f"  {option.name:<24}{losses}{held}")
+            lines.append(f"  {option.name + ' *' * option.outside:<24}{losses}{held}")
+        if any(option.outside for option in self.options):
+            lines.append(f"  * {OUTSIDE}")
         if self.rows:
             lines += ["", *_aligned(self.rows)]
         if self.influence:

@@ -107,7 +107,7 @@ def limited_data(
         regret=summarise_regret(at_point[1:] - loss(best[:, None])[1:, 0]),
         losses={name: banded(at_point, wide)},
         supported=supported,
-        options=rules_of_thumb(RULES, {name: loss}, wide),
+        options=rules_of_thumb(RULES, {name: loss}, wide, tried=domain.ranges.get("ratio", (0.0, 1.0))),
         extrapolation=notes_of_reach((domain, {"params": params, "tokens": total, "ratio": point})),
         warnings=warnings,
     )  # fmt: skip

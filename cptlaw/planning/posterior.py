@@ -39,7 +39,7 @@ class Posterior:
       covariance: (B, P, P) of the parameters.
       target: (B, T, P) derivatives of what is to be made surer.
       slopes: (B, C, m, P) derivatives of the candidates' losses.
-      error: (m, m) noise covariance of one candidate's losses.
+      error: (C, m, m) noise covariance of each candidate's losses.
     """
 
     covariance: np.ndarray
@@ -67,7 +67,7 @@ class Posterior:
         """With one candidate's losses seen; a repeat of it has noise of its own."""
         slope = self.slopes[:, index]
         known = slope @ self.covariance
-        gain = np.linalg.solve(known @ slope.swapaxes(1, 2) + self.error, known)
+        gain = np.linalg.solve(known @ slope.swapaxes(1, 2) + self.error[index], known)
         return dataclasses.replace(self, covariance=self.covariance - known.swapaxes(1, 2) @ gain)
 
 
@@ -94,7 +94,7 @@ def posteriors(
     for law, slope_BTP in zip(laws, targets):
         parts = [law.slopes(linear.columns(law.fit, candidates, part)) for part in law.checkpoints]
         slopes_BCmP = np.stack(parts, axis=2)
-        out.append(Posterior(law.covariance[good], slope_BTP[good], slopes_BCmP[good], law.error))
+        out.append(Posterior(law.covariance[good], slope_BTP[good], slopes_BCmP[good], law.noise_at(candidates)))
     return tuple(out)
 
 
@@ -127,6 +127,16 @@ class _Linearised:
         self.covariance = _covariance(gram[:, :-1, :-1], scale_BP)
         noticed_BP = 1 / np.sqrt(np.einsum("bpp->bp", gram)[:, :-1] + 1e-300)  # a move the runs would just notice
         self.step = np.minimum(noticed_BP, STEP / VAGUE * scale_BP)
+
+    def noise_at(self, candidates: pd.DataFrame) -> np.ndarray:
+        """(C, m, m) noise covariance of each candidate's losses, which repeats show to differ by mix and tokens."""
+        rows = self.fit.residuals.rename(columns={"observed": "loss"})
+        rows = rows.loc[:, ~rows.columns.duplicated(keep="last")]
+        share, kinds = f"w_{self.fit.eval}", noise.by_mix(rows, str(self.fit.eval))
+        if not kinds.freedom or not {share, "tokens"} <= set(candidates):
+            return np.repeat(self.error[None], len(candidates), axis=0)
+        scale = kinds.relative(candidates[share].to_numpy(float), candidates["tokens"].to_numpy(float))
+        return scale[:, None, None] ** 2 * self.error
 
     def _gram(
         self, rows: pd.DataFrame, run_of_row: np.ndarray, run: float, checkpoint: float

@@ -79,7 +79,7 @@ def share_for_loss(fit: "Fit", *, loss: float, params: float, tokens: float, lev
         regret=summarise_regret(np.abs(at_point[1:] - loss)),
         losses={name: banded(at_point, wide)},
         supported=supported,
-        options=rules_of_thumb(RULES, {name: loss_at}, wide),
+        options=rules_of_thumb(RULES, {name: loss_at}, wide, tried=fit.ranges.get("ratio", (0.0, 1.0))),
         extrapolation=notes_of_reach((fit, x | {"ratio": point})),
         warnings=warnings,
     )

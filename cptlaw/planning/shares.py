@@ -47,22 +47,30 @@ def loss_functions(general: "Fit", domain: "Fit", x: Mapping[str, float]) -> tup
     return of(general, lambda share: 1 - share), of(domain, lambda share: share)
 
 
+ROUNDING = 1e-9  # of a share
+
+
 def rules_of_thumb(
     rules: Mapping[str, float],
     loss_at: Mapping[str, LossAt],
     level: float,
     ceiling: tuple[str, np.ndarray] | None = None,
+    tried: tuple[float, float] = (0.0, 1.0),
 ) -> tuple[Option, ...]:
     """Options at fixed shares: what each predicts for every corpus, and how often it keeps a ceiling.
 
-    `ceiling`: a corpus, and its limit in every draw, (S + 1, 1).
+    Args:
+      ceiling: a corpus, and its limit in every draw, (S + 1, 1).
+      tried: smallest and largest share of the fitted runs; an option beyond them says so.
     """
     options = []
     for name, share in rules.items():
         found = {corpus: at(np.array([share]))[:, 0] for corpus, at in loss_at.items()}
         bands = {corpus: banded(values, level) for corpus, values in found.items()}
         holds = None if ceiling is None else float(np.mean(found[ceiling[0]][1:] <= ceiling[1][1:, 0]))
-        options.append(Option(name, {"share": share}, bands, holds))
+        options.append(
+            Option(name, {"share": share}, bands, holds, not tried[0] - ROUNDING <= share <= tried[1] + ROUNDING)
+        )
     return tuple(options)
 
 

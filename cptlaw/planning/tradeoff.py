@@ -153,7 +153,7 @@ def trade_off(
         losses={name: banded(values, wide) for name, values in at_point.items()},
         supported=supported,
         options=rules_of_thumb(
-            rules, {general_name: general_loss, domain_name: domain_loss}, wide, (general_name, limits)
+            rules, {general_name: general_loss, domain_name: domain_loss}, wide, (general_name, limits), tried
         ),
         extrapolation=notes_of_reach((general, x | {"ratio": 1 - point}), (domain, x | {"ratio": point})),
         warnings=warnings + notes,

@@ -141,7 +141,7 @@ def _predictions(decision: Decision, measured: pd.DataFrame) -> Markup:
         rows.append(
             [corpus, _base(decision, measured, corpus), f"{loss['point']:.3f}", _span(loss["low"], loss["high"])]
         )
-    header = ["Nats per token", "base model", "predicted", f"{decision.level:.0%} interval"]
+    header = ["Nats per token", "base model", "predicted", f"{decision.level:.0%} interval of the expected loss"]
     return table(header, rows, cards=True)
 
 

@@ -4,7 +4,9 @@ import base64
 import hashlib
 import html
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
+from cptlaw import atomic
 from cptlaw.report.figures import Drawing
 
 
@@ -50,16 +52,22 @@ def table(
     return tag("div", tag("table", tag("thead", head), tag("tbody", *body)), **outer)
 
 
-def figure(drawing: Drawing, wide: str, narrow: str, folder: str) -> Markup:
-    """A figure in both widths, with its caption and links to its files."""
-    files = [tag("a", kind.upper(), href=f"{folder}/{drawing.name}.{kind}") for kind in ("png", "csv")]
-    return tag(
+def figure(drawing: Drawing, folder: Path, heading: str = "h2", before: Markup = NOTHING) -> Markup:
+    """A figure in both widths, under its heading, with its caption and links to its files, which this writes."""
+    wide, narrow, files = drawing.render()
+    files = files | {"csv": drawing.data.to_csv(index=False).encode()}
+    links: list[object] = []
+    for kind, content in files.items():
+        atomic.write_bytes(folder / f"{drawing.name}.{kind}", content)
+        links += [", " if links else " ", tag("a", kind.upper(), href=f"{folder.name}/{drawing.name}.{kind}")]
+    shown = tag(
         "figure",
         tag("div", Markup(wide), class_="wide"),
         tag("div", Markup(narrow), class_="narrow"),
-        tag("figcaption", drawing.caption, " ", files[0], ", ", files[1]),
+        tag("figcaption", drawing.caption, *links),
         id=drawing.name,
     )
+    return Markup(tag(heading, drawing.title) + before + shown)
 
 
 def definitions(pairs: Mapping[str, object]) -> Markup:

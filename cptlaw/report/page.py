@@ -10,14 +10,14 @@ import pandas as pd
 
 import cptlaw
 from cptlaw import atomic, runs
-from cptlaw.fitting import rivals
+from cptlaw.fitting import rivals, verdicts
 from cptlaw.paths import local
 from cptlaw.planning import noise
 from cptlaw.planning.confirmation import confirmation
-from cptlaw.planning.decision import Decision, cells
-from cptlaw.report import answer, figures, html, mixes, style, whatif
+from cptlaw.planning.decision import OUTSIDE, Decision, cells
+from cptlaw.report import answer, figures, html, style, whatif
 from cptlaw.report.html import Markup, tag
-from cptlaw.words import count, percent
+from cptlaw.words import count, nats, percent
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
@@ -29,6 +29,7 @@ KINDS = {
     "share-for-loss": "The share for a wanted loss",
     "limited-data": "With little domain text",
     "budget": "For a compute budget",
+    "gate": "Which recipe",
     "mixture": "The best mix",
     "pareto": "The front",
     "subset": "Which text to choose",
@@ -49,7 +50,7 @@ def write(
     command: str = "",
     level: float = 0.9,
 ) -> Path:
-    """Writes the report, and every figure as PNG and CSV in the folder NAME_figures beside it.
+    """Writes the report, and every figure as SVG, PNG and CSV in the folder NAME_figures beside it.
 
     Args:
       path: the HTML file.
@@ -69,10 +70,7 @@ def write(
     folder = path.parent / f"{path.stem}_figures"
 
     def show(drawing: figures.Drawing, heading: str = "h2", before: Markup = html.NOTHING) -> Markup:
-        wide, narrow, png = drawing.render()
-        atomic.write_bytes(folder / f"{drawing.name}.png", png)
-        atomic.write_text(folder / f"{drawing.name}.csv", drawing.data.to_csv(index=False))
-        return Markup(tag(heading, drawing.title) + before + html.figure(drawing, wide, narrow, folder.name))
+        return html.figure(drawing, folder, heading, before)
 
     body = [answer.rejections(fits), tag("p", title, class_="title")]
     trade = next((d for d in decisions[:1] if d.kind == "trade-off"), None)
@@ -93,7 +91,7 @@ def write(
         body += _of_any_kind(decisions[0], show) if decisions else []
         body.append(asking.markup)
     if confirm is not None and len(fits) > 2:
-        body.append(show(mixes.measured(confirmation(fits, confirm, level), confirm, level)))
+        body.append(show(figures.measured(confirmation(fits, confirm, level), confirm, level)))
     body += [_other(decision) for decision in decisions[1:]]
     if figures.follows_the_mix(fits):
         two = trade.inputs["domain"] if trade is not None and len(runs.corpora(table)) == 2 else None
@@ -113,15 +111,19 @@ def _options(decision: Decision) -> Markup:
     corpora = list(decision.losses)
 
     def losses(found: Mapping[str, Mapping[str, float]]) -> list[str]:
-        return [f"{found[c]['point']:.3f} ({found[c]['low']:.3f} to {found[c]['high']:.3f})" for c in corpora]
+        of = ([nats(found[c][name]) for name in ("point", "low", "high")] for c in corpora)
+        return [f"{point} ({low} to {high})" for point, low, high in of]
 
     own = decision.samples["share"]
     met = float((own >= decision.point["share"]).mean()) if decision.holds is None else decision.holds
     rows = [["recommended", percent(decision.point["share"]), *losses(decision.losses), f"{met:.0%}"]]
     for option in decision.options:
-        rows.append([option.name, percent(option.point["share"]), *losses(option.losses), f"{option.holds:.0%}"])
+        name = option.name + " *" * option.outside
+        rows.append([name, percent(option.point["share"]), *losses(option.losses), f"{option.holds:.0%}"])
     header = ["Mix", f"{decision.inputs['domain']} share", *(f"{c} loss" for c in corpora), "ceiling holds in"]
-    note = "Ceiling: probability that it holds."
+    note = f"In brackets: {decision.level:.0%} intervals of the expected loss. Ceiling: probability that it holds."
+    if any(option.outside for option in decision.options):
+        note += f" *: {OUTSIDE}."
     if math.isclose(decision.losses[decision.inputs["general"]]["point"], decision.inputs["ceiling"], rel_tol=1e-6):
         note += (
             " The recommendation sits where the prediction meets the ceiling, so about half is expected; a share of "
@@ -135,7 +137,7 @@ def _of_any_kind(decision: Decision, show: Callable[..., Markup]) -> list[Markup
     """How sure an answer is, and what else could be done, of a question other than the trade-off."""
     parts = [_beside(decision)]
     if decision.kind == "mixture":
-        parts.insert(0, show(mixes.shares(decision), before=_agreement(decision)))
+        parts.insert(0, show(figures.shares(decision), before=_agreement(decision)))
     else:
         parts.append(_agreement(decision))
     if decision.rows:
@@ -209,7 +211,7 @@ def _other(decision: Decision) -> Markup:
             span = f"{loss['low']:.3f} to {loss['high']:.3f}"
             rows.append([f"{corpus} loss{which}", f"{loss['point']:.3f}", span])
     if rows:
-        header = ["Nats per token", "predicted", f"{decision.level:.0%} interval"]
+        header = ["Nats per token", "predicted", f"{decision.level:.0%} interval of the expected loss"]
         parts.append(html.table(header, rows, marked=0 if decision.options else None))
     if decision.regret:
         mean, p90 = decision.regret["mean"], decision.regret["p90"]
@@ -224,14 +226,11 @@ def _other(decision: Decision) -> Markup:
 
 
 def _warnings(fits: Mapping[str, "Fit"], decisions: Sequence[Decision]) -> Markup:
-    of: dict[str, list[str]] = {}
-    for name, fit in fits.items():
-        for warning in fit.warnings:
-            of.setdefault(warning, []).append(name)
-    notes = [f"{', '.join(names)}: {warning}" for warning, names in of.items()]
+    """What the fits and the decisions warn of, each once, and without what the first screen has said already."""
+    notes = verdicts.warnings(fits, but_standing=True)
     notes += [warning for decision in decisions for warning in decision.warnings]
     if not notes:
-        return tag("p", "The fits gave no warnings.")
+        return tag("p", "The fits gave no other warnings.")
     return tag("ul", *(tag("li", note) for note in dict.fromkeys(notes)), class_="warnings")
 
 

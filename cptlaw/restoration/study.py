@@ -142,7 +142,7 @@ def run(
             done.append(_beginning(bench, done[-1], workdir))
     order = {arm: i for i, arm in enumerate(study.arms)}
     done.sort(key=lambda one: (order[one.arm], one.seed))
-    runs.write(workdir / "runs.csv", table(study, done))
+    runs.write(table(study, done), workdir / "runs.csv")
     return bench, done
 
 

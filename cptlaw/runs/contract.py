@@ -19,7 +19,7 @@ OPTIONAL = (
     "params", "tokens", "unique_tokens", "loss_se", "seed", "model", "step", "pretrain_tokens", "flops",
     "status", "lr", "lr_sum", "lr_anneal", "lr_sum_pretrain", "lr_anneal_pretrain", "ppl_mean", "ppl_std",
     "k1", "k2", "k3", "subset", "base", "mixed_in",
-    "rebased_to", ACTUAL, "ema",
+    "rebased_to", ACTUAL, "ema", "bytes_per_token",
 )  # fmt: skip
 PREFIXES = ("w_", "unique_tokens_")
 TEXT = ("run", "eval", "model", "status", "subset", "base", "mixed_in")

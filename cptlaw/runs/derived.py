@@ -1,12 +1,14 @@
 """Tables made from tables: the runs of some corpora, fewer checkpoints, learnability, several domains as one."""
 
+import math
+import os
 from collections.abc import Collection, Sequence
 
 import numpy as np
 import pandas as pd
 
 from cptlaw.runs.conditions import select
-from cptlaw.runs.contract import ACTUAL, TableError, corpora, finished, ratio
+from cptlaw.runs.contract import ACTUAL, Locator, TableError, corpora, finished, ratio
 from cptlaw.words import count
 
 COEFFICIENTS = ("k1", "k2", "k3")  # of learnability
@@ -200,3 +202,25 @@ def _coefficients(rows: pd.DataFrame, corpus: str, tokens: Sequence[float]) -> d
     loss = [float(losses.mean()) for losses in found]
     out = {"k1": loss[0], "k2": loss[0] - loss[1]}
     return out | ({"k3": loss[0] - 2 * loss[1] + loss[2]} if len(loss) == 3 else {})
+
+
+def bits_per_byte(table: pd.DataFrame, source: str | os.PathLike[str] = "table") -> pd.DataFrame:
+    """The table with its losses in bits per byte of text rather than nats per token, so tokenizers can be compared.
+
+    Args:
+      table: with a column `bytes_per_token`: UTF-8 bytes of the evaluated text over its tokens, in the row's tokenizer.
+      source: names the table in errors.
+
+    Raises:
+      TableError: no such column, or a row without a positive number in it.
+    """
+    at = Locator(table, source)
+    if "bytes_per_token" not in table:
+        raise TableError(
+            f"{source}: no column bytes_per_token, by which losses become bits per byte: the UTF-8 bytes of each row's "
+            "held-out text over its tokens; name yours with --columns bytes_per_token=HEADER"
+        )
+    size = table["bytes_per_token"].to_numpy(float)
+    at.refuse(~(np.isfinite(size) & (size > 0)), "bytes_per_token", "is not a positive number of bytes")
+    scaled = {name: table[name] / (size * math.log(2)) for name in ("loss", "loss_se") if name in table}
+    return table.assign(**scaled)

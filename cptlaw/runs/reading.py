@@ -12,6 +12,7 @@ from cptlaw.paths import local
 from cptlaw.runs import combined, doubts, formats, headers, text
 from cptlaw.runs.conditions import select
 from cptlaw.runs.contract import SHARE_TOLERANCE, TEXT, Locator, TableError, checked, corpora, typed
+from cptlaw.runs.derived import bits_per_byte
 
 
 def read(
@@ -27,6 +28,7 @@ def read(
     encoding: str | None = None,
     max_line: int = text.LINE_BYTES,
     trust_units: bool = False,
+    per_byte: bool = False,
 ) -> pd.DataFrame:
     """Reads and checks a runs table.
 
@@ -45,6 +47,7 @@ def read(
       encoding: of the text; None: UTF-8, or what its byte order mark says.
       max_line: bytes; a text with a longer line is refused before it is held in memory.
       trust_units: accept sizes, tokens and losses that look as if they were in another unit.
+      per_byte: losses in bits per byte of text, by the column `bytes_per_token` (see `bits_per_byte`).
 
     A file without `run` takes its runs from a header such as Name or run_id, or gets one run a row; one without `eval`
     gets the single corpus "loss". How a file was understood, where it is not plain, is told in `attrs["notes"]` of the
@@ -59,7 +62,7 @@ def read(
     return assembled(
         loaded, path, columns=columns, where=where, eval=eval, losses=losses, constants=constants,
         tokens_per_step=tokens_per_step, trust_units=trust_units, encoding=encoding,
-        join=join, other=joined(join, columns, losses, encoding, max_line),
+        join=join, other=joined(join, columns, losses, encoding, max_line), per_byte=per_byte,
     )  # fmt: skip
 
 
@@ -119,6 +122,7 @@ def assembled(
     encoding: str | None = None,
     join: str | os.PathLike[str] | None = None,
     other: pd.DataFrame | None = None,
+    per_byte: bool = False,
 ) -> pd.DataFrame:
     """The checked table of rows that were loaded from `path`; the arguments are those of `read`.
 
@@ -164,10 +168,14 @@ def assembled(
     df = _summing_to_one(checked(df, Locator(df, path, line)), notes)
     if not trust_units and (asked := doubts.units(df)):
         raise TableError(f"{path}: {asked[0]}. If it is right as it is, say so with --trust-units")
+    if per_byte:
+        df = bits_per_byte(df, path)
+        notes.append("losses are bits per byte, by bytes_per_token")
     asked_for = {
         "columns": dict(columns), "losses": dict(losses), "constants": dict(constants or {}), "where": where,
         "eval": eval, "join": None if join is None else str(join), "tokens_per_step": tokens_per_step,
         "encoding": encoding, "trust_units": trust_units or None,
+        "per_byte": per_byte or None,
     }  # fmt: skip
     df.attrs["notes"] = notes
     df.attrs["reading"] = {"table": str(path)} | {name: value for name, value in asked_for.items() if value}

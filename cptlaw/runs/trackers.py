@@ -48,14 +48,15 @@ def read_runs(
     constants: Mapping[str, Any] | None = None,
     tokens_per_step: float | None = None,
     trust_units: bool = False,
+    per_byte: bool = False,
 ) -> pd.DataFrame:
     """Reads and checks the runs of a tracker as a runs table.
 
     Args:
       source: `wandb:ENTITY/PROJECT` (the extra wandb), `tensorboard:FOLDER` (a folder of runs, each a folder with event
         files; the package tensorboard), or `lm-eval:FOLDER` (results*.json, a run a file).
-      columns, where, eval, losses, join, constants, tokens_per_step, trust_units: as of `read`; headers are the names
-        of metrics and of the configuration's fields (`model.layers`).
+      columns, where, eval, losses, join, constants, tokens_per_step, trust_units, per_byte: as of `read`; headers are
+        the names of metrics and of the configuration's fields (`model.layers`).
 
     Raises:
       TableError: there are no such runs, or what they hold is no runs table.
@@ -82,7 +83,7 @@ def read_runs(
     loaded = Loaded(frame, lambda row: f"run {run[row]}", notes)
     return reading.assembled(
         loaded, source, columns=columns, where=where, eval=eval, losses=losses, constants=constants,
-        tokens_per_step=tokens_per_step, trust_units=trust_units, join=join,
+        tokens_per_step=tokens_per_step, trust_units=trust_units, join=join, per_byte=per_byte,
         other=reading.joined(join, columns, losses),
     )  # fmt: skip
 

@@ -5,10 +5,11 @@ frozen dataclasses of `settings`, so that a misspelt field is an error and not a
 checked first, then how the fields fit together. No corpus is read: `inputs` looks at what lies outside the config.
 """
 
+import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pandas as pd
@@ -22,13 +23,15 @@ from cptlaw.fitting.result import AUTO
 from cptlaw.models import transformer
 from cptlaw.models.config import COMPUTATION
 from cptlaw.models.sharding import AXES
+from cptlaw.schedules import KINDS
 from cptlaw.studies.settings import SUMS, SizeGrid, Study
+from cptlaw.training.optimizers import OPTIMIZERS
 from cptlaw.training.step import Optimizer
 
 
 def parse(config: Mapping[str, Any]) -> Study:
     """Checks a config (ConfigDict or dict) and returns it as a `Study`. Raises ConfigError naming the field."""
-    study = fields.build(Study, plain(config), "config")
+    study = _pinned(fields.build(Study, plain(config), "config"))
     _check_corpora(study)
     _check_sizes(study)
     for size in study.sizes:
@@ -42,6 +45,31 @@ def parse(config: Mapping[str, Any]) -> Study:
     _check_cross_domain(study)
     _check_law(study)
     return study
+
+
+def _pinned(study: Study) -> Study:
+    """The study with the digests of the user's files that its runs depend on. This runs the files.
+
+    So a run remembers which content it was trained by, and a worker refuses another.
+    """
+    phases = {name: phase for name in ("base", "cpt") if (phase := getattr(study, name)) is not None}
+    for name, phase in phases.items():
+        with _of_field(f"config.{name}.schedule"):
+            phases[name] = dataclasses.replace(phase, schedule=KINDS.pinned(phase.schedule))
+    optimizer = study.optimizer
+    if isinstance(kind := optimizer.get("kind"), str):
+        with _of_field("config.optimizer.kind"):
+            optimizer = {**optimizer, "kind": OPTIMIZERS.pinned(kind)}
+    return dataclasses.replace(study, optimizer=optimizer, **phases)
+
+
+@contextlib.contextmanager
+def _of_field(path: str) -> Iterator[None]:
+    """Names the field that a user's file was named in."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(path, str(error)) from error
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -250,10 +278,6 @@ def _check_devices(study: Study) -> None:
                 f"{getattr(study, field)} sequences cannot be divided over the {split} devices that config.mesh splits "
                 "a batch over (data x fsdp)",
             )
-    if study.together > 1 and "wandb" in study.monitor.writers:
-        raise ConfigError(
-            "config.together", "wandb follows one run of a process at a time; set it to 1, or leave wandb out"
-        )
 
 
 def _check_cross_domain(study: Study) -> None:

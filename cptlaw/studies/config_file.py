@@ -10,6 +10,8 @@ from typing import Any
 from cptlaw.errors import UserError
 from cptlaw.paths import split_url
 
+_OWN = re.compile(r"(?P<scheme>recipe:)?(?P<file>.+?\.py):(?P<name>\w+)(:(?P<of>.+))?")
+
 
 def read(path: Path | str, overrides: Sequence[str] = ()) -> Any:
     """The config that get_config() of a file returns, or get_config(VARIANT) of FILE.py:VARIANT.
@@ -79,6 +81,11 @@ def _from_folder(config: Any, folder: Path) -> Any:
     if hasattr(weights := _get(config, "init_from"), "items"):
         for size in list(weights):
             _replace(weights, size, folder)
+    for part, field in (("base", "schedule"), ("cpt", "schedule"), ("optimizer", "kind"), ("fit", "law")):
+        _replace(_get(config, part), field, folder)
+    monitor = _get(config, "monitor")
+    if isinstance(writers := _get(monitor, "writers"), list | tuple):
+        monitor["writers"] = type(writers)(_there(one, folder) if isinstance(one, str) else one for one in writers)
     return config
 
 
@@ -93,9 +100,9 @@ def _replace(fields: Any, name: str, folder: Path) -> None:
 
 def _there(text: str, folder: Path) -> str:
     """A relative path as an absolute one, if there is something of that name (or pattern) below the folder."""
-    if text.startswith("recipe:") and ".py:" in text:  # one of the user's own
-        file, _, name = text.removeprefix("recipe:").rpartition(":")
-        return f"recipe:{_there(file, folder)}:{name}"
+    if (own := _OWN.fullmatch(text)) is not None:  # FILE.py:NAME, and of weights its folder
+        of = own["of"] and f":{_there(own['of'], folder)}"
+        return f"{own['scheme'] or ''}{_there(own['file'], folder)}:{own['name']}{of or ''}"
     plain = Path(text)
     if split_url(text) is not None or text.partition(":")[0] in ("recipe", "tfds") or plain.is_absolute():
         return text

@@ -10,6 +10,7 @@ import pandas as pd
 from cptlaw.execution.run import Phase, Run
 from cptlaw.fields import ConfigError
 from cptlaw.models import transformer
+from cptlaw.registry import by_content
 from cptlaw.studies.settings import Study
 
 NAMED = 4  # domains that a run's name holds
@@ -159,7 +160,11 @@ def _optimizer(study: Study) -> dict[str, Any]:
 def _with_id(name: str, **fields: Any) -> Run:
     """A run named readably, with a digest of everything that decides its numbers: another config, another id."""
     run = Run(id="", **fields)
-    text = json.dumps({"name": name, **_chosen(run)}, sort_keys=True, default=_chosen)
+    # Of what a user's own file holds, the content decides, and not where it lies.
+    phase = dataclasses.replace(run.phase, schedule=by_content(run.phase.schedule))
+    optimizer = {key: by_content(value) if key == "kind" else value for key, value in run.optimizer.items()}
+    decides = dataclasses.replace(run, phase=phase, optimizer=optimizer)
+    text = json.dumps({"name": name, **_chosen(decides)}, sort_keys=True, default=_chosen)
     return dataclasses.replace(run, id=f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}")
 
 

@@ -1,7 +1,9 @@
 """What a study needs from outside its config, looked at before anything is fetched, tokenised or trained."""
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from cptlaw.data import folders, recipes
@@ -9,14 +11,19 @@ from cptlaw.data.corpora import Spec
 from cptlaw.data.vocabularies import BYTES, open_vocabulary
 from cptlaw.errors import UserError
 from cptlaw.fields import ConfigError
+from cptlaw.registry import is_own
 from cptlaw.studies.settings import Study
+from cptlaw.training.writers import WRITERS
 
 
 def check(study: Study) -> None:
     """Raises ConfigError for a corpus, vocabulary, folder of weights or package that the study names and that is not
     there."""
     for writer in study.monitor.writers:
-        if not _installed(writer):
+        if is_own(writer):
+            with _named("config.monitor.writers"):
+                WRITERS.find(writer)
+        elif not _installed(writer):
             raise ConfigError("config.monitor.writers", f"{writer} is not installed: pip install {writer}")
     for name in study.names:
         path = f"config.corpora.{name}.source" if not isinstance(study.corpora[name], str) else f"config.corpora.{name}"
@@ -64,6 +71,15 @@ def _check_weights(place: str, path: str) -> None:
         weights.check(place)
     except UserError as error:
         raise ConfigError(path, str(error)) from error
+
+
+@contextlib.contextmanager
+def _named(field: str) -> Iterator[None]:
+    """Names the field that a user's error is about."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(field, str(error)) from error
 
 
 def _installed(package: str) -> bool:

@@ -87,8 +87,7 @@ class Prepared:
             self.workdir,
             workers=self.study.workers,
             devices_per_run=self.study.devices_per_run,
-            # wandb follows one run of a process at a time.
-            together=self.study.together or int("wandb" in self.study.monitor.writers),
+            together=self.study.together,
             sweeps=self.sweeps,
             listed=bool(self.study.first),
             checkpoint_seconds=self.study.checkpoint_seconds,

@@ -91,7 +91,12 @@ class Recommended:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Question:
-    """What all questions have in common. `level` is that of every interval."""
+    """What all questions have in common.
+
+    Attributes:
+      kind: which question it is.
+      level: of every interval, 0.9 for 90%.
+    """
 
     reads: ClassVar[tuple[str, ...]] = ()  # what the law must read, beside the mix
     compares: ClassVar[tuple[str, ...]] = ()  # columns that the grid must vary, beside the mix
@@ -207,7 +212,11 @@ class TradeOff(AtOneSize):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShareForLoss(AtOneSize):
-    """The share at which a domain has a given loss, nats per token: `cptlaw plan share`."""
+    """The share at which a domain has a given loss: `cptlaw plan share`.
+
+    Attributes:
+      loss: the wanted loss, nats per token.
+    """
 
     kind: Annotated[str, OneOf(("share",))] = "share"
     loss: Nats

@@ -9,9 +9,9 @@ from cptlaw import atomic
 from cptlaw.paths import local
 from cptlaw.planning.best_subset import BEST, option
 from cptlaw.planning.numbers import interval
-from cptlaw.report import html, style, subsets
+from cptlaw.report import html, style
 from cptlaw.report.answer import rejections
-from cptlaw.report.figures import Drawing
+from cptlaw.report.figures import Drawing, subsets
 from cptlaw.report.html import Markup, tag
 from cptlaw.studies.selection_found import Found, compared
 
@@ -20,7 +20,7 @@ def write(
     path: str | os.PathLike[str], found: Found, *, title: str, summary: pd.DataFrame, examples: pd.DataFrame,
     verdict: str, command: str = "",
 ) -> Path:  # fmt: skip
-    """Writes the page of one domain, and every figure as PNG and CSV in the folder NAME_figures beside it.
+    """Writes the page of one domain, and every figure as SVG, PNG and CSV in the folder NAME_figures beside it.
 
     Args:
       found: what the study found.
@@ -33,10 +33,7 @@ def write(
     folder = path.parent / f"{path.stem}_figures"
 
     def show(drawing: Drawing, before: Markup = html.NOTHING) -> Markup:
-        wide, narrow, png = drawing.render()
-        atomic.write_bytes(folder / f"{drawing.name}.png", png)
-        atomic.write_text(folder / f"{drawing.name}.csv", drawing.data.to_csv(index=False))
-        return Markup(tag("h2", drawing.title) + before + html.figure(drawing, wide, narrow, folder.name))
+        return html.figure(drawing, folder, before=before)
 
     decision = found.decision
     body = [

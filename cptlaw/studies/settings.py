@@ -121,7 +121,12 @@ class SizeGrid:
 
 @dataclasses.dataclass(frozen=True)
 class HeldOut:
-    """Rows of `size` with more than `tokens` tokens are never fitted: the law is judged on them."""
+    """Rows of `size` with more than `tokens` tokens are never fitted: the law is judged on them.
+
+    Attributes:
+      size: the size whose last rows they are.
+      tokens: rows with more are held out.
+    """
 
     size: str
     tokens: Annotated[int, at_least(0)]

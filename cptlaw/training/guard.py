@@ -30,6 +30,11 @@ class Spike:
     robust standard deviations (1.4826 times the median absolute deviation). `patience` high ones in a row end the run.
 
     A reported loss is that of one step, every `log_every`. No loss is high before `window` are known.
+
+    Attributes:
+      deviations: robust standard deviations above the median, from which on a loss is high.
+      patience: high losses in a row that end the run.
+      window: reported losses that the median is of.
     """
 
     deviations: Annotated[float, above(0)] = 8.0

@@ -17,7 +17,8 @@ from cptlaw.fields import ConfigError, OneOf, Range, above, at_least, between
 from cptlaw.models import transformer
 from cptlaw.models.sharding import Layout
 from cptlaw.models.tree import path_name
-from cptlaw.training import muon, mup
+from cptlaw.training import mup
+from cptlaw.training.optimizers import OPTIMIZERS
 
 Batch = dict[str, jax.Array]
 
@@ -36,7 +37,7 @@ class Optimizer:
 
     Attributes:
       kind: adamw; or muon, whose hidden matrices have Muon's step and whose other parameters AdamW's, all with AdamW's
-        learning rate (`muon`).
+        learning rate (`muon`); or FILE.py:NAME, one of your own (`optimizers.optimizer`).
       b1, b2, eps: of Adam's moments.
       momentum: of Muon.
       moment_dtype: in what the first moment, or Muon's momentum, is kept between steps. The second moment stays
@@ -51,10 +52,11 @@ class Optimizer:
         bfloat16 (1e-4 in PaLM, arXiv 2204.02311, section 5). Losses that are reported do not hold it.
       mup_base: with it, the learning rate is that of this model, and others' weights have theirs by `mup`.
 
-    Raises ConfigError for a field out of its range, and for muP with Muon, whose steps it does not describe.
+    Raises ConfigError for a field out of its range, and for muP with another kind than adamw, whose
+    steps it does not describe.
     """
 
-    kind: Annotated[str, OneOf(("adamw", "muon"))] = "adamw"
+    kind: Annotated[str, OPTIMIZERS] = "adamw"
     b1: Annotated[float, between(0, 1, open_high=True)] = 0.9
     b2: Annotated[float, between(0, 1, open_high=True)] = 0.95
     eps: Annotated[float, above(0)] = 1e-8
@@ -69,17 +71,16 @@ class Optimizer:
 
     def __post_init__(self):
         fields.check(self, "optimizer")
-        if self.mup_base is not None and self.kind == "muon":
+        if self.mup_base is not None and self.kind != "adamw":
             raise ConfigError(
                 "optimizer.mup_base", "muP's learning rates are those of kind adamw; remove one of the two"
             )
 
     def transform(self) -> optax.GradientTransformation:
         """The direction of the step, to be scaled by minus the learning rate."""
-        adam = optax.scale_by_adam(self.b1, self.b2, self.eps, mu_dtype=self.moment_dtype)
         return optax.chain(
             optax.clip_by_global_norm(self.clip),
-            muon.with_adamw(self.momentum, adam, self.moment_dtype) if self.kind == "muon" else adam,
+            OPTIMIZERS.find(self.kind).make(self),
             optax.identity() if self.mup_base is None else mup.scale_by_width(self.mup_base),
             optax.add_decayed_weights(self.weight_decay, mask=self.decayed),
         )

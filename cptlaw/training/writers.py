@@ -5,6 +5,7 @@ its first record takes back what was written of that step and of later ones.
 """
 
 import contextlib
+import dataclasses
 import json
 import sys
 import time
@@ -15,20 +16,51 @@ from typing import Any
 
 from cptlaw import atomic, records
 from cptlaw.errors import UserError
+from cptlaw.registry import Registry, is_own, parts
 
 Record = Mapping[str, Any]
 Write = Callable[[Record], Any]
 
 
+@dataclasses.dataclass(frozen=True)
+class Writer:
+    """A place for metrics.
+
+    Attributes:
+      open: (directory of its own, run id, the run's fields) -> context manager of the function that takes records.
+    """
+
+    open: Callable[[Path, str, Mapping[str, Any]], contextlib.AbstractContextManager[Write]]
+
+
+WRITERS: Registry[Writer] = Registry("writer", Writer, "@cptlaw.training.writers.writer")
+
+
+def writer(function: Callable[[Path, str, Mapping[str, Any]], Iterator[Write]]) -> Writer:
+    """Makes a writer of a generator that yields the function which takes records, as `contextlib.contextmanager` does.
+
+    In a file of your own; `FILE.py:NAME` is then one of a config's `monitor.writers`. Records are flat mappings of
+    numbers with a `step`; a run that resumes begins with one that was written before.
+
+    >>> @writer
+    ... def posted(directory, name, config):
+    ...     with urllib3.PoolManager() as pool:
+    ...         yield lambda record: pool.request("POST", URL, json={"run": name, **record})
+    """
+    return Writer(contextlib.contextmanager(function))
+
+
 @contextlib.contextmanager
 def writers(kinds: Collection[str], directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Write]:
-    """Writes to `metrics.jsonl` in `directory`, and to each of `kinds` (of `KINDS`).
+    """Writes to `metrics.jsonl` in `directory`, and to each of `kinds` (of `WRITERS`, or FILE.py:NAME).
 
     Raises UserError for a kind whose package is not installed.
     """
     with contextlib.ExitStack() as stack:
         writes = [stack.enter_context(jsonl(directory / "metrics.jsonl"))]
-        writes += [stack.enter_context(KINDS[kind](directory / kind, name, config)) for kind in kinds]
+        for kind in kinds:
+            folder = directory / (parts(kind)[1] if is_own(kind) else kind)
+            writes.append(stack.enter_context(WRITERS.find(kind).open(folder, name, config)))
         yield lambda record: [write(record) for write in writes]
 
 
@@ -55,7 +87,6 @@ def _take_back(path: Path, step: int) -> None:
         atomic.write_text(path, "".join(f"{json.dumps(record)}\n" for record in known if record["step"] < step))
 
 
-@contextlib.contextmanager
 def tensorboard(directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Write]:
     """Scalars as event files, for `tensorboard --logdir`."""
     if "tensorflow" not in sys.modules:
@@ -84,15 +115,17 @@ def tensorboard(directory: Path, name: str, config: Mapping[str, Any]) -> Iterat
         yield write
 
 
-@contextlib.contextmanager
 def wandb(directory: Path, name: str, config: Mapping[str, Any]) -> Iterator[Write]:
-    """Weights & Biases: one run for a name, however often it resumes; the environment's WANDB_* are its settings."""
+    """Weights & Biases: one run for a name, however often it resumes; the environment's WANDB_* are its settings.
+
+    Runs that train together in one process are open at the same time, each with its own records.
+    """
     try:
         import wandb
     except ImportError as error:
         raise UserError("monitor.writers: wandb is not installed; pip install wandb") from error
     directory.mkdir(parents=True, exist_ok=True)
-    run = wandb.init(id=name, name=name, dir=str(directory), config=dict(config), resume="allow")
+    run = wandb.init(id=name, name=name, dir=str(directory), config=dict(config), resume="allow", reinit="create_new")
     try:
         yield lambda record: run.log(_measured(record), step=record["step"])
     finally:
@@ -103,4 +136,5 @@ def _measured(record: Record) -> dict[str, float]:
     return {tag: value for tag, value in record.items() if tag != "step"}
 
 
-KINDS = {"tensorboard": tensorboard, "wandb": wandb}
+for _function in (tensorboard, wandb):
+    WRITERS.add(_function.__name__, writer(_function))

@@ -1,9 +1,7 @@
 """What every command has: quiet and verbose, numbers as they are printed, completion, and no weight before it runs."""
 
-import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -95,56 +93,3 @@ def test_verbose_shows_where_an_error_comes_from(table, capsys):
     assert capsys.readouterr().err == "cptlaw: none.csv: no such file\n"
     assert main(["fit", "none.csv", "-v"]) == 2
     assert "Traceback" in (said := capsys.readouterr().err) and said.endswith("cptlaw: none.csv: no such file\n")
-
-
-@pytest.mark.slow
-def test_a_wheel_has_the_command_the_launchers_and_the_shipped_table(tmp_path):
-    """In an empty folder, with the packages of this environment and the wheel alone."""
-    source = tmp_path / "source"  # building leaves files beside what is built
-    tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in filter(None, tracked.split("\0")):
-        if (ROOT / name).is_file() and not name.startswith(("tests/", "docs/", "benchmarks/")):
-            (source / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, source / name)
-    build = [
-        sys.executable,
-        "-m",
-        "pip",
-        "wheel",
-        "-q",
-        "--no-deps",
-        "--no-build-isolation",
-        "-w",
-        tmp_path / "built",
-        source,
-    ]
-    assert subprocess.run(build, cwd=tmp_path).returncode == 0
-    (wheel,) = (tmp_path / "built").glob("cptlaw-*.whl")
-    zipfile.ZipFile(wheel).extractall(tmp_path / "site")
-    assert (tmp_path / "site" / "cptlaw" / "py.typed").exists()
-    empty = tmp_path / "empty"
-    empty.mkdir()
-
-    def run(*words):
-        done = subprocess.run(
-            [sys.executable, *words], capture_output=True, text=True, cwd=empty,
-            env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(tmp_path / "site"), "HOME": str(tmp_path)},
-        )  # fmt: skip
-        assert "Traceback" not in done.stderr, done.stderr
-        return done
-
-    where = run(
-        "-c", "import cptlaw, cptlaw.configs, launch; print(cptlaw.__file__, cptlaw.configs.__file__, launch.__file__)"
-    )
-    assert where.stdout.count(str(tmp_path / "site")) == 3
-    fit = run(
-        "-m", "cptlaw", "fit", "cpt8", "--eval", "code", "--where", "params < 2e6", "--bootstrap", "0", "--no-remedies"
-    )
-    assert fit.returncode == 0 and "D-CPT" in fit.stdout, fit.stderr
-    for words in (["-m", "launch.checks"], ["-m", "cptlaw", "checks"]):
-        done = run(*words, "--workdir=work", "--megabytes=1", "--disk-gb=0", "--platform=cpu")
-        assert done.returncode == 0 and "all-reduce" in done.stdout, done.stderr
-    told = run("-m", "launch.train", "--help").stdout
-    assert all(f"--{name}" in told for name in ("config", "workdir", "share", "processes")) and "(required)" in told
-    refused = run("-m", "cptlaw", "train", "--config", "none.py", "--workdir", "work")
-    assert refused.returncode == 2 and "none.py: no such Python file" in refused.stderr

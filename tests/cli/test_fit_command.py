@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cptlaw import laws
+from cptlaw import laws, registry
 from cptlaw.cli import main
 from cptlaw.fitting import trials
 from cptlaw.fitting.verdicts import Tried
@@ -187,7 +187,7 @@ def test_predict_runs_a_users_law_only_when_it_is_named(csv, tmp_path, capsys):
     assert main([*asked, *named]) == 2 and "has changed since the fit" in capsys.readouterr().err
     assert not mark.exists()
     own.write_text(own.read_text().removesuffix("# changed\n"))
-    laws._run.cache_clear()  # as in a process of its own
+    registry._run.cache_clear()  # as in a process of its own
     assert main([*asked, *named]) == 0 and mark.exists()
 
 

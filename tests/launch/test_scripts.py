@@ -3,7 +3,9 @@
 import json
 import os
 import shlex
+import shutil
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,45 @@ def test_slurm_has_a_sweep_on_each_node_with_all_of_its_cores(play):
     assert ended == 0 and all({"--ntasks=4", "--ntasks-per-node=1", "--wait=0"} < set(call) for call in calls)
     assert "--sweeps=4" in calls[1]
     assert 'export SRUN_CPUS_PER_TASK="${SLURM_CPUS_PER_TASK' in (ROOT / "launch/slurm/grid.sh").read_text()
+
+
+@pytest.mark.parametrize("script", ["slurm/train.sh", "slurm/grid.sh"])
+def test_slurm_activates_the_environment_that_is_named(play, tmp_path, monkeypatch, script):
+    monkeypatch.setenv("VENV", str(tmp_path / "env"))
+    (tmp_path / "env" / "bin").mkdir(parents=True)
+    (tmp_path / "env" / "bin" / "activate").write_text(f"echo on > '{tmp_path}/activated'")
+    ended, calls = play(script, command="srun", codes=[0, 0])
+    assert ended == 0 and len(calls) == 2 and (tmp_path / "activated").exists()
+    monkeypatch.setenv("VENV", str(tmp_path / "none"))
+    ended, calls = play(script, command="srun")
+    assert ended != 0 and len(calls) == 2, "nothing is started without it"
+
+
+def test_tpu_setup_sends_the_checkout_as_it_lies_here(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-c", "user.name=a", "-c", "user.email=a@b", *words], cwd=checkout, check=True)
+
+    checkout, sent = tmp_path / "checkout", tmp_path / "sent.tar"
+    (checkout / "launch" / "tpu").mkdir(parents=True)
+    shutil.copy(ROOT / "launch" / "tpu" / "setup.sh", checkout / "launch" / "tpu")
+    for name, text in {".gitignore": "/runs/", "kept.py": "old", "gone.py": "old"}.items():
+        (checkout / name).write_text(text)
+    git("init", "-q")
+    git("add", "-A")
+    git("commit", "-qm", "first")
+    (checkout / "gone.py").unlink()
+    (checkout / "runs").mkdir()
+    for name in ("kept.py", "a config.py", "runs/big"):
+        (checkout / name).write_text("new")
+    (tmp_path / "gcloud").write_text(f'#!/bin/sh\nif [ "$4" = scp ]; then cp "$5" "{sent}"; fi\n')
+    (tmp_path / "gcloud").chmod(0o755)
+    environment = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "TPU": "t", "ZONE": "z"}
+    script = ["bash", str(checkout / "launch" / "tpu" / "setup.sh")]
+    done = subprocess.run(script, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "a config.py" in done.stderr and "runs" not in done.stderr, done.stderr
+    with tarfile.open(sent) as tar:
+        assert set(tar.getnames()) == {".gitignore", "kept.py", "a config.py", "launch/tpu/setup.sh"}
+        assert tar.extractfile("kept.py").read() == b"new"
 
 
 @pytest.mark.parametrize("script, program", [("tpu/train.sh", "launch.train"), ("tpu/grid.sh", "launch.sweep")])

@@ -259,7 +259,7 @@ EXTRA = {
 )
 def test_an_export_gives_back_every_field(family, tmp_path):
     (tmp_path / "a").mkdir()
-    given = config(family, **EXTRA, architectures=[families._CLASSES[FAMILIES[family]["model_type"]]])
+    given = config(family, **EXTRA, architectures=[families.FAMILIES[FAMILIES[family]["model_type"]].model_class])
     generation = {"bos_token_id": 1, "eos_token_id": [2, 3], "temperature": 0.6}
     (tmp_path / "a" / "config.json").write_text(json.dumps(given))
     (tmp_path / "a" / "generation_config.json").write_text(json.dumps(generation))

@@ -1,4 +1,5 @@
 import dataclasses
+import sys
 
 import numpy as np
 import pandas as pd
@@ -203,3 +204,20 @@ def test_a_mix_that_keeps_its_ceiling_surely_stands_beside_the_best_as_predicted
     assert plain.losses["web"]["point"] > sure.losses["web"]["point"]
     with pytest.raises(DecisionError, match="not a probability"):
         mixture(*FITS, ceilings={"web": 2.0}, confidence=1.0)
+
+
+def test_the_best_of_many_predictions_is_raised_by_how_far_draws_own_best_lie_below_it(monkeypatch):
+    """By hand: two draws, each of which finds its own mix 0.3 and 0.1 nats better than the prediction does."""
+    mixes = np.array([[0.2, 0.8], [0.5, 0.5]])
+    table = {0.2: [2.0, 1.7, 2.1], 0.5: [2.1, 2.2, 2.0]}  # share of the first corpus -> prediction, draw 1, draw 2
+
+    class Judge:
+        targets, fits = ["web"], [None]
+
+        def columns(self, target, mixes):
+            return mixes[:, 0]
+
+    planned = sys.modules["cptlaw.planning.mixture"]  # the package's attribute of that name is the question
+    monkeypatch.setattr(planned, "losses", lambda fit, shares: np.array([table[share] for share in shares]).T)
+    raised = planned._optimism(Judge(), mixes)
+    assert raised == {"web": pytest.approx(planned.CURSE * 0.2)}

@@ -3,6 +3,7 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.linalg import block_diag
 
 from cptlaw import cli, laws
 from cptlaw.planning.decision import Decision, DecisionError
@@ -39,7 +40,8 @@ def random_knowledge(seed, candidates=5, m=2, parameters=4):
     for _ in range(2):
         root = rng.normal(size=(parameters, parameters))
         target, slopes = rng.normal(size=(1, 1, parameters)), rng.normal(size=(1, candidates, m, parameters))
-        known.append(Posterior((root @ root.T)[None], target, slopes, 0.3 * np.eye(m) + 0.1))
+        error = rng.uniform(0.5, 2, (candidates, 1, 1)) * (0.3 * np.eye(m) + 0.1)
+        known.append(Posterior((root @ root.T)[None], target, slopes, error))
     return known, rng.uniform(1, 3, candidates)
 
 
@@ -52,7 +54,7 @@ def test_variance_left_is_that_of_gaussian_conditioning_on_all_that_was_chosen(s
         variance = 0.0
         for one in known:  # a repeat of a candidate has noise of its own
             seen, target = np.concatenate(one.slopes[0, chosen[:n]]), one.target[0, 0]
-            own = seen @ one.covariance[0] @ seen.T + np.kron(np.eye(n), one.error)
+            own = seen @ one.covariance[0] @ seen.T + block_diag(*one.error[chosen[:n]])
             cross = seen @ one.covariance[0] @ target
             variance += target @ one.covariance[0] @ target - cross @ np.linalg.solve(own, cross)
         assert left[n - 1] == pytest.approx(variance / start, rel=1e-6)
@@ -63,7 +65,7 @@ def test_the_first_choice_is_the_best_of_all_per_cost(seed):
     known, cost = random_knowledge(seed)
     gain = []
     for i in range(len(cost)):
-        alone = [dataclasses.replace(one, slopes=one.slopes[:, [i]]) for one in known]
+        alone = [dataclasses.replace(one, slopes=one.slopes[:, [i]], error=one.error[[i]]) for one in known]
         gain.append((1 - choose(alone, cost[[i]], 1)[1][0]) / cost[i])
     assert choose(known, cost, 1)[0] == [int(np.argmax(gain))]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cptlaw.planning import linear, noise
+from cptlaw.planning import linear, noise, posterior
 
 
 def rows(run_sd, checkpoint_sd, runs=400, checkpoints=5, seed=0):
@@ -74,3 +74,36 @@ def test_seed_noise_is_pooled_over_repeated_settings():
     assert list(table["eval"]) == ["a"]
     assert table["sd"].iloc[0] == pytest.approx(0.02, rel=0.1)
     assert table["settings"].iloc[0] == 200
+
+
+def repeats(slope, settings=12, seeds=6, seed=0):
+    """Runs that repeat a setting, with a variance that goes as own share to the power of `slope`."""
+    rng = np.random.default_rng(seed)
+    grid = [(share, n, d, k) for share in np.linspace(0.05, 0.95, settings) for n in (5e4, 2e5) for d in (1e5, 1e6)
+            for k in range(seeds)]  # fmt: skip
+    table = pd.DataFrame(grid, columns=["w_code", "params", "tokens", "seed"])
+    table["w_web"], table["run"] = 1 - table["w_code"], [f"r{i}" for i in range(len(table))]
+    sd = 0.004 * np.where(table["params"] > 1e5, 2.0, 1.0) * table["w_code"] ** (slope / 2)
+    return table.assign(eval="code", loss=3.0 * np.exp(sd * rng.normal(size=len(table))))
+
+
+@pytest.mark.parametrize("slope", [-1.0, 0.0, 0.8])
+def test_noise_that_depends_on_the_mix_is_learned_from_repeats(slope):
+    found = noise.by_mix(repeats(slope), "code")
+    assert found.share == pytest.approx(slope, abs=0.35) and found.tokens == pytest.approx(0, abs=0.15)
+    low, high = found.relative(np.array([0.1, 0.9]), np.array([1e5, 1e5]))
+    assert low / high == pytest.approx((0.1 / 0.9) ** (slope / 2), rel=0.3)
+
+
+def test_few_repeats_say_nothing_of_where_noise_is():
+    assert noise.by_mix(repeats(-1.0, settings=2, seeds=2), "code") == noise.ByMix()
+    assert noise.by_mix(repeats(-1.0, seeds=1), "code") == noise.ByMix()
+    assert noise.ByMix().relative(np.array([0.1, 0.9]), np.array([1e5, 1e6])).tolist() == [1, 1]
+
+
+def test_what_repeats_say_reaches_the_noise_of_candidates(code):
+    table = repeats(-1.0).assign(predicted=3.0, held_out=False)
+    fit = dataclasses.replace(code, residuals=table.assign(observed=table["loss"]))
+    candidates = pd.DataFrame({"params": 5e4, "tokens": 1e6, "w_code": [0.1, 0.9], "w_web": [0.9, 0.1]})
+    noisy, quiet = posterior._Linearised(fit, np.array([0])).noise_at(candidates)
+    assert noisy[0, 0] / quiet[0, 0] == pytest.approx(9, rel=0.6)

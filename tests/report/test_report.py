@@ -141,7 +141,7 @@ def test_a_law_that_no_baseline_needs_to_fear_is_cautioned_about_on_the_first_sc
 
 
 def test_a_rejected_law_is_what_the_page_begins_with_and_a_win_stands_on_the_first_screen(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))  # seconds of drawing
+    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), {}))  # seconds of drawing
     table, fits, decision, _ = study
     found = LackOfFit((Check("settings", 1e-4, 30.0, (8.0, 6.0), 0.003, 0.02),), 3, 6, 2.5)
     sound = {name: dataclasses.replace(fit, lack_of_fit={}) for name, fit in fits.items()}
@@ -268,7 +268,7 @@ def test_lists_and_dates_of_a_table_are_shown(study, tmp_path):
 
 
 def test_a_long_table_is_shown_by_the_runs_that_were_fitted(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))  # seconds of drawing
+    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), {}))  # seconds of drawing
     monkeypatch.setattr(report.page, "MOST_ROWS", 20)
     table, fits, _, _ = study
     more = pd.concat([table, table.assign(run="another-" + table["run"])])

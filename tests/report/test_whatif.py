@@ -169,7 +169,7 @@ def written(study, tmp_path_factory):
     table, fits, decision, _ = study
     path = tmp_path_factory.mktemp("whatif") / "report.html"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))
+        patch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), {}))
         return report.write(path, title="</script><b>", table=table, fits=fits, decisions=[decision])
 
 
@@ -331,7 +331,7 @@ def test_shares_of_three_corpora_give_way_to_each_other(tmp_path, monkeypatch):
         for name in names
     }  # fmt: skip
     fits["web"] = fits["web"].alone()  # one of each kind
-    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), b""))
+    monkeypatch.setattr(figures.Drawing, "render", lambda self: (Markup(), Markup(), {}))
     page = report.write(tmp_path / "r.html", title="three", table=table, fits=fits)
     measured = moved(page, tmp_path, 390, False)
     parts = [seen for seen in measured["seen"] if seen["moved"].startswith("part")]

@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from cptlaw.planning.decision import Decision, DecisionError
-from cptlaw.report import curves, figures, mixes
-from cptlaw.report.figures import Drawing
+from cptlaw.report.figures import mixes, one_fit, trade_off
+from cptlaw.report.figures.drawing import Drawing
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 def fit(of: "Fit", level: float = 0.9) -> Drawing:
     """Loss against each column that the law reads, with its intervals and the rows."""
-    return curves.curves(of, level)
+    return one_fit.curves(of, level)
 
 
 def decision(of: Decision) -> Drawing:
@@ -25,4 +25,4 @@ def decision(of: Decision) -> Drawing:
         return mixes.shares(of)
     if "share" not in of.interval or not len(of.samples.get("share", ())):
         raise DecisionError(f"a decision of {of.kind} has no picture of its own; print it, or write the report")
-    return figures.share_distribution(of)
+    return trade_off.share_distribution(of)

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from cptlaw.planning.decision import Decision
-from cptlaw.report import figures, style
-from cptlaw.report.figures import NARROW, Drawing, key
+from cptlaw.report import style
+from cptlaw.report.figures.drawing import NARROW, Drawing, key, legend, subplots
 from cptlaw.words import percent, spread
 
 MARKERS = ("v", "s", "D", "^")
@@ -28,7 +28,7 @@ def shares(decision: Decision) -> Drawing:
     data = pd.DataFrame(rows)
 
     def draw(narrow: bool) -> Figure:
-        figure, (axes,) = figures.subplots(1, narrow, 1, height=_height(names), width=NARROW if narrow else 7.2)
+        figure, (axes,) = subplots(1, narrow, 1, height=_height(names), width=NARROW if narrow else 7.2)
         own = data[data["mix"] == "recommended"]
         place = np.arange(len(names))
         axes.hlines(place, own["low"], own["high"], color=style.ACCENT, lw=7, alpha=0.35)
@@ -40,7 +40,7 @@ def shares(decision: Decision) -> Drawing:
         _named(axes, names)
         axes.set(xlim=(0, min(1.0, 1.08 * float(data[["share", "high"]].max().max()))), xlabel="share of the tokens")
         axes.xaxis.set_major_formatter(lambda value, _: percent(value))
-        figure.legend(handles=handles, loc="outside upper left", ncols=len(handles) if not narrow else 2)
+        legend(figure, handles, figure.get_figwidth(), loc="outside upper left")
         return figure
 
     sure = ", ".join(f"{name} {percent(decision.point[name])} ({spread(*decision.interval[name])})" for name in names)
@@ -65,7 +65,7 @@ def measured(checked: pd.DataFrame, confirm: pd.DataFrame, level: float) -> Draw
     data = points.merge(checked[["eval", "predicted", "low", "high"]], on="eval")
 
     def draw(narrow: bool) -> Figure:
-        figure, (axes,) = figures.subplots(1, narrow, 1, height=_height(names), width=NARROW if narrow else 7.2)
+        figure, (axes,) = subplots(1, narrow, 1, height=_height(names), width=NARROW if narrow else 7.2)
         place = {name: i for i, name in enumerate(names)}
         ends = [of[end].to_numpy() / of["predicted"].to_numpy() - 1 for end in ("low", "high")]
         axes.hlines(list(place.values()), *ends, color=style.ACCENT, lw=7, alpha=0.35)
@@ -75,7 +75,8 @@ def measured(checked: pd.DataFrame, confirm: pd.DataFrame, level: float) -> Draw
         axes.set_xlabel("loss against the prediction")
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g}%")
         axes.xaxis.get_major_locator().set_params(nbins=5)  # type: ignore[call-arg]
-        figure.legend(handles=[key("*", style.BAD, "measured, a run each")], loc="outside upper left")
+        handles = [key("*", style.BAD, "measured, a run each")]
+        legend(figure, handles, figure.get_figwidth(), loc="outside upper left")
         return figure
 
     inside = f"{int(checked['inside'].sum())} of {int(checked['runs'].sum())}"

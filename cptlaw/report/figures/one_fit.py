@@ -5,28 +5,40 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-from cptlaw import atomic
 from cptlaw.report import style
-from cptlaw.report.figures import Drawing, axis_of, key, predicted_observed, residuals, subplots
+from cptlaw.report.figures.checks import predicted_observed, residuals
+from cptlaw.report.figures.drawing import FORMATS, Drawing, axis_of, beyond, key, legend, subplots, window
 from cptlaw.words import count, percent
 
 if TYPE_CHECKING:
     from cptlaw.fitting import Fit
 
 LINES, POINTS = len(style.SIZES), 60
+INTERVAL = {True: "one new run", False: "the law's mean"}
 LABELS = {"params": "parameters", "tokens": "tokens", "ratio": "own share of the mix"}
 
 
-def write(fit: "Fit", directory: str | Path) -> list[Path]:
-    """Writes PNG files of one fit into `directory` (curves, residuals, observed); returns their paths."""
+def write(fit: "Fit", path: str | Path, **look: Any) -> list[Path]:
+    """Writes pictures of one fit; returns their paths.
+
+    Args:
+      path: a file (.png, .svg, .pdf), for its curves alone; or a folder, for curves, residuals and observed as PNG.
+      look: width, font and size, as of `Drawing.save`.
+    """
+    path = Path(path)
+    if path.suffix.lower().removeprefix(".") in FORMATS:
+        curves(fit).save(path, **look)
+        return [path]
     each = {fit.eval: fit} if isinstance(fit.eval, str) else {name: fit.single(name) for name in fit.eval}
     drawings = {"curves": curves(fit), "residuals": residuals(each), "observed": predicted_observed(each)}
-    written = [Path(directory) / f"{name}.png" for name in drawings]
-    for path, drawing in zip(written, drawings.values()):
-        atomic.write_bytes(path, drawing.render()[2])
+    written = [path / f"{name}.png" for name in drawings]
+    for file, drawing in zip(written, drawings.values()):
+        drawing.save(file, **look)
     return written
 
 
@@ -34,27 +46,41 @@ def curves(fit: "Fit", level: float = 0.9) -> Drawing:
     """Loss against each column that varies: a curve for each of a few levels of the others, and the rows on it."""
     rows = _with_ratio(fit)
     columns = [name for name in fit.law.columns if name in rows and rows[name].nunique() > 1]
+    # A few rows beyond the others, such as those without a corpus's text, would squash all panels.
+    limits = window(rows["observed"].to_numpy())
+    gone = bool((~rows["observed"].between(*limits)).any())
     lines = {column: _lines(fit, rows, column, [c for c in columns if c != column], level) for column in columns}
 
     def draw(narrow: bool) -> Figure:
         across = 1 if narrow else min(len(columns), 2)
         figure, panels = subplots(len(columns), narrow, across, height=2.9 if narrow else 3.4)
-        beside = 1 if narrow else 2
         for axes, (column, drawn) in zip(panels, lines.items()):
+            axes.set_ylim(limits)
             for colour, line in zip(style.SIZES, drawn):
                 _line(axes, column, line, colour)
+                beyond(axes, line["rows"][column], line["rows"]["observed"], limits, colour)
             axes.set(xlabel=LABELS.get(column, column), ylabel="loss (nats per token)")
             axis_of(axes, column)
             handles = [key("o", colour, line["label"]) for colour, line in zip(style.SIZES, drawn)]
-            # Under the axes: within them it would lie on the curves.
-            axes.legend(handles=handles, loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize="small", ncols=beside)
+            legend(axes, handles, figure.get_figwidth() / across - 0.5, small=True)
+        held = rows["held_out"].astype(bool)
+        marks: list[Artist] = [key("o", style.MUTED, "fitted")]
+        if held.any():
+            marks.append(key("D", style.MUTED, "held out", hollow=True))
+        if gone:
+            marks.append(key("^", style.MUTED, "beyond the axis"))
+        if any("low" in line["curve"] and line["curve"]["low"].notna().any() for of in lines.values() for line in of):
+            words = f"{level:.0%} interval of {INTERVAL[bool(fit.process)]}"
+            marks.append(Patch(color=style.MUTED, alpha=0.3, lw=0, label=words))
+        legend(figure, marks, figure.get_figwidth(), loc="outside upper left")
         return figure
 
     drawn = [line["curve"].assign(along=column, at=line["label"]) for column in columns for line in lines[column]]
     return Drawing(
         "curves",
         fit.law.title,
-        f"Lines are predictions, bands their {level:.0%} intervals; filled points were fitted, hollow ones held out.",
+        f"Lines are predictions, bands their {level:.0%} intervals, of {INTERVAL[bool(fit.process)]}; filled points "
+        "were fitted, hollow ones held out.",
         f"Loss against {', '.join(LABELS.get(c, c) for c in columns)}; predicted curves with bands, and the rows.",
         pd.concat(drawn) if drawn else pd.DataFrame(),
         draw,

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from cptlaw.planning.decision import Decision
 from cptlaw.report import style
-from cptlaw.report.figures import NARROW, Drawing, key, subplots
+from cptlaw.report.figures.drawing import NARROW, Drawing, key, legend, subplots
 from cptlaw.selection.landscape import Region
 from cptlaw.selection.pool import Pool
 from cptlaw.words import count
@@ -105,17 +105,14 @@ def plane(
         axes.plot(*of_law, "*", ms=13, color=style.SIZES[3], mec=style.PAPER)
         axes.plot(*whole, "s", ms=7, color=style.MUTED)
         axes.plot(*held_out, "D", ms=7, color=style.BAD)
-        figure.legend(
-            handles=[
-                key("o", style.INK, "trained cells", hollow=True),
-                key("*", style.ACCENT, "the choice, and by resample"),
-                key("*", style.SIZES[3], "the law's own"),
-                key("s", style.MUTED, "the whole pool"),
-                key("D", style.BAD, "held-out text"),
-            ],
-            loc="outside lower center",
-            ncols=2 if narrow else 3,
-        )
+        handles = [
+            key("o", style.INK, "trained cells", hollow=True),
+            key("*", style.ACCENT, "the choice, and by resample"),
+            key("*", style.SIZES[3], "the law's own"),
+            key("s", style.MUTED, "the whole pool"),
+            key("D", style.BAD, "held-out text"),
+        ]
+        legend(figure, handles, figure.get_figwidth(), loc="outside lower left")
         axes.set(xlabel=f"mean {pool.unit} of a chunk", ylabel="its spread (std)")
         return figure
 
