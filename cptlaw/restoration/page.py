@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from cptlaw import atomic
 from cptlaw.errors import UserError
 from cptlaw.report import html, style
-from cptlaw.report.figures import Drawing, subplots
+from cptlaw.report.figures.drawing import Drawing, subplots
 from cptlaw.report.html import Markup, tag
 from cptlaw.restoration import findings, networks, training
 from cptlaw.restoration.degradations import to_bytes
@@ -29,15 +29,8 @@ _CSS = (
 
 
 def write(path: Path, bench: Bench, done: list[Done], table: pd.DataFrame, workdir: Path, command: str = "") -> Path:
-    """Writes the page and, in the folder NAME_figures beside it, its figures as PNG and CSV."""
+    """Writes the page and, in the folder NAME_figures beside it, its figures as PNG, SVG and CSV."""
     study, folder = bench.study, path.parent / f"{path.stem}_figures"
-
-    def show(drawing: Drawing) -> Markup:
-        wide, narrow, png = drawing.render()
-        atomic.write_bytes(folder / f"{drawing.name}.png", png)
-        atomic.write_text(folder / f"{drawing.name}.csv", drawing.data.to_csv(index=False))
-        return Markup(tag("h2", drawing.title) + html.figure(drawing, wide, narrow, folder.name))
-
     gaps = findings.differences(done, bench.test.labels)
     atomic.write_text(
         path.parent / "differences.csv",
@@ -57,7 +50,7 @@ def write(path: Path, bench: Bench, done: list[Done], table: pd.DataFrame, workd
         _differences(gaps, study),
         tag("h2", "PSNR by degradation type"),
         _by_kind(bench, done),
-        show(curves(study, table, paid if isinstance(paid, Payback) else None)),
+        html.figure(curves(study, table, paid if isinstance(paid, Payback) else None), folder),
         tag("h2", "Does the network tell the types apart?"),
         _probe(done),
         tag("h2", "Restored pictures"),
