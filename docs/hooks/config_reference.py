@@ -13,9 +13,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 from cptlaw import fields
-from cptlaw.registry import Registry
 from cptlaw.data.corpora import Spec
 from cptlaw.models.transformer import Config as Model
+from cptlaw.registry import Registry
 from cptlaw.studies.selection_plan import Plan
 from cptlaw.studies.settings import Study
 from cptlaw.training.step import Optimizer
