@@ -15,6 +15,7 @@ from mkdocs.structure.files import File, Files
 from cptlaw import fields
 from cptlaw.data.corpora import Spec
 from cptlaw.models.transformer import Config as Model
+from cptlaw.registry import Registry
 from cptlaw.studies.selection_plan import Plan
 from cptlaw.studies.settings import Study
 from cptlaw.training.step import Optimizer
@@ -137,6 +138,8 @@ def allowed(kind: Any) -> str:
             found.append(rule.bounds())
         elif isinstance(rule, fields.OneOf):
             found.append("one of " + ", ".join(f"`{name}`" for name in rule.known))
+        elif isinstance(rule, Registry):
+            found.append("one of " + ", ".join(f"`{name}`" for name in rule) + ", or `FILE.py:NAME`")
         elif isinstance(rule, fields.NotEmpty):
             found.append("not empty")
     return "; ".join(dict.fromkeys([type_name(kind), *(text for text in found if text != "a number")]))
