@@ -21,7 +21,7 @@ from cptlaw.restoration.settings import ARMS, Study
 from cptlaw.restoration.study import OVERALL, Bench, Done, name_of
 from cptlaw.restoration.training import Phase
 
-SHOWN = ("scratch", "scratch_longer", "dcpt")
+SHOWN = {"scratch": "scratch", "scratch_longer": "scratch, equal compute", "dcpt": "DCPT"}
 _CSS = (
     ".shots td{padding:2px 4px;text-align:center}.shots img{width:100%;min-width:64px;max-width:130px;display:block;"
     "image-rendering:pixelated}.shots td span{font-size:.8em}"
@@ -46,6 +46,7 @@ def write(path: Path, bench: Bench, done: list[Done], table: pd.DataFrame, workd
         tag("p", study.name, class_="title"),
         tag("p", "What does a step of degradation classification pre-training buy?", class_="question"),
         tag("h1", _headline(gaps)),
+        *_too_short(bench, done),
         tag("p", paid.words if isinstance(paid, Payback) else paid, class_="lead"),
         _differences(gaps, study),
         tag("h2", "PSNR by degradation type"),
@@ -67,6 +68,19 @@ def _headline(gaps: list[Difference]) -> str:
     said = {gap.other: gap.words() for gap in gaps}
     first = [said[other] for other in ("scratch", "scratch_longer") if other in said]
     return " ".join(first or list(said.values()) or ["No arm to compare DCPT with."])
+
+
+def _too_short(bench: Bench, done: list[Done]) -> list[Markup]:
+    """What comes before any verdict where training has not even reached the input's PSNR."""
+    untouched = bench.by_kind(np.array([psnr(x, y) for x, y in zip(bench.test.degraded, bench.test.clean)]))[OVERALL]
+    best = max(bench.by_kind(one.psnr)[OVERALL] for one in done)
+    if best > untouched:
+        return []
+    said = (
+        f"No run is better than the untouched input ({best:.2f} and {untouched:.2f} dB): this was too little training, "
+        "and the differences say nothing of the method."
+    )
+    return [tag("p", said, class_="lead")]
 
 
 def _differences(gaps: list[Difference], study: Study) -> Markup:
@@ -177,7 +191,7 @@ def _pictures(bench: Bench, done: list[Done], workdir: Path) -> Markup:
         of = "scratch_longer" if arm == "scratch" and not (workdir / "runs" / one.id).exists() else arm
         folder = workdir / "runs" / f"{of}-{seed}" / f"network-{int(one.tests[-1]['step'])}"
         network = networks.load(folder, bench.study.network)
-        shown[ARMS[arm]] = training.restored(bench.pair, network, inputs)
+        shown[SHOWN[arm]] = training.restored(bench.pair, network, inputs)
     shown["truth"] = truth
     rows = []
     for i, kind in enumerate(bench.study.kinds):

@@ -66,7 +66,14 @@ def test_the_table_is_a_runs_table_that_counts_pre_training(workdir, config):
 @pytest.mark.slow
 def test_the_page_shows_every_arm_and_type(workdir):
     page = (workdir / "report.html").read_text()
-    for words in ("DCPT is ", "the input, untouched", "raw pixels", "held out", *settings.ARMS.values()):
+    for words in (
+        "DCPT is ",
+        "the input, untouched",
+        "No run is better than the untouched input",
+        "raw pixels",
+        "held out",
+        *settings.ARMS.values(),
+    ):
         assert words in page
     assert page.count('src="data:image/png;base64,') == 2 * 5  # types x (input, three arms, truth)
     assert (workdir / "report_figures" / "learning_curves.csv").exists()
