@@ -23,7 +23,7 @@ from cptlaw.restoration.training import Phase
 
 SHOWN = {"scratch": "scratch", "scratch_longer": "scratch, equal compute", "dcpt": "DCPT"}
 _CSS = (
-    ".shots td{padding:2px 4px;text-align:center}.shots img{width:100%;min-width:64px;max-width:130px;display:block;"
+    ".shots td{padding:2px 4px;text-align:center}.shots img{width:130px;max-width:none;display:block;margin:auto;"
     "image-rendering:pixelated}.shots td span{font-size:.8em}"
 )
 
