@@ -170,7 +170,7 @@ def train(
     abstract = abstract_state(pair, phase, layout)
     if shapes(params) != shapes(abstract.params):
         raise ValueError(
-            f"params: phase {phase.kind} trains {' and '.join(abstract.params)}; got {' and '.join(params)}"
+            f"params: phase {phase.kind} trains {' and '.join(sorted(abstract.params))}; got {' and '.join(sorted(params))}"
         )
     same = dataclasses.replace(phase, steps=1)  # phases that differ in their length share a program
     member = Member(phase.schedule, crops, lambda: _make_start(pair, same, layout)(params), checkpoints)

@@ -59,7 +59,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(pair, crops, start, pre
 
 
 def test_fine_tuning_starts_from_all_of_the_network_and_averages(pair, crops, pre_trained):
-    with pytest.raises(ValueError, match="phase fine_tune trains network; got network and classifier"):
+    with pytest.raises(ValueError, match="phase fine_tune trains network; got classifier and network"):
         training.train(pair, TUNE, crops, pre_trained.params)
     seen = []
     network = {"network": pre_trained.params["network"]}
