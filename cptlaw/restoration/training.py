@@ -169,9 +169,8 @@ def train(
     layout = layout or Layout(make_mesh(devices=jax.devices()[:1]), networks.RULES)
     abstract = abstract_state(pair, phase, layout)
     if shapes(params) != shapes(abstract.params):
-        raise ValueError(
-            f"params: phase {phase.kind} trains {' and '.join(sorted(abstract.params))}; got {' and '.join(sorted(params))}"
-        )
+        wanted, got = (" and ".join(sorted(parts)) for parts in (abstract.params, params))
+        raise ValueError(f"params: phase {phase.kind} trains {wanted}; got {got}")
     same = dataclasses.replace(phase, steps=1)  # phases that differ in their length share a program
     member = Member(phase.schedule, crops, lambda: _make_start(pair, same, layout)(params), checkpoints)
     program = loop.Alone(member, layout, make_step(pair, same, layout), abstract)
