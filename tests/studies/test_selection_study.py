@@ -128,7 +128,7 @@ def test_the_page_shows_verdict_moments_and_nulls(found, tmp_path):
     for words in ("VERDICT", "perplexity_tokens_only", "held-out code text", "&lt;b&gt;licence&lt;/b&gt;"):
         assert words in text
     figures = sorted(p.name for p in (tmp_path / "page_figures").iterdir())
-    assert figures == [f"{name}.{kind}" for name in ("fared", "landscape", "plane") for kind in ("csv", "png")]
+    assert figures == [f"{name}.{kind}" for name in ("fared", "landscape", "plane") for kind in ("csv", "png", "svg")]
 
 
 def test_the_shipped_configs_are_whole():
