@@ -138,7 +138,7 @@ def test_a_mixture_is_recommended_trained_with_seeds_and_shown_for_every_corpus(
 
 
 def test_the_page_of_a_mixture_shows_its_shares_and_every_measured_loss(make, answered, monkeypatch):
-    monkeypatch.setattr(figures.Drawing, "render", lambda self: ("<svg></svg>", "<svg></svg>", {"png": b""}))  # slow tests draw
+    monkeypatch.setattr(figures.Drawing, "render", lambda self: ("<svg></svg>", "<svg></svg>", {"png": b""}))
     question = {"kind": "mixture", "tolerances": {"prose": 0.1}}
     (answer,), _ = answered(make(("code",), question=question, confirm_runs=2, sizes=("small", "large")), page=True)
     page, measured = answer.report.read_text(), answer.checked.set_index("eval")["measured"]
