@@ -39,6 +39,7 @@ def pre_trained(pair, crops, start):
     return result
 
 
+@pytest.mark.slow
 def test_both_optimisers_step_with_their_own_rate(start, pre_trained):
     """Adam's first steps are about the learning rate in size."""
     moved = {
@@ -48,6 +49,7 @@ def test_both_optimisers_step_with_their_own_rate(start, pre_trained):
     assert 2e-3 < moved["network"] < 4.1e-3 and 0.8e-3 < moved["classifier"] < 2.1e-3
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_run_that_was_never_stopped(pair, crops, start, pre_trained, tmp_path):
     steps = iter([False, True])
     with Checkpoints(tmp_path / "checkpoints") as checkpoints:
@@ -58,6 +60,7 @@ def test_a_resumed_run_is_the_run_that_was_never_stopped(pair, crops, start, pre
     same(resumed.params, pre_trained.params)
 
 
+@pytest.mark.slow
 def test_fine_tuning_starts_from_all_of_the_network_and_averages(pair, crops, pre_trained):
     with pytest.raises(ValueError, match="phase fine_tune trains network; got classifier and network"):
         training.train(pair, TUNE, crops, pre_trained.params)
@@ -97,6 +100,7 @@ def test_four_devices_do_what_one_does(pair, crops, start):
     assert four["network"]["middle"]["conv1"]["dense"].sharding.spec == jax.P(None, None, "fsdp")
 
 
+@pytest.mark.slow
 def test_the_start_of_a_network_does_not_depend_on_the_classifier(pair):
     same(training.init(pair, DCPT, 3)["network"], training.init(pair, TUNE, 3)["network"])
 
