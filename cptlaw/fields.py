@@ -10,12 +10,13 @@ a value is. `build` makes a dataclass of what a config says, `check`
 looks at a dataclass that Python made, and `check_some` at a mapping of some of a dataclass's fields.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
 import types
 import typing
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Protocol
 
 import numpy as np
@@ -42,6 +43,15 @@ class ConfigError(UserError):
         """The same error of a field under `path`, which replaces the first name of its own path."""
         _, dot, rest = self.field.partition(".")
         return ConfigError(path + dot + rest, self.said)
+
+
+@contextlib.contextmanager
+def in_field(path: str) -> Iterator[None]:
+    """Names the field that a user's error is about."""
+    try:
+        yield
+    except UserError as error:
+        raise ConfigError(path, str(error)) from error
 
 
 class Rule(Protocol):

@@ -12,6 +12,8 @@ from cptlaw.cli.fit import own_law
 from cptlaw.errors import UserError
 from cptlaw.words import count
 
+TOLD = 3  # warnings of the fits that an answer ends with
+
 
 def _fit_of(args: argparse.Namespace, name: str) -> Any:
     """The fit that `--name` means."""
@@ -79,9 +81,6 @@ def _csv(flag: str, path: Path) -> Any:
         return runs.read_columns(path)
     except runs.TableError as error:
         raise UserError(f"{flag} {error}") from None
-
-
-TOLD = 3  # warnings of the fits that an answer ends with
 
 
 def show(decision: Any, args: argparse.Namespace) -> None:

@@ -29,15 +29,20 @@ def add_parsers(subparsers: argparse._SubParsersAction) -> None:
         description="Runs a study's config file (see configs/study_small.py) to its answers and reports. "
         "Stop it with Ctrl-C; the same command continues.",
     )
-    study.add_argument(
+    of_a_config(study)
+    study_arguments(study)
+    study.set_defaults(run=_study, overrides=[])
+
+
+def of_a_config(parser: argparse.ArgumentParser) -> None:
+    """Adds the config file, and where its study is kept."""
+    parser.add_argument(
         "config",
         type=Path,
         metavar="CONFIG.py",
         help="a file with get_config(), or FILE.py:VARIANT; --config.FIELD=VALUE changes a field of it",
     )
-    study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
-    study_arguments(study)
-    study.set_defaults(run=_study, overrides=[])
+    parser.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
 
 
 def study_arguments(parser: argparse.ArgumentParser) -> None:

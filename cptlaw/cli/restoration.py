@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cptlaw.cli.demo import need_training
+from cptlaw.cli.demo import of_a_config
+from cptlaw.launching.flags import need_training
 
 
 def add_parsers(subparsers: Any) -> None:
@@ -34,13 +35,7 @@ def add_parsers(subparsers: Any) -> None:
         help="a study of a config of your own",
         description="Runs a restoration study's config file (see configs/restoration_5d.py) to its page.",
     )
-    study.add_argument(
-        "config",
-        type=Path,
-        metavar="CONFIG.py",
-        help="a file with get_config(), or FILE.py:VARIANT; --config.FIELD=VALUE changes a field of it",
-    )
-    study.add_argument("--workdir", type=Path, required=True, help="where everything is kept")
+    of_a_config(study)
     study.set_defaults(run=_study, overrides=[])
 
 

@@ -200,14 +200,15 @@ class Fit:
         """
         if not (sizes := self.settings.get("sizes")):
             return params
-        alike = {worth for actual, worth in sizes.items() if count(float(actual)) == count(params)}
-        if len(alike) != 1:
+        known = pd.DataFrame({"params": [float(actual) for actual in sizes], "worth": list(sizes.values())})
+        found = runs.at_size(known, params)["worth"]
+        if found.empty:
             raise FitError(
                 f"this fit tells sizes by base models' losses, and knows none of {count(params)} parameters (but of "
                 f"{', '.join(count(float(actual)) for actual in sizes)}): add its base model's row at zero tokens to "
                 "the table, and fit again"
             )
-        return alike.pop()
+        return float(found.iloc[0])
 
     def alone(self) -> "Fit":
         """The law alone: what it predicts and decides by its own resamples, as if it were true."""

@@ -99,9 +99,8 @@ def by_mix(rows: pd.DataFrame, corpus: str) -> ByMix:
     ridge = np.diag([1 / SLOPES**2] * 2 + [1e-9] * levels.shape[1])
     pooled = [np.log(np.average(variance[sizes == i], weights=weight[sizes == i])) for i in range(levels.shape[1])]
     theta = np.array([0.0, 0.0, *pooled])
-    for _ in range(
-        NEWTON
-    ):  # of the log likelihood, -weight (log v + variance / v), whose Hessian is that of a convex one
+    # Newton's steps of the log likelihood, -weight (log v + variance / v), whose Hessian is that of a convex one.
+    for _ in range(NEWTON):
         ratio = variance * np.exp(-x @ theta)
         slope = x.T @ (weight * (ratio - 1)) - ridge @ theta * np.array([1, 1, *[0] * levels.shape[1]])
         step = np.linalg.solve((x.T * (weight * np.maximum(ratio, 0.5))) @ x + ridge, slope)

@@ -25,14 +25,12 @@ def equivalent_sizes(df: pd.DataFrame, corpus: str) -> pd.DataFrame:
     Raises:
       TableError: fewer than two sizes have rows of `corpus` at zero tokens, or no larger size has the lower loss.
     """
-    known = bases(df, corpus)
-    found = known.groupby("params")["loss"].agg(["mean", "size"]).reset_index() if len(known) else pd.DataFrame()
+    found = _by_size(df, corpus)
     if len(found) < 2:
         raise TableError(
             f"the sizes of models are told by their base models' loss of {corpus}, which needs rows of it at zero "
             f"tokens for two sizes or more, and there are such rows for {len(found)}"
         )
-    found.columns = ["params", "loss", "bases"]
     before = found["loss"].cummin().shift(fill_value=np.inf)
     ladder = found[found["loss"] < before]
     if len(ladder) < 2:
@@ -68,10 +66,9 @@ def undertrained(df: pd.DataFrame) -> list[str]:
     if ACTUAL in df or not shares or "params" not in df:
         return []
     general = max(shares, key=lambda name: int((df[f"w_{name}"] > 0).sum()))
-    known = bases(df, general)
-    if known["params"].nunique() < LEAST_SIZES:
+    loss = _by_size(df, general).set_index("params")["loss"]
+    if len(loss) < LEAST_SIZES:
         return []
-    loss = known.groupby("params")["loss"].mean()
     least = loss.cummin().shift()
     if not len(worse := loss[loss >= least]):
         return []
@@ -81,3 +78,11 @@ def undertrained(df: pd.DataFrame) -> list[str]:
         f"{count(better)} ({loss[better]:.3f}): it was trained too little for its size, and a law of parameters "
         f"promises too much of it; --size-by-base {general} (runs.sized_by_base) takes sizes by what base models can do"
     ]
+
+
+def _by_size(df: pd.DataFrame, corpus: str) -> pd.DataFrame:
+    """The base models' loss of a corpus, the mean of each size's `bases`, by rising `params`."""
+    known = bases(df, corpus)
+    if known.empty:
+        return pd.DataFrame(columns=["params", "loss", "bases"])
+    return known.groupby("params")["loss"].agg(["mean", "size"]).set_axis(["loss", "bases"], axis=1).reset_index()

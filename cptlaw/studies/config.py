@@ -5,11 +5,10 @@ frozen dataclasses of `settings`, so that a misspelt field is an error and not a
 checked first, then how the fields fit together. No corpus is read: `inputs` looks at what lies outside the config.
 """
 
-import contextlib
 import dataclasses
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -54,22 +53,13 @@ def _pinned(study: Study) -> Study:
     """
     phases = {name: phase for name in ("base", "cpt") if (phase := getattr(study, name)) is not None}
     for name, phase in phases.items():
-        with _of_field(f"config.{name}.schedule"):
+        with fields.in_field(f"config.{name}.schedule"):
             phases[name] = dataclasses.replace(phase, schedule=KINDS.pinned(phase.schedule))
     optimizer = study.optimizer
     if isinstance(kind := optimizer.get("kind"), str):
-        with _of_field("config.optimizer.kind"):
+        with fields.in_field("config.optimizer.kind"):
             optimizer = {**optimizer, "kind": OPTIMIZERS.pinned(kind)}
     return dataclasses.replace(study, optimizer=optimizer, **phases)
-
-
-@contextlib.contextmanager
-def _of_field(path: str) -> Iterator[None]:
-    """Names the field that a user's file was named in."""
-    try:
-        yield
-    except UserError as error:
-        raise ConfigError(path, str(error)) from error
 
 
 def plain(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,16 +1,14 @@
 """What a study needs from outside its config, looked at before anything is fetched, tokenised or trained."""
 
-import contextlib
 import importlib.util
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from cptlaw.data import folders, recipes
 from cptlaw.data.corpora import Spec
 from cptlaw.data.vocabularies import BYTES, open_vocabulary
 from cptlaw.errors import UserError
-from cptlaw.fields import ConfigError
+from cptlaw.fields import ConfigError, in_field
 from cptlaw.registry import is_own
 from cptlaw.studies.settings import Study
 from cptlaw.training.writers import WRITERS
@@ -21,7 +19,7 @@ def check(study: Study) -> None:
     there."""
     for writer in study.monitor.writers:
         if is_own(writer):
-            with _named("config.monitor.writers"):
+            with in_field("config.monitor.writers"):
                 WRITERS.find(writer)
         elif not _installed(writer):
             raise ConfigError("config.monitor.writers", f"{writer} is not installed: pip install {writer}")
@@ -71,15 +69,6 @@ def _check_weights(place: str, path: str) -> None:
         weights.check(place)
     except UserError as error:
         raise ConfigError(path, str(error)) from error
-
-
-@contextlib.contextmanager
-def _named(field: str) -> Iterator[None]:
-    """Names the field that a user's error is about."""
-    try:
-        yield
-    except UserError as error:
-        raise ConfigError(field, str(error)) from error
 
 
 def _installed(package: str) -> bool:
